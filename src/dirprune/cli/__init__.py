@@ -1,0 +1,94 @@
+"""The command line: `dirprune COMMAND`. Each command is a thin file; errors become one line here."""
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from dirprune import __version__
+from dirprune.errors import DirpruneError, UsageError, unknown
+
+USAGE = """\
+usage: dirprune COMMAND ...
+
+  dirprune train RECIPE    train a dense network and its sparse twin, end with a table and a report
+  dirprune report FOLDER   make the report of a folder of runs again
+
+  dirprune COMMAND --help  the options of a command
+  dirprune --version       the version
+  --debug                  with any command: show where an error was raised
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; ``sys.argv`` by default.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 2 the request cannot be met as it stands, 130 interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        return _dispatch(given)
+    except (DirpruneError, OSError, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        line, code = _explain(error)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        line, code = (
+            f"internal error, {type(error).__name__}: {error} (run again with --debug for the place)",
+            1,
+        )
+    print(f"dirprune: {' '.join(line.split())}", file=sys.stderr)
+    return code
+
+
+def _dispatch(given: list[str]) -> int:
+    """Call the command that is asked for; commands are imported only when they run."""
+    if not given or given[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if given else 2
+    name, rest = given[0], given[1:]
+    if name == "--version":
+        print(f"dirprune {__version__}")
+        return 0
+    return _command(name)(rest)
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    if name not in ("train", "report"):
+        raise UsageError(unknown("command", name, ("train", "report")))
+    try:
+        if name == "train":
+            from dirprune.cli.train import train
+
+            return train
+        from dirprune.cli.report import report
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"the command line needs {error.name}: pip install 'directional-pruning[train]'"
+        ) from error
+    return report
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """Return one line for a person, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; what was saved stays, and the same command goes on from there", 130
+    if isinstance(error, OSError):
+        what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return (
+                f"no space left ({what}): free some, then the same command goes on from the last checkpoint",
+                1,
+            )
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            return f"cannot write there ({what}): choose another folder with --out", 2
+        return what, 1
+    return str(error), 2 if isinstance(error, UsageError) else 1

@@ -1,0 +1,58 @@
+"""Arguments from dataclasses by tyro, with errors in one line."""
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from dirprune.errors import UsageError
+
+Options = TypeVar("Options")
+
+_RULE = re.compile(r"[\s\u2500-\u257f-]*[\u2500-\u257f-]{3,}[\s\u2500-\u257f-]*")
+
+
+def parse(
+    options: type[Options], arguments: Sequence[str], *, prog: str, default: Options | None = None
+) -> Options:
+    """Read arguments into a dataclass.
+
+    Args:
+        options: The dataclass.
+        arguments: What the user typed after ``prog``.
+        prog: The command so far, for the help.
+        default: Values of the options that are not given.
+
+    Returns:
+        An instance of the dataclass.
+
+    Raises:
+        UsageError: An argument is unknown or unreadable.
+        SystemExit: Help was asked for and printed.
+    """
+
+    def read(given: Sequence[str]) -> Options:
+        start = tyro.MISSING_NONPROP if default is None else default
+        return tyro.cli(options, prog=prog, args=given, default=start, config=(tyro.conf.OmitArgPrefixes,))
+
+    if {"-h", "--help"} & set(arguments):
+        return read(["--help"])
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
+            return read(arguments)
+    except SystemExit:
+        raise UsageError(f"{_in_one_line(complaint.getvalue())} ({prog} --help lists the options)") from None
+
+
+def _in_one_line(complaint: str) -> str:
+    """Take tyro's box apart: a title, the message, and perhaps options of a similar name."""
+    _, message, *more = (" ".join(block.split()) for block in _RULE.split(complaint))
+    message = re.sub(r"^Error parsing [\w.]+: (?=--)", "", message)  # ours names the option already
+    similar = [
+        option for block in more if "Perhaps you meant" in block for option in re.findall(r"--[\w-]+", block)
+    ]
+    return f"{message}; did you mean {similar[0]}?" if similar else message

@@ -1,0 +1,1 @@
+"""Pure tensor rules: threshold, prunable parameters, sparsity counts. Imports torch only."""

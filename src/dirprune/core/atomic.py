@@ -1,0 +1,60 @@
+"""Writes that happen whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` only if the block ends without an exception.
+
+    The bytes go to a temporary file in the same folder, which is flushed to the disk and then renamed over
+    `path`; the folder is flushed too. If anything raises, the temporary file is removed and whatever `path`
+    held stays as it was. A reader sees the old file or the new one, never a part.
+
+    Args:
+        path: The file to write; its folder must exist.
+
+    Yields:
+        A binary file, open for writing and seeking. Its `name` is the temporary path, for writers that take
+        only a path; such a writer must write to that very file and not put another in its place.
+
+    Raises:
+        OSError: The folder is missing or not writable, the disk is full, or `path` is a folder.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_write(Path(folder) / "note.txt") as file:
+        ...         _ = file.write(b"whole")
+        ...     (Path(folder) / "note.txt").read_bytes()
+        b'whole'
+    """
+    target = Path(path)
+    temporary = target.parent / f".dirprune-{secrets.token_hex(8)}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:  # an interrupt must not leave the temporary file behind either
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush_folder(target.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, on systems where a folder can be opened."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

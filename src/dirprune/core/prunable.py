@@ -1,0 +1,70 @@
+"""Which parameters of a model are thresholded."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from dirprune.errors import UsageError
+
+Include = Literal["all", "weights"] | Callable[[str, nn.Module], bool]
+
+
+def is_linear_or_conv_weight(name: str, module: nn.Module) -> bool:
+    """Whether ``name`` is the weight of ``module``, a linear or (transposed) convolutional layer."""
+    return name == "weight" and isinstance(module, (nn.Linear, _ConvNd))
+
+
+def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str, Any]]:
+    """Parameter groups for :class:`dirprune.GRDA`: those that become sparse, and those that stay dense.
+
+    A parameter that stays dense is in a group with ``c=0``, where gRDA is SGD exactly. Every parameter of
+    the model is in one group; a parameter shared by several modules is prunable if any of them says so.
+
+    Args:
+        model: Any module.
+        include: ``"all"``: every parameter, biases and normalisation too (the paper's setting, and how it
+            counts sparsity). ``"weights"``: the weights of Linear and Conv layers only. Or a function of
+            (name of the parameter within its module, that module) that returns whether to threshold it.
+
+    Returns:
+        One group ``{"params": [...]}``, and, if there are parameters that stay dense, a second
+        ``{"params": [...], "c": 0.0}``, in the order of ``model.parameters()``.
+
+    Raises:
+        UsageError: ``include`` is not one of these, or selects nothing.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+        >>> [len(group["params"]) for group in prunable_groups(model, include="weights")]
+        [2, 4]
+
+    References:
+        Chao et al. 2020, section 4, for thresholding everything.
+    """
+    if include == "all":
+        select: Callable[[str, nn.Module], bool] = lambda name, module: True  # noqa: ARG005, E731
+    elif include == "weights":
+        select = is_linear_or_conv_weight
+    elif callable(include):
+        select = include
+    else:
+        raise UsageError(
+            f"include must be 'all', 'weights' or a function (name, module) -> bool, not {include!r}"
+        )
+
+    chosen = {
+        parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if select(name, module)
+    }
+    if not chosen:
+        raise UsageError(
+            f"include={include!r} selects no parameter of {type(model).__name__}: "
+            "pass include='all' or a function that selects some"
+        )
+    dense = [parameter for parameter in model.parameters() if parameter not in chosen]
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p in chosen]}]
+    return [*groups, {"params": dense, "c": 0.0}] if dense else groups

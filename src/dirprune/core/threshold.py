@@ -1,0 +1,117 @@
+"""The threshold of gRDA over time, and the rule that takes the accumulator to the weight."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+Scalar = TypeVar("Scalar", float, Tensor)
+
+
+def tuning_function(step: Scalar, lr: float, c: float, mu: float) -> Scalar:
+    r"""Threshold of gRDA after ``step`` steps at a constant learning rate.
+
+    .. math:: g(n, \gamma) = c \, \gamma^{1/2} (n \gamma)^{\mu} = c \, \gamma^{\mu + 1/2} \, n^{\mu}
+
+    Args:
+        step: Number of steps taken, n >= 0; a float, or a float64 tensor of any shape.
+        lr: Learning rate gamma.
+        c: Scale of the threshold.
+        mu: Exponent of its growth.
+
+    Returns:
+        The threshold tau_n, in units of the weights, of the type and shape of ``step``.
+
+    Example:
+        >>> tuning_function(4.0, lr=1.0, c=0.5, mu=0.5)
+        1.0
+
+    References:
+        Chao et al. 2020, "Directional Pruning of Deep Neural Networks", section 3.
+    """
+    threshold: Scalar = c * lr ** (mu + 0.5) * step**mu
+    return threshold
+
+
+def threshold_increment(step: Scalar, lr: Scalar | float, c: float, mu: float) -> Scalar:
+    r"""What step ``step + 1``, taken at learning rate ``lr``, adds to the threshold.
+
+    .. math:: \tau_{n+1} - \tau_n = c \, \gamma_n^{\mu + 1/2} \, \bigl((n+1)^{\mu} - n^{\mu}\bigr)
+
+    Summed at a constant rate this is :func:`tuning_function`; when the rate changes, what has
+    accumulated keeps its value.
+
+    Args:
+        step: Number of steps already taken, n >= 0; a float or a 0-dim float64 tensor.
+        lr: Learning rate gamma_n in force at this step; a float or a 0-dim tensor. Below 0 it counts as 0,
+            for schedules that end at 0 miss it by a rounding error.
+        c: Scale of the threshold.
+        mu: Exponent of its growth.
+
+    Returns:
+        The increment, in units of the weights. Float64 throughout: n^mu loses its differences in
+        float32 after some thousand steps.
+
+    Example:
+        >>> threshold_increment(0.0, lr=1.0, c=0.5, mu=0.6)
+        0.5
+
+    References:
+        Chao et al. 2020, section 3.
+    """
+    rate: Scalar | float = lr.double().clamp(min=0) if isinstance(lr, Tensor) else max(lr, 0.0)
+    increment: Scalar = c * rate ** (mu + 0.5) * ((step + 1) ** mu - step**mu)
+    return increment
+
+
+class ThresholdRule(Protocol):
+    """How a weight follows from its accumulator: the replaceable last stage of :class:`dirprune.GRDA`.
+
+    A threshold is a float or a 0-dim tensor.
+    """
+
+    def __call__(self, accumulator: Tensor, threshold: Any) -> Tensor:
+        """Return the weight, of the shape and dtype of ``accumulator``; autograd can pass through."""
+
+    def write(self, accumulator: Tensor, threshold: Any, weight: Tensor) -> None:
+        """Write the same weight into ``weight``, which may have a narrower dtype."""
+
+    def foreach_write(self, accumulators: list[Tensor], thresholds: list[Any], weights: list[Tensor]) -> None:
+        """Write many weights of one device and dtype with horizontally fused operations."""
+
+
+@dataclass(frozen=True)
+class SoftThreshold:
+    r"""Soft threshold, the proximal map of the l1 norm.
+
+    .. math:: S(v, \tau)_j = \mathrm{sign}(v_j) \max(|v_j| - \tau, 0) = v_j - \min(\max(v_j, -\tau), \tau)
+
+    The right-hand form is used: it rounds once, turns what lies within the threshold into +0, is the
+    identity for tau = 0, and hands NaN on.
+
+    Example:
+        >>> SoftThreshold()(torch.tensor([-3.0, -0.5, 0.5, 3.0]), 1.0)
+        tensor([-2.,  0.,  0.,  2.])
+
+    References:
+        Chao et al. 2020, section 3.
+    """
+
+    def __call__(self, accumulator: Tensor, threshold: Any) -> Tensor:
+        """Return S(accumulator, threshold), of the shape and dtype of ``accumulator``."""
+        return accumulator - accumulator.clamp(-threshold, threshold)
+
+    def write(self, accumulator: Tensor, threshold: Any, weight: Tensor) -> None:
+        """Write S(accumulator, threshold) into ``weight``; without temporaries where the dtypes agree."""
+        if weight.dtype == accumulator.dtype:
+            torch.clamp(accumulator, -threshold, threshold, out=weight)
+            torch.sub(accumulator, weight, out=weight)
+        else:
+            weight.copy_(self(accumulator, threshold))
+
+    def foreach_write(self, accumulators: list[Tensor], thresholds: list[Any], weights: list[Tensor]) -> None:
+        """Write S(accumulator, threshold) for many tensors of one device and dtype."""
+        clamped = torch._foreach_clamp_max(accumulators, thresholds)
+        torch._foreach_clamp_min_(clamped, [-threshold for threshold in thresholds])
+        torch._foreach_copy_(weights, torch._foreach_sub(accumulators, clamped))

@@ -1,0 +1,17 @@
+"""Image data sets by name, batched augmentation, and batches that a resume repeats exactly."""
+
+from dirprune.data.augment import Augmentation
+from dirprune.data.batches import Batches, epoch_permutation
+from dirprune.data.catalogue import DATASETS, DatasetSpec, ImageDataset, Split
+from dirprune.data.loading import load_dataset
+
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "Batches",
+    "DatasetSpec",
+    "ImageDataset",
+    "Split",
+    "epoch_permutation",
+    "load_dataset",
+]

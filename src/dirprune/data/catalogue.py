@@ -1,0 +1,132 @@
+"""The data sets known by name, and the form in which every one of them is handed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dirprune.errors import DataError, unknown
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What has to be known about a data set before it is read.
+
+    Args:
+        name: the name by which users ask for it.
+        hub_name: `owner/name` on the Hugging Face hub; None for a set that comes inside a package.
+        image_column: column of encoded images.
+        label_column: column of integer labels.
+        num_classes: labels lie in 0..num_classes-1.
+        image_shape: (channels, height, width) of every image.
+
+    Example:
+        >>> DATASETS["cifar100"].label_column
+        'fine_label'
+    """
+
+    name: str
+    hub_name: str | None
+    image_column: str
+    label_column: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        DatasetSpec("digits", None, "image", "label", 10, (1, 8, 8)),
+        DatasetSpec("fashion_mnist", "zalando-datasets/fashion_mnist", "image", "label", 10, (1, 28, 28)),
+        DatasetSpec("cifar10", "uoft-cs/cifar10", "img", "label", 10, (3, 32, 32)),
+        DatasetSpec("cifar100", "uoft-cs/cifar100", "img", "fine_label", 100, (3, 32, 32)),
+    )
+}
+
+
+def find_spec(name: str) -> DatasetSpec:
+    """Look a data set up by name.
+
+    Args:
+        name: a key of `DATASETS`.
+
+    Returns:
+        Its specification.
+
+    Raises:
+        DataError: no data set has that name.
+
+    Example:
+        >>> find_spec("cifar10").image_shape
+        (3, 32, 32)
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    raise DataError(unknown("data set", name, sorted(DATASETS)))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and labels, decoded and in memory.
+
+    Args:
+        images: uint8 [n, channels, height, width], as stored: neither scaled nor normalised.
+        labels: int64 [n].
+
+    Example:
+        >>> split = Split(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5))
+        >>> len(split)
+        5
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def to(self, device: torch.device | str) -> Split:
+        """Copy both tensors to a device, so that batches are made there.
+
+        Args:
+            device: where to.
+
+        Returns:
+            The same split on that device.
+
+        Example:
+            >>> split = Split(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5))
+            >>> split.to("meta").images.device
+            device(type='meta')
+        """
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """A training split and a test split of one data set.
+
+    Args:
+        train: what networks are fitted to.
+        test: what accuracy is reported on.
+        num_classes: labels lie in 0..num_classes-1.
+        class_names: one name per class; empty where the source has none.
+
+    Example:
+        >>> split = Split(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5))
+        >>> ImageDataset(split, split, num_classes=5, class_names=()).image_shape
+        (1, 8, 8)
+    """
+
+    train: Split
+    test: Split
+    num_classes: int
+    class_names: tuple[str, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width

@@ -1,0 +1,243 @@
+"""From rows of encoded images and labels to a checked `Split`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dirprune.data.cache import cached_images
+from dirprune.data.catalogue import DatasetSpec, Split
+from dirprune.errors import DataError
+
+MAX_ROWS = 1_000_000  # run-length coding lets a tiny file claim any number of rows
+FORMATS = ("PNG", "WEBP", "JPEG")  # Pillow's other readers are not for files from strangers
+PILLOW_MODE = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One split as it lies on disk, of which nothing but the description has been read.
+
+    Args:
+        origin: the file or hub split, for messages.
+        schema: the Arrow schema (pyarrow.Schema).
+        count: number of rows.
+        read: returns one column by name (pyarrow.ChunkedArray).
+        files: the files that hold the rows.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> table = pa.table({"label": [3, 1]})
+        >>> Rows("here", table.schema, 2, table.column, ()).read("label").to_pylist()
+        [3, 1]
+    """
+
+    origin: str
+    schema: Any
+    count: int
+    read: Callable[[str], Any]
+    files: tuple[Path, ...]
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return an exception's type and the first line of its message, to quote in a message of one line.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        A line without line breaks, at most 200 characters.
+
+    Example:
+        >>> first_line(OSError("no route\nto host"))
+        'OSError: no route'
+    """
+    line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {line}"[:200]
+
+
+def parquet_rows(path: Path) -> Rows:
+    """Open a parquet file.
+
+    Args:
+        path: an existing file.
+
+    Returns:
+        Its rows, columns unread.
+
+    Raises:
+        DataError: the file is not readable as parquet; the same when a column is read.
+
+    Example:
+        >>> import tempfile, pyarrow as pa, pyarrow.parquet as pq
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pq.write_table(pa.table({"label": [3, 1]}), Path(folder, "train.parquet"))
+        ...     parquet_rows(Path(folder, "train.parquet")).count
+        2
+    """
+    import pyarrow.parquet as pq
+
+    def guarded(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:  # pyarrow raises many kinds on damaged files
+            raise DataError(
+                f"{path} cannot be read as parquet ({first_line(error)}); fetch it again"
+            ) from error
+
+    file = guarded(lambda: pq.ParquetFile(path))
+    return Rows(
+        origin=str(path),
+        schema=file.schema_arrow,
+        count=file.metadata.num_rows,
+        read=lambda column: guarded(lambda: file.read(columns=[column]).column(column)),
+        files=(path,),
+    )
+
+
+def decode_split(rows: Rows, spec: DatasetSpec) -> Split:
+    """Check rows against the specification and decode them.
+
+    Args:
+        rows: where from.
+        spec: what columns, shape and classes to expect.
+
+    Returns:
+        images uint8 [n, channels, height, width] and labels int64 [n].
+
+    Raises:
+        DataError: a column is missing or of the wrong type, the split is empty, an image is damaged or of
+            another shape or mode, a label is missing or out of range.
+
+    Example:
+        >>> import io, pyarrow as pa
+        >>> from PIL import Image
+        >>> from dirprune.data.catalogue import DatasetSpec
+        >>> png = io.BytesIO()
+        >>> Image.new("L", (8, 8), 7).save(png, "PNG")
+        >>> table = pa.table({"image": [{"bytes": png.getvalue()}], "label": [3]})
+        >>> spec = DatasetSpec("tiny", None, "image", "label", 10, (1, 8, 8))
+        >>> split = decode_split(Rows("here", table.schema, 1, table.column, ()), spec)
+        >>> split.images.shape, split.images.unique(), split.labels
+        (torch.Size([1, 1, 8, 8]), tensor([7], dtype=torch.uint8), tensor([3]))
+    """
+    for column in (spec.image_column, spec.label_column):
+        if rows.schema.names.count(column) != 1:
+            names = ", ".join(rows.schema.names)
+            raise DataError(
+                f"{rows.origin} should have one column {column!r} for {spec.name}; it has: {names}"
+            )
+    if not 0 < rows.count <= MAX_ROWS:
+        raise DataError(f"{rows.origin} should have 1 to {MAX_ROWS:,} rows; it has {rows.count:,}")
+    labels = _labels(rows, spec)
+    shape = (rows.count, *spec.image_shape)
+    images = cached_images(rows.files, spec.image_column, shape, lambda: _images(rows, spec))
+    return Split(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def class_names(schema: Any, spec: DatasetSpec) -> tuple[str, ...]:
+    """Read the names of the classes that HF `datasets` leaves in an Arrow schema.
+
+    Args:
+        schema: the Arrow schema (pyarrow.Schema).
+        spec: which column holds labels, and how many classes there should be.
+
+    Returns:
+        One name per class; empty where the schema has none.
+
+    Raises:
+        DataError: another number of classes is named than the data set has.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> spec = DatasetSpec("pets", None, "image", "label", 2, (1, 8, 8))
+        >>> note = '{"info": {"features": {"label": {"names": ["cat", "dog"]}}}}'
+        >>> class_names(pa.schema([("label", pa.int64())], {"huggingface": note}), spec)
+        ('cat', 'dog')
+    """
+    try:
+        notes = json.loads((schema.metadata or {})[b"huggingface"])
+        names = tuple(str(name) for name in notes["info"]["features"][spec.label_column]["names"])
+    except (KeyError, TypeError, ValueError):  # plain parquet has no such note, and nothing depends on it
+        return ()
+    if len(names) != spec.num_classes:
+        raise DataError(f"{spec.name} should have {spec.num_classes} classes; the data name {len(names)}")
+    return names
+
+
+def _column(rows: Rows, name: str) -> Any:
+    """Read a column, which must be as long as the file says."""
+    column = rows.read(name)
+    if len(column) != rows.count:
+        raise DataError(f"{rows.origin} claims {rows.count:,} rows; column {name!r} has {len(column):,}")
+    return column
+
+
+def _labels(rows: Rows, spec: DatasetSpec) -> NDArray[np.int64]:
+    """Read the labels, int64 [n], and check their range."""
+    import pyarrow as pa
+
+    column = _column(rows, spec.label_column)
+    if not pa.types.is_integer(column.type) or column.null_count:
+        got = f"{column.type} with {column.null_count:,} missing"
+        raise DataError(
+            f"{rows.origin}: column {spec.label_column!r} should hold integers, none missing; it is {got}"
+        )
+    values: NDArray[np.int64] = column.to_numpy()
+    wrong = np.flatnonzero((values < 0) | (values >= spec.num_classes))
+    if wrong.size:
+        row = int(wrong[0])
+        limits = f"0..{spec.num_classes - 1}"
+        raise DataError(
+            f"{rows.origin}: labels of {spec.name} should be {limits}; row {row} has {values[row]}"
+        )
+    return values.astype(np.int64)
+
+
+def _images(rows: Rows, spec: DatasetSpec) -> NDArray[np.uint8]:
+    """Decode every image, uint8 [n, channels, height, width]."""
+    import pyarrow as pa
+
+    column = _column(rows, spec.image_column)
+    if not pa.types.is_struct(column.type) or column.type.get_field_index("bytes") < 0:
+        wanted = "images as HF `datasets` stores them (a struct with a field 'bytes')"
+        raise DataError(
+            f"{rows.origin}: column {spec.image_column!r} should hold {wanted}; it is {column.type}"
+        )
+    images = np.empty((rows.count, *spec.image_shape), np.uint8)
+    # One thread: small images spend their time under the interpreter's lock; two threads measured slower.
+    for row, cell in enumerate(cell for chunk in column.chunks for cell in chunk.field("bytes")):
+        try:
+            images[row] = _pixels(cell.as_py(), spec.image_shape)
+        except DataError as error:
+            raise DataError(f"{rows.origin}: row {row}: {error}") from error
+    return images
+
+
+def _pixels(data: object, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Decode one image, uint8 [channels, height, width]."""
+    from PIL import Image
+
+    if not isinstance(data, bytes):
+        raise DataError("there are no image bytes")
+    channels, height, width = shape
+    expected = (PILLOW_MODE[channels], width, height)
+    try:
+        # Opening reads the header only, so an image of another size is refused before it is unpacked.
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            found = (image.mode, *image.size)
+            if found == expected:
+                return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+    except Exception as error:  # Pillow's readers raise many kinds on damaged bytes
+        raise DataError(
+            f"the image is damaged or not {'/'.join(FORMATS)} ({type(error).__name__})"
+        ) from error
+    raise DataError("the image should be {} {} x {}; it is {} {} x {}".format(*expected, *found))

@@ -1,0 +1,130 @@
+"""Load a data set by name: embedded in a package, from a local folder, or from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dirprune.data.catalogue import DatasetSpec, ImageDataset, Split, find_spec
+from dirprune.data.decode import Rows, class_names, decode_split, first_line, parquet_rows
+from dirprune.errors import DataError
+
+DIGITS_TEST = 360  # of 1,797; the rest, 1,437, are for training
+
+
+def load_dataset(name: str, source: str | Path | None = None) -> ImageDataset:
+    """Load both splits of a known data set into memory.
+
+    `digits` are scikit-learn's 8 x 8 grey images, their values 0..16 scaled to 0..255, split once and for all
+    into 1,437 training and 360 test images: stratified by class, with a fixed seed.
+
+    Args:
+        name: a key of `DATASETS`.
+        source: an existing folder that holds `<name>/train.parquet` and `<name>/test.parquet`, or those two
+            files directly; or a hub name `owner/name` to download; None downloads the set's own hub name.
+
+    Returns:
+        The decoded data set.
+
+    Raises:
+        DataError: the name is unknown, or the source is missing, damaged, or not of the data set's form.
+
+    Example:
+        >>> digits = load_dataset("digits")
+        >>> digits.train.images.shape, len(digits.test)
+        (torch.Size([1437, 1, 8, 8]), 360)
+    """
+    spec = find_spec(name)
+    if spec.hub_name is None:
+        if source is not None:
+            raise DataError(
+                f"{name} comes with scikit-learn and takes no data folder; leave out {os.fspath(source)!r}"
+            )
+        return _digits(spec)
+    folder = Path(os.path.expanduser(source)) if source is not None else None  # noqa: PTH111 - never raises
+    if folder is not None and folder.exists():
+        train, test = (parquet_rows(path) for path in _parquet_paths(folder, name))
+    elif source is None or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+        train, test = _hub_rows(spec, spec.hub_name if source is None else str(source))
+    else:
+        raise DataError(
+            f"data folder {os.fspath(source)!r} does not exist; give a folder or a hub name owner/name"
+        )
+    names = class_names(train.schema, spec)
+    return ImageDataset(decode_split(train, spec), decode_split(test, spec), spec.num_classes, names)
+
+
+def _parquet_paths(folder: Path, name: str) -> tuple[Path, Path]:
+    """Find the two files of a data set in the folder that the user gave."""
+    homes = (folder / name, folder)
+    for home in homes:
+        train, test = home / "train.parquet", home / "test.parquet"
+        if train.is_file() and test.is_file():
+            return train, test
+        if train.is_file() or test.is_file():
+            raise DataError(
+                f"{name} needs train.parquet and test.parquet; missing: {test if train.is_file() else train}"
+            )
+    looked = " and ".join(str(home / "train.parquet") for home in homes)
+    raise DataError(f"no data for {name} in {str(folder)!r}; looked for {looked}")
+
+
+def _hub_rows(spec: DatasetSpec, hub_name: str) -> tuple[Rows, Rows]:
+    """Download a data set through HF `datasets`, which keeps its own copy for the next time."""
+    import datasets
+
+    quiet = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        found = datasets.load_dataset(hub_name)
+    except Exception as error:  # network, hub, disk and format errors of several libraries
+        raise DataError(
+            f"{hub_name!r} is no local folder, and as a hub data set it could not be downloaded "
+            f"({first_line(error)}); give a folder (--data-dir) "
+            f"that holds {spec.name}/train.parquet and {spec.name}/test.parquet"
+        ) from error
+    finally:
+        if not quiet:
+            datasets.enable_progress_bars()
+    for split in ("train", "test"):
+        if split not in found:
+            raise DataError(
+                f"hub data set {hub_name!r} should have a split {split!r}; it has: {', '.join(found)}"
+            )
+    return _dataset_rows(hub_name, "train", found), _dataset_rows(hub_name, "test", found)
+
+
+def _dataset_rows(hub_name: str, split: str, found: Any) -> Rows:
+    """Describe one split of a downloaded data set, its images still encoded."""
+    table = found[split].with_format("arrow")
+    return Rows(
+        origin=f"{hub_name} ({split})",
+        schema=table.features.arrow_schema,
+        count=len(table),
+        read=lambda column: table.select_columns([column])[:].column(column),
+        files=tuple(Path(file["filename"]) for file in table.cache_files),
+    )
+
+
+def _digits(spec: DatasetSpec) -> ImageDataset:
+    """Take scikit-learn's digits, scaled from 0..16 to 0..255, with the fixed split."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=DIGITS_TEST, stratify=bunch.target, random_state=0
+    )
+    return ImageDataset(
+        train=Split(images[train], labels[train]),
+        test=Split(images[test], labels[test]),
+        num_classes=spec.num_classes,
+        class_names=tuple(str(name) for name in bunch.target_names),
+    )

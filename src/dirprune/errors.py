@@ -1,0 +1,48 @@
+"""Exceptions and warnings: each says what was expected, what came, and what to do."""
+
+import difflib
+from collections.abc import Collection
+
+
+class DirpruneError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class UsageError(DirpruneError, ValueError):
+    """The caller asked for something that cannot be: a wrong name, value, shape or file. Exit code 2."""
+
+
+class HyperparameterError(UsageError):
+    """An optimiser was given a value outside its range."""
+
+
+class DataError(UsageError):
+    """A data set is missing, empty, or not of the form that its recipe needs."""
+
+
+class SparseFileError(UsageError):
+    """A sparse file is malformed, truncated, or contradicts itself."""
+
+
+class RunFolderError(UsageError):
+    """A run folder cannot be read, written, or belongs to another configuration."""
+
+
+class DivergenceError(DirpruneError):
+    """Training met a non-finite loss or weight."""
+
+
+class LostShadowWarning(UserWarning):
+    """A new GRDA starts on weights that are already sparse, without the accumulator that made them so."""
+
+
+def unknown(kind: str, name: str, known: Collection[str]) -> str:
+    """Say that a name is not known, which one was perhaps meant, and which there are.
+
+    Example:
+        >>> unknown("fruit", "aple", ["apple", "pear"])
+        "unknown fruit 'aple'; did you mean 'apple'? known: apple, pear"
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"

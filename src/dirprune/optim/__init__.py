@@ -1,0 +1,5 @@
+"""Optimisers."""
+
+from dirprune.optim.grda import GRDA
+
+__all__ = ["GRDA"]

@@ -1,0 +1,24 @@
+"""Training: configuration, one short loop, exact resume, sets of runs."""
+
+from dirprune.train.callbacks import Callback, Position, ProgressDisplay
+from dirprune.train.config import METHODS, Method, TrainConfig
+from dirprune.train.duration import Duration
+from dirprune.train.environment import describe_environment
+from dirprune.train.experiment import Experiment, run_experiment
+from dirprune.train.trainer import StopRequested, Trainer, evaluate
+
+__all__ = [
+    "METHODS",
+    "Callback",
+    "Duration",
+    "Experiment",
+    "Method",
+    "Position",
+    "ProgressDisplay",
+    "StopRequested",
+    "TrainConfig",
+    "Trainer",
+    "describe_environment",
+    "evaluate",
+    "run_experiment",
+]

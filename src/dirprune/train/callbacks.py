@@ -1,0 +1,119 @@
+"""What a run does beside training: callbacks keep it out of the loop."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@dataclass
+class Position:
+    """Where a run is.
+
+    Attributes:
+        epoch: The epoch that is under way, from 1.
+        step_in_epoch: Steps of this epoch that are done.
+        step: Steps that are done in all.
+        steps_per_epoch: Steps in an epoch.
+        epochs: Epochs of the whole run.
+    """
+
+    epoch: int
+    step_in_epoch: int
+    step: int
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.epochs
+
+
+class Callback:
+    """Is told what happens in a run; every method does nothing unless it is overridden."""
+
+    def on_start(self, name: str, position: Position) -> None:
+        """Training starts, or goes on, at this position."""
+
+    def on_step(self, position: Position) -> None:
+        """A step is done."""
+
+    def on_epoch(self, metrics: dict[str, Any]) -> None:
+        """An epoch is done and has been measured."""
+
+    def on_end(self, result: dict[str, Any]) -> None:
+        """The run is over, well or not."""
+
+
+class ProgressDisplay(Callback):
+    """Bar with the time left on a terminal; in a log, a line for each epoch and each run.
+
+    Use as a context manager around all runs of an experiment.
+
+    Args:
+        console: Where to show it.
+        runs: Number of runs to come.
+    """
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self._console = console
+        self._runs = runs
+        self._started = 0
+        self._task: TaskID | None = None
+        self._name = ""
+        self._position: Position | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def on_start(self, name: str, position: Position) -> None:
+        """Show a new bar."""
+        self._started += 1
+        self._name, self._position = name, position
+        self._task = self._progress.add_task(
+            f"[{self._started}/{self._runs}] {name}",
+            total=position.total_steps,
+            completed=position.step,
+            figures="",
+        )
+        if position.step:
+            self._console.print(f"{name}: resuming at epoch {position.epoch}, step {position.step_in_epoch}")
+
+    def on_step(self, position: Position) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=position.step)
+
+    def on_epoch(self, metrics: dict[str, Any]) -> None:
+        """Show the figures."""
+        figures = (
+            f"loss {metrics['train_loss']:.4f}  accuracy {100 * metrics['test_accuracy']:.2f} %  "
+            f"sparsity {100 * metrics['sparsity']:.2f} %"
+        )
+        if self._task is not None:
+            self._progress.update(self._task, figures=figures)
+        if not self._console.is_terminal and self._position is not None:
+            line = f"{self._name}: epoch {metrics['epoch']}/{self._position.epochs}  {figures}"
+            self._console.print(line, soft_wrap=True, highlight=False)
+
+    def on_end(self, result: dict[str, Any]) -> None:
+        """Say so if the run failed."""
+        if result["status"] == "diverged":
+            self._console.print(f"{self._name}: diverged: {result['message']}", style="red", highlight=False)

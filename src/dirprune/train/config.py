@@ -1,0 +1,138 @@
+"""What a run is: every setting that its result depends on."""
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
+
+from dirprune.errors import UsageError
+from dirprune.train.schedules import ScheduleName
+
+Method = Literal["sgd", "grda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of one run; a recipe is a function that returns one.
+
+    Raises:
+        UsageError: A setting is outside its range.
+    """
+
+    recipe: Annotated[str, tyro.conf.Suppress]
+    """Name of the recipe that the settings started from."""
+    dataset: str
+    """Name of the data set."""
+    model: str
+    """Name of the network."""
+    width: float = 1.0
+    """Factor on the network's numbers of channels."""
+    method: Annotated[Method, tyro.conf.Suppress] = "grda"
+    """How it is trained: gRDA, or its dense twin SGD."""
+    lr: float = 0.1
+    """Learning rate gamma."""
+    c: float = 5e-4
+    """gRDA: scale of the threshold."""
+    mu: float = 0.6
+    """gRDA: exponent of the threshold's growth; greater is sparser."""
+    momentum: float = 0.0
+    """Momentum beta, for SGD and gRDA alike."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    weight_decay: float = 0.0
+    """l2 penalty, for SGD and gRDA alike."""
+    prune: Literal["all", "weights"] = "all"
+    """Threshold every parameter (the paper's setting), or weights of linear and conv layers only."""
+    batch_size: int = 128
+    """Images in a step; the last, smaller batch of an epoch is kept."""
+    epochs: int = 100
+    """Passes over the training set."""
+    schedule: ScheduleName = "constant"
+    """How the learning rate changes over the epochs."""
+    schedule_epochs: int | None = None
+    """Epochs that the schedule is laid out for; None: as many as are trained. With more than --epochs the
+    run is the beginning of a longer one."""
+    crop_padding: int = 0
+    """Augmentation: zero padding, in pixels, before a random crop; 0 for none."""
+    flip: bool = False
+    """Augmentation: flip images left to right at random."""
+    mean: tuple[float, ...] = (0.5,)
+    """Mean of each channel, in [0, 1], that is subtracted from the images."""
+    std: tuple[float, ...] = (0.5,)
+    """Deviation of each channel that the images are divided by."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the forward and backward pass; no: float32."""
+    validation: float = 0.0
+    """Hold back this fraction of the training set and measure on it instead of on the test set."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data, augmentation and dropout."""
+
+    def __post_init__(self) -> None:
+        checks: list[tuple[str, bool, str]] = [
+            ("width", self.width > 0, "> 0"),
+            ("lr", 0 <= self.lr < math.inf, "a finite number >= 0"),
+            ("c", 0 <= self.c < math.inf, "a finite number >= 0"),
+            ("mu", 0 < self.mu <= 1, "in (0, 1]"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("nesterov", not self.nesterov or self.momentum > 0, "used together with --momentum > 0"),
+            ("weight-decay", 0 <= self.weight_decay < math.inf, "a finite number >= 0"),
+            ("batch-size", self.batch_size >= 1, ">= 1"),
+            ("epochs", self.epochs >= 1, ">= 1"),
+            (
+                "schedule-epochs",
+                self.schedule_epochs is None or self.schedule_epochs >= self.epochs,
+                ">= --epochs",
+            ),
+            ("crop-padding", self.crop_padding >= 0, ">= 0"),
+            ("mean", len(self.mean) == len(self.std), "as long as --std"),
+            ("std", all(deviation > 0 for deviation in self.std), "> 0 in every channel"),
+            ("validation", 0 <= self.validation < 1, "in [0, 1)"),
+            ("seed", 0 <= self.seed < 2**63, "in [0, 2^63)"),
+        ]
+        for name, holds, expected in checks:
+            if not holds:
+                value = getattr(self, name.replace("-", "_"))
+                raise UsageError(f"--{name} must be {expected}, got {value}")
+
+    def with_method(self, method: Method) -> "TrainConfig":
+        """Return the twin that another method trains; SGD without c and mu, so that it is the twin of all."""
+        return (
+            replace(self, method=method, c=0.0, mu=1.0) if method == "sgd" else replace(self, method=method)
+        )
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether training ends before its learning-rate schedule does."""
+        return self.schedule != "constant" and self.schedule_epochs not in (None, self.epochs)
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run's folder within its experiment."""
+        method = "sgd" if self.method == "sgd" else f"{self.method}-c{self.c:g}-mu{self.mu:g}"
+        return f"{method}-seed{self.seed}"
+
+    def experiment_name(self, recipe: "TrainConfig") -> str:
+        """Name of the experiment's folder: the recipe, and each setting that was changed in it.
+
+        What tells runs of one experiment apart - method, c, mu, seed - is not part of it.
+        """
+        changed = [
+            f"{field.name.replace('_', '-')}{_short(getattr(self, field.name))}"
+            for field in fields(self)
+            if field.name not in ("method", "c", "mu", "seed")
+            and getattr(self, field.name) != getattr(recipe, field.name)
+        ]
+        return "-".join([self.recipe, *changed])
+
+
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+def _short(value: Any) -> str:
+    """Write a setting so that it can stand in a folder's name."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        return "_".join(map(_short, value))
+    return str(value)

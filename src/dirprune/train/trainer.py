@@ -1,0 +1,408 @@
+"""The training loop: one short loop on Accelerate that can be killed at any moment and resumed exactly."""
+
+import hashlib
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dirprune.core.prunable import prunable_groups
+from dirprune.core.sparsity import sparsity_report
+from dirprune.data import Augmentation, Batches, ImageDataset, Split
+from dirprune.errors import DataError, DivergenceError, UsageError
+from dirprune.export import save_sparse
+from dirprune.models import create_model
+from dirprune.optim import GRDA
+from dirprune.runs import RunFolder
+from dirprune.train.callbacks import Callback, Position
+from dirprune.train.config import TrainConfig
+from dirprune.train.duration import Duration
+from dirprune.train.environment import describe_environment
+from dirprune.train.schedules import SCHEDULES
+
+# On an accelerator reading the loss makes the host wait, so it is read once in so many steps.
+_STEPS_BETWEEN_CHECKS = 50
+
+
+class StopRequested(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM came; a checkpoint has been saved."""
+
+
+def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser that a configuration asks for."""
+    common: dict[str, Any] = {
+        "lr": config.lr,
+        "momentum": config.momentum,
+        "nesterov": config.nesterov,
+        "weight_decay": config.weight_decay,
+    }
+    if config.method == "sgd":
+        return torch.optim.SGD(model.parameters(), **common)
+    return GRDA(prunable_groups(model, config.prune), c=config.c, mu=config.mu, **common)
+
+
+class Trainer:
+    """Trains one run into its folder, from the start or from where it was interrupted.
+
+    The final weights, the metrics and the order of the data are the same, bit for bit on one CPU with one
+    number of threads, however often the process was killed and started again.
+
+    Args:
+        config: What to train.
+        dataset: Its data.
+        folder: Where everything is written.
+        callbacks: Told about progress.
+        checkpoint_every: How often to save; the end of the run is always saved.
+        command: The command line, for the record.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from dirprune.data import load_dataset
+        >>> config = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100", epochs=1)
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     result = Trainer(config, load_dataset("digits"), RunFolder(Path(path))).run()
+        >>> result["status"]
+        'finished'
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: ImageDataset,
+        folder: RunFolder,
+        *,
+        callbacks: Sequence[Callback] = (),
+        checkpoint_every: Duration = Duration(1, "ep"),  # noqa: B008 - frozen
+        command: str = "",
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._callbacks = callbacks
+        self._command = command
+        if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.precision:
+            AcceleratorState._reset_state()  # one process may train runs of several precisions
+        self._accelerator = Accelerator(mixed_precision=config.precision)
+        if self._accelerator.num_processes > 1:
+            raise UsageError("training runs in one process: start it without torchrun or accelerate launch")
+        device = self._accelerator.device
+        channels, height, _ = dataset.image_shape
+        if len(config.mean) not in (1, channels):
+            raise UsageError(
+                f"--mean must have 1 or {channels} values for {config.dataset}, got {len(config.mean)}"
+            )
+        training, self._evaluated = _splits(dataset, config.validation)
+        self._evaluated = self._evaluated.to(device)
+        augmentation = Augmentation(config.crop_padding, config.flip, config.mean, config.std)
+        self._batches = Batches(training.to(device), config.batch_size, config.seed, augmentation)
+        self._checkpoint_steps = checkpoint_every.iterations(len(self._batches))
+
+        torch.manual_seed(config.seed)
+        model = create_model(
+            config.model,
+            num_classes=dataset.num_classes,
+            in_channels=channels,
+            image_size=height,
+            width=config.width,
+        )
+        self._initial_weights = _digest(model)
+        self._model, self._optimizer = self._accelerator.prepare(model, build_optimizer(config, model))
+
+        self._position = Position(1, 0, 0, len(self._batches), config.epochs)
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
+        self._seconds = {"train": 0.0, "evaluation": 0.0, "total": 0.0}
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, or do nothing if the run is over already.
+
+        Returns:
+            The result that was written to the folder: ``status`` is ``"finished"`` or ``"diverged"``.
+
+        Raises:
+            RunFolderError: The folder holds another run, or is in use.
+            StopRequested: Ctrl-C or SIGTERM came.
+            OSError: Something could not be written.
+        """
+        with self._folder.locked():
+            self._folder.prepare(asdict(self._config))
+            result = self._folder.result()
+            if result is not None:
+                return result
+            self._resume()
+            for callback in self._callbacks:
+                callback.on_start(self._config.run_name, self._position)
+            try:
+                result = self._train()
+            except DivergenceError as error:
+                epochs = self._position.epoch - 1
+                result = {"status": "diverged", "message": str(error), "epochs": epochs, **self._identity()}
+            self._folder.write_result(result)
+            for callback in self._callbacks:
+                callback.on_end(result)
+            return result
+
+    # -- the loop --------------------------------------------------------------------------------------
+
+    def _train(self) -> dict[str, Any]:
+        position, config = self._position, self._config
+        with _stop_requests() as stop:
+            while position.epoch <= config.epochs:
+                self._set_learning_rate()
+                self._model.train()
+                started = time.perf_counter()
+                for _, images, labels in self._batches.epoch(
+                    position.epoch, start_step=position.step_in_epoch
+                ):
+                    self._step(images, labels)
+                    position.step += 1
+                    position.step_in_epoch += 1
+                    for callback in self._callbacks:
+                        callback.on_step(position)
+                    at_end = position.step_in_epoch == position.steps_per_epoch
+                    if not at_end and (stop or position.step % self._checkpoint_steps == 0):
+                        started = self._count_time("train", started)
+                        self._save()
+                    if stop and not at_end:
+                        raise StopRequested
+                self._count_time("train", started)
+                self._finish_epoch()
+                if stop or position.step % self._checkpoint_steps == 0 or position.epoch > config.epochs:
+                    self._save()
+                if stop and position.epoch <= config.epochs:
+                    raise StopRequested
+        return self._finish()
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        """Take one optimiser step on one batch."""
+        with self._accelerator.autocast():
+            logits = self._model(images)
+        loss = functional.cross_entropy(logits.float(), labels)
+        self._optimizer.zero_grad()
+        self._accelerator.backward(loss)
+        with torch.no_grad():
+            correct = (logits.argmax(dim=1) == labels).sum()
+            self._sums += torch.stack([loss.double() * len(labels), correct.double()])
+        if self._sums.device.type == "cpu" or self._position.step % _STEPS_BETWEEN_CHECKS == 0:
+            self._check_finite()
+        self._optimizer.step()
+
+    def _finish_epoch(self) -> None:
+        """Measure, record, and go to the next epoch."""
+        self._check_finite()
+        started = time.perf_counter()
+        test_loss, test_accuracy = evaluate(
+            self._model, Batches.evaluation(self._evaluated, self._batches.augmentation)
+        )
+        self._count_time("evaluation", started)
+        position, images = self._position, len(self._batches.split)
+        train_loss, correct = self._sums.tolist()
+        metrics = {
+            "epoch": position.epoch,
+            "step": position.step,
+            "lr": self._optimizer.param_groups[0]["lr"],
+            "train_loss": train_loss / images,
+            "train_accuracy": correct / images,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "sparsity": sparsity_report(self._model).sparsity,
+            "threshold": self._threshold(),
+            "data_order": self._batches.data_order_digest(position.epoch),
+        }
+        timing = {
+            "epoch": position.epoch,
+            "train_seconds": self._seconds["train"],
+            "evaluation_seconds": self._seconds["evaluation"],
+        }
+        self._folder.append_epoch(metrics, timing)
+        for callback in self._callbacks:
+            callback.on_epoch(metrics)
+        self._seconds["train"] = self._seconds["evaluation"] = 0.0
+        self._sums.zero_()
+        position.epoch += 1
+        position.step_in_epoch = 0
+
+    def _finish(self) -> dict[str, Any]:
+        """Write the sparse file and return the result."""
+        model = self._accelerator.unwrap_model(self._model)
+        info = save_sparse(model, self._folder.sparse_file)
+        report = sparsity_report(model)
+        last = self._folder.metrics()[-1]
+        measured = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+        return {
+            "status": "finished",
+            "epochs": self._config.epochs,
+            "steps": self._position.step,
+            **{key: last[key] for key in measured},
+            "sparsity": report.sparsity,
+            "parameters": report.numel,
+            "zeros": report.zeros,
+            "layers": [{"name": x.name, "shape": list(x.shape), "zeros": x.zeros} for x in report.layers],
+            "sparse_bytes": info.bytes,
+            "dense_bytes": info.dense_bytes,
+            **self._identity(),
+        }
+
+    def _set_learning_rate(self) -> None:
+        epochs = self._config.schedule_epochs or self._config.epochs
+        factor = SCHEDULES[self._config.schedule](self._position.epoch / epochs)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._config.lr * factor
+
+    def _threshold(self) -> float:
+        """Return the largest threshold in force, in units of the weights."""
+        held = self._optimizer.state.values()
+        return max((float(state["threshold"]) for state in held if "threshold" in state), default=0.0)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"seconds": self._seconds["total"], "initial_weights": self._initial_weights}
+
+    def _count_time(self, kind: str, started: float) -> float:
+        """Add the time since ``started`` to the clocks; returns the time now."""
+        now = time.perf_counter()
+        self._seconds[kind] += now - started
+        if kind == "train":
+            self._seconds["total"] += now - started
+        return now
+
+    def _check_finite(self) -> None:
+        """Raise DivergenceError if the loss has been non-finite since the epoch began."""
+        if torch.isfinite(self._sums[0]):
+            return
+        culprit = first_non_finite(self._model)
+        where = f"first non-finite: {culprit}" if culprit else "all parameters and gradients are finite"
+        raise DivergenceError(
+            f"the loss is not finite in epoch {self._position.epoch}, step {self._position.step + 1} "
+            f"({where}); lower --lr, --mu or --c"
+        )
+
+    # -- interruption ----------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Save everything that the rest of the run depends on."""
+        self._check_finite()  # the last good checkpoint must not be replaced by a bad one
+        position = self._position
+        state = {
+            "model": self._accelerator.unwrap_model(self._model).state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "position": [position.epoch, position.step_in_epoch, position.step],
+            "sums": self._sums.cpu(),
+            "seconds": dict(self._seconds),
+            "cpu_rng": torch.get_rng_state(),
+            "device_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        if self._accelerator.scaler is not None:
+            state["scaler"] = self._accelerator.scaler.state_dict()
+        self._folder.save_checkpoint(position.step, state)
+
+    def _resume(self) -> None:
+        """Go to the newest checkpoint, if there is one."""
+        checkpoint = self._folder.newest_checkpoint()
+        self._folder.rewind(checkpoint)
+        if checkpoint is None:
+            self._folder.write_environment(describe_environment(self._command, self._accelerator.device))
+            return
+        state = checkpoint.state
+        self._accelerator.unwrap_model(self._model).load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._position.epoch, self._position.step_in_epoch, self._position.step = state["position"]
+        self._sums.copy_(state["sums"])
+        self._seconds.update(state["seconds"])
+        torch.set_rng_state(state["cpu_rng"])
+        if state["device_rng"]:
+            torch.cuda.set_rng_state_all(state["device_rng"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Measure a model in evaluation mode.
+
+    Args:
+        model: Takes images, returns logits [b, classes].
+        batches: Images and int64 labels [b], at least one batch.
+
+    Returns:
+        Mean cross-entropy in nats, and accuracy in [0, 1].
+    """
+    model.eval()
+    loss = correct = images = 0.0
+    for inputs, labels in batches:
+        logits = model(inputs).float()
+        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+        correct += (logits.argmax(dim=1) == labels).sum().item()
+        images += len(labels)
+    return loss / images, correct / images
+
+
+def first_non_finite(model: nn.Module) -> str | None:
+    """Return the name of the first parameter, in the model's order, that holds a NaN or an infinity.
+
+    Where all parameters are finite, the first one whose gradient is not is named, marked as such.
+    """
+    parameters = list(model.named_parameters())
+    for name, parameter in parameters:
+        if not torch.isfinite(parameter).all():
+            return name
+    for name, parameter in parameters:
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            return f"{name} (its gradient)"
+    return None
+
+
+def _splits(dataset: ImageDataset, validation: float) -> tuple[Split, Split]:
+    """Return what to train on and what to measure on."""
+    if validation == 0:
+        return dataset.train, dataset.test
+    images = len(dataset.train)
+    held_back = round(images * validation)
+    if not 0 < held_back < images:
+        raise DataError(
+            f"--validation {validation} of {images} images leaves nothing to train or to measure on"
+        )
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(0))  # one split for all runs
+    train, held = dataset.train, (order[held_back:], order[:held_back])
+    return Split(train.images[held[0]], train.labels[held[0]]), Split(
+        train.images[held[1]], train.labels[held[1]]
+    )
+
+
+def _digest(model: nn.Module) -> str:
+    """Return a short hash of all weights and buffers."""
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect the first Ctrl-C or SIGTERM, so that the step can end; a second one interrupts at once."""
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if received:
+            signal.default_int_handler(number, frame)
+        received.append(number)
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    try:
+        previous = {number: signal.signal(number, remember) for number in handled}
+    except ValueError:  # not in the main thread, where signals do not arrive either
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,198 @@
+"""The command line as a person meets it: one clear line, the right exit code, nothing lost."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import dirprune
+from dirprune.cli import main
+
+QUICK = ["--seeds", "1", "--epochs", "2", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "dirprune", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
+        **options,
+    )
+
+
+BAD = [
+    ([], 2, ""),
+    (["trian"], 2, "unknown command 'trian'"),
+    (["train"], 2, ""),
+    (["train", "digitz"], 2, "did you mean 'digits'?"),
+    (["train", "digits", "--muu", "0.6"], 2, "did you mean --mu?"),
+    (["train", "digits", "--mu", "much"], 2, "could not convert string to float: 'much'"),
+    (["train", "digits", "--mu", "0"], 2, "--mu must be in (0, 1], got 0.0"),
+    (["train", "digits", "--c", "-1"], 2, "--c must be a finite number >= 0, got -1.0"),
+    (["train", "digits", "--epochs", "0"], 2, "--epochs must be >= 1"),
+    (["train", "digits", "--seeds", "0"], 2, "--seeds must be >= 1"),
+    (["train", "digits", "--threads", "0"], 2, "--threads must be >= 1"),
+    (["train", "digits", "--methods", "adam"], 2, "invalid choice 'adam'"),
+    (["train", "digits", "--checkpoint-every", "5"], 2, "such as '1ep' or '500it'"),
+    (["train", "digits", "--dataset", "digit"], 2, "did you mean"),
+    (["train", "digits", "--model", "lenet"], 2, "unknown network 'lenet'"),
+    (["train", "digits", "--model", "vgg16", *QUICK], 2, ""),
+    (["train", "digits", "--mean", "0.1", "0.2", "--std", "1", "1"], 2, "--mean must have 1"),
+    (["train", "lenet5-fashion_mnist", "--data-dir", "./nowhere"], 2, "nowhere"),
+    (["report"], 2, "FOLDER"),
+    (["report", "nowhere"], 2, "nowhere does not exist"),
+    (["report", "."], 2, "holds no runs"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_input_is_one_line(arguments, code, message, capsys):
+    assert main(arguments) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") <= 1
+    assert "Traceback" not in error
+
+
+def test_debug_shows_where(capsys):
+    assert main(["report", "nowhere", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_internal_errors_are_one_line_and_not_hidden(capsys, monkeypatch):
+    def fail(given):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("dirprune.cli._dispatch", fail)
+    assert main(["train", "digits"]) == 1
+    assert capsys.readouterr().err.startswith("dirprune: internal error, ZeroDivisionError: division by zero")
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == 0
+    assert "dirprune train RECIPE" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dirprune {dirprune.__version__}\n"
+    assert main(["train", "--help"]) == 0
+    assert "lenet5-fashion_mnist" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "digits", "--help"])
+    assert ended.value.code == 0
+    assert "--mu" in capsys.readouterr().out
+
+
+def test_train_report_and_resume(tmp_path, capsys):
+    assert main(["train", "digits", *QUICK]) == 0
+    out = capsys.readouterr().out
+    page = tmp_path / "runs" / "digits-epochs2" / "report.html"
+    assert "SGD" in out
+    assert "gRDA" in out
+    assert str(page.relative_to(tmp_path)) in out
+    assert page.read_text().lstrip().lower().startswith("<!doctype html>")
+
+    result = page.parent / "grda-c0.01-mu0.6-seed0" / "result.json"
+    first = result.stat().st_mtime_ns
+    environment = json.loads((result.parent / "environment.json").read_text())
+    assert environment["command"] == "dirprune train digits " + " ".join(QUICK)
+    page.unlink()
+    assert main(["train", "digits", *QUICK]) == 0  # everything is done
+    assert result.stat().st_mtime_ns == first
+    page.unlink()
+    assert main(["report", str(page.parent)]) == 0
+    assert page.is_file()
+
+
+def test_divergence_ends_with_code_1_and_a_report(tmp_path, capsys):
+    assert main(["train", "digits", *QUICK, "--lr", "1e6", "--methods", "sgd"]) == 1
+    out = capsys.readouterr().out
+    assert "diverged" in out
+    assert (tmp_path / "runs" / "digits-lr1e+06-epochs2" / "report.html").is_file()
+
+
+def test_unwritable_folder_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["train", "digits", *QUICK, "--out", "file"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot write there" in error
+    assert "--out" in error
+
+
+def test_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path):
+    """A limit on the size of files stands in for a full disk: both end a write in the middle."""
+    assert run("train", "digits", *QUICK, "--methods", "grda").wait(120) == 0
+    whole = tmp_path / "runs" / "digits-epochs2" / "grda-c0.01-mu0.6-seed0"
+    size = max(path.stat().st_size for path in (whole / "checkpoints").iterdir())
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    process = run("train", "digits", *QUICK, "--methods", "grda", "--out", "full", preexec_fn=limit)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert error.count("\n") == 1
+    assert "no space left" in error
+    left = tmp_path / "full" / "digits-epochs2" / whole.name
+    assert list(left.rglob("*.tmp")) == []
+    assert not (left / "result.json").exists()
+    assert run("train", "digits", *QUICK, "--methods", "grda", "--out", "full").wait(120) == 0
+    assert (left / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_saves_and_says_how_to_go_on(number, tmp_path):
+    process = run("train", "digits", "--methods", "grda", "--seeds", "1", "--threads", "1", "--epochs", "500")
+    log = tmp_path / "runs" / "digits-epochs500" / "grda-c0.01-mu0.6-seed0" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not log.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith("dirprune: stopped")
+    assert error.count("\n") == 1
+    assert list((log.parent / "checkpoints").glob("step-*.pt"))
+
+
+def test_two_processes_do_not_share_a_run(tmp_path, capsys):
+    first = run("train", "digits", "--methods", "grda", "--seeds", "1", "--threads", "1", "--epochs", "500")
+    log = tmp_path / "runs" / "digits-epochs500" / "grda-c0.01-mu0.6-seed0" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not log.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert main(["train", "digits", "--methods", "grda", "--seeds", "1", "--epochs", "500"]) == 2
+    assert "another process" in capsys.readouterr().err
+    first.kill()
+    first.wait()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (errno.ENOSPC, 1, "no space left"),
+        (errno.EDQUOT, 1, "no space left"),
+        (errno.EACCES, 2, "cannot write there"),
+        (errno.EROFS, 2, "cannot write there"),
+        (errno.EIO, 1, "Input/output error"),
+    ],
+)
+def test_system_errors(number, code, message, capsys, monkeypatch):
+    def fail(given):
+        raise OSError(number, os.strerror(number), "runs/x")
+
+    monkeypatch.setattr("dirprune.cli._dispatch", fail)
+    assert main(["train", "digits"]) == code
+    assert message in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""gRDA in float64 NumPy, written from the equations: no torch, and nothing of the package under test."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a run went through: weights and accumulators after each step, and the threshold of each."""
+
+    weights: Array  # (steps, ...)
+    accumulators: Array  # (steps, ...)
+    thresholds: Array  # (steps,)
+
+
+def thresholds(rates: Sequence[float], c: float, mu: float) -> Array:
+    """Threshold after each step, by the closed form of every stretch of steps with one rate.
+
+    Over a stretch at rate g from step a to step n the increments telescope to c g^(mu + 1/2) (n^mu - a^mu).
+    """
+    held = np.asarray(rates, dtype=np.float64)
+    result = np.empty(len(held))
+    reached = 0.0
+    bounds = [0, *(np.flatnonzero(np.diff(held)) + 1), len(held)]
+    for first, after in pairwise(bounds):
+        n = np.arange(first + 1, after + 1, dtype=np.float64)
+        result[first:after] = reached + c * held[first] ** (mu + 0.5) * (n**mu - float(first) ** mu)
+        reached = float(result[after - 1])
+    return result
+
+
+def soft_threshold(v: Array, tau: float) -> Array:
+    """sign(v) max(|v| - tau, 0)."""
+    return np.sign(v) * np.maximum(np.abs(v) - tau, 0.0)
+
+
+def grda(
+    start: Array,
+    gradient: Callable[[int, Array], Array],
+    rates: Sequence[float],
+    c: float,
+    mu: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+) -> Trajectory:
+    """Run gRDA; ``gradient(n, w)`` is the gradient of step n, taken at the sparse weight."""
+    taus = thresholds(rates, c, mu)
+    w = v = np.asarray(start, dtype=np.float64)
+    m = np.zeros_like(v)
+    weights, accumulators = [], []
+    for n, (rate, tau) in enumerate(zip(rates, taus, strict=True)):
+        sign = -1.0 if maximize else 1.0
+        d = sign * gradient(n, w) + weight_decay * w
+        m = momentum * m + d
+        v = v - rate * (d + momentum * m if nesterov else m)
+        w = soft_threshold(v, tau)
+        weights.append(w)
+        accumulators.append(v)
+    return Trajectory(np.array(weights), np.array(accumulators), taus)

@@ -1,0 +1,40 @@
+"""Every recipe can be built, is named as it is called, and says how to run it."""
+
+import pytest
+
+from dirprune.data import DATASETS
+from dirprune.models import create_model
+from dirprune.recipes import RECIPES, get_recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_describes_a_network_for_its_data(name):
+    config = get_recipe(name).config
+    assert config.recipe == name
+    assert name.startswith(config.model) or config.dataset == name
+    spec = DATASETS[config.dataset]
+    channels, height, _ = spec.image_shape
+    assert len(config.mean) == channels
+    create_model(
+        config.model,
+        num_classes=spec.num_classes,
+        in_channels=channels,
+        image_size=height,
+        width=config.width,
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_says_command_hardware_and_expected_numbers(name):
+    text = RECIPES[name].__doc__
+    assert f"dirprune train {name}" in text
+    assert "Hardware and time:" in text
+    assert "Expect" in text
+
+
+def test_vgg16_cifar10_is_as_published():
+    config = get_recipe("vgg16-cifar10").config
+    assert (config.batch_size, config.lr, config.momentum, config.weight_decay) == (128, 0.1, 0.0, 0.0)
+    assert (config.epochs, config.schedule, config.crop_padding, config.flip) == (600, "half-linear", 4, True)
+    assert (config.c, config.mu, config.prune) == (5e-4, 0.51, "all")
+    assert (config.mean, config.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

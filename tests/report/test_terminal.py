@@ -1,0 +1,78 @@
+"""The terminal table: every figure, whole, at the width that everybody has."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from dirprune.report.summary import summarise
+from dirprune.report.terminal import print_table
+from tests.report.conftest import DIVERGED, Experiment
+
+
+def printed(experiment: Experiment, width: int = 80, encoding: str = "utf-8") -> str:
+    buffer = io.BytesIO()
+    stream = io.TextIOWrapper(buffer, encoding=encoding)
+    print_table(summarise(experiment.path), Console(file=stream, width=width))
+    stream.flush()
+    return buffer.getvalue().decode(encoding)
+
+
+@pytest.fixture
+def busy(experiment: Experiment) -> Experiment:
+    """The widest that each column gets."""
+    for seed, (sgd, grda) in enumerate(((0.9613, 0.7613), (0.9731, 0.8031))):
+        experiment.pair(
+            seed, sgd, grda, sparsity=0.9131, seconds=594, sparse_bytes=123_456, dense_bytes=1_200_000
+        )
+    experiment.add("grda-2", {"method": "grda", "c": 0.0005, "seed": 2}, DIVERGED)
+    experiment.add("grda-3", {"method": "grda", "c": 0.0005, "seed": 3})
+    return experiment
+
+
+FIGURES = [
+    *("96.72 ± 0.83", "78.22 ± 2.96", "-18.50 ± 2.12", "91.31", "121 KiB", "9.7x smaller", "9.9 min"),
+    *("2/2", "2/4", "1 diverged", "1 unfinished", "SGD", "gRDA", "c=5e-4", "mu=0.6"),
+]
+
+
+@pytest.mark.parametrize("width", [80, 120, 60])
+def test_every_figure_is_there(busy: Experiment, width: int) -> None:
+    text = printed(busy, width)
+    assert [figure for figure in FIGURES if figure not in text] == []
+    assert "…" not in text
+    assert "\x1b" not in text
+
+
+def test_fits_into_80_columns(busy: Experiment) -> None:
+    assert max(map(len, printed(busy).splitlines())) <= 80
+
+
+def test_a_long_label_goes_on_in_the_next_line(experiment: Experiment) -> None:
+    experiment.add("a", {"weight_decay": 5e-4}, {})
+    experiment.add("b", {}, {})
+    lines = printed(experiment).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "weight_decay=5e-4" in "".join(line.split("  ")[0] for line in lines)
+
+
+def test_markup_in_a_label_is_text(experiment: Experiment) -> None:
+    experiment.add("a", {"schedule": "[red]"}, {})
+    experiment.add("b", {}, {})
+    assert "schedule=[red]" in printed(experiment)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_any_encoding_will_do(busy: Experiment, encoding: str) -> None:
+    text = printed(busy, 100, encoding)
+    assert "78.22 +- 2.96" in text
+
+
+def test_nothing_finished(experiment: Experiment) -> None:
+    experiment.add("a", {}, metrics=[])
+    assert "0/1" in printed(experiment)
+
+
+def test_validation_is_named(experiment: Experiment) -> None:
+    experiment.add("a", {"validation": 0.1}, {})
+    assert "validation" in printed(experiment)

@@ -1,0 +1,111 @@
+"""Import arrows point down: the table here is the one in ARCHITECTURE.md, and the code obeys it."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "dirprune"
+PACKAGES = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
+
+
+def documented_arrows():
+    """Read `a -> b, c` lines from the page."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    lines = re.findall(r"^    (\w+) +-> +([\w, ]*)$", text, flags=re.MULTILINE)
+    return {package: set(filter(None, re.split(r"[,\s]+", below))) - {"nothing"} for package, below in lines}
+
+
+def imported_packages(path):
+    """Packages of ours that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            package = rest.split(".")[0]
+            if first == "dirprune" and package in PACKAGES:
+                yield package
+
+
+def test_every_package_is_documented():
+    assert sorted(documented_arrows()) == PACKAGES
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_follow_the_arrows(package):
+    allowed = documented_arrows()[package] | {package}
+    for path in (SOURCE / package).rglob("*.py"):
+        for imported in imported_packages(path):
+            assert imported in allowed, f"{path.relative_to(ROOT)} imports dirprune.{imported}"
+
+
+def test_arrows_have_no_cycle():
+    arrows = documented_arrows()
+    while arrows:
+        leaves = [package for package, below in arrows.items() if not below & set(arrows)]
+        assert leaves, f"a cycle among {sorted(arrows)}"
+        for package in leaves:
+            del arrows[package]
+
+
+def test_the_core_needs_torch_numpy_and_safetensors_only():
+    """`import dirprune` must work where none of the extras is installed."""
+    blocked = [
+        "accelerate",
+        "datasets",
+        "jinja2",
+        "matplotlib",
+        "PIL",
+        "rich",
+        "sklearn",
+        "torchvision",
+        "tyro",
+    ]
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        # torch itself looks for some of these and copes without.
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Block())
+import dirprune
+assert set(dirprune.__all__) <= set(dir(dirprune))
+loaded = {{name.split(".")[0] for name in sys.modules}} & set({blocked!r})
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_command_says_which_extra_is_missing(tmp_path):
+    code = """
+import sys
+sys.modules["tyro"] = None
+from dirprune.cli import main
+sys.exit(main(["train", "digits"]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 2
+    assert "pip install 'directional-pruning[train]'" in ended.stderr
+
+
+def test_public_names_are_documented_with_an_example():
+    import dirprune
+
+    for name in dirprune.__all__:
+        thing = getattr(dirprune, name)
+        if isinstance(thing, str):
+            continue
+        assert ">>>" in thing.__doc__ or name == "SparsityReport", name

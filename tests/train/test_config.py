@@ -1,0 +1,76 @@
+"""Configurations and durations: names, twins, and refused values."""
+
+from dataclasses import replace
+
+import pytest
+
+from dirprune.errors import UsageError
+from dirprune.train import Duration, Experiment, TrainConfig
+
+BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("c", -1.0, "--c must be a finite number >= 0, got -1.0"),
+        ("c", float("nan"), "--c must be"),
+        ("mu", 0.0, r"--mu must be in \(0, 1\], got 0.0"),
+        ("mu", 1.5, "--mu must be"),
+        ("lr", -0.1, "--lr must be"),
+        ("lr", float("inf"), "--lr must be"),
+        ("momentum", 1.0, "--momentum must be"),
+        ("nesterov", True, "--nesterov must be used together with --momentum > 0"),
+        ("weight_decay", -1.0, "--weight-decay must be"),
+        ("batch_size", 0, "--batch-size must be >= 1, got 0"),
+        ("epochs", 0, "--epochs must be"),
+        ("width", 0.0, "--width must be"),
+        ("schedule_epochs", 99, "--schedule-epochs must be >= --epochs, got 99"),
+        ("crop_padding", -1, "--crop-padding must be"),
+        ("mean", (0.1, 0.2), "--mean must be as long as --std"),
+        ("std", (0.0,), "--std must be > 0"),
+        ("validation", 1.0, "--validation must be"),
+        ("seed", -1, "--seed must be"),
+    ],
+)
+def test_refused_values(field, value, message):
+    with pytest.raises(UsageError, match=message):
+        replace(BASE, **{field: value})
+
+
+def test_runs_of_an_experiment_are_paired_by_seed():
+    runs = Experiment(config=replace(BASE, c=1e-3, mu=0.51, seed=5), seeds=2).runs()
+    assert [run.run_name for run in runs] == [
+        "sgd-seed5",
+        "grda-c0.001-mu0.51-seed5",
+        "sgd-seed6",
+        "grda-c0.001-mu0.51-seed6",
+    ]
+    # One dense twin serves every c and mu.
+    assert runs[0] == replace(BASE, c=2e-3, mu=0.6, seed=5).with_method("sgd")
+
+
+def test_experiments_of_nothing_are_refused():
+    with pytest.raises(UsageError, match="--seeds"):
+        Experiment(config=BASE, seeds=0)
+    with pytest.raises(UsageError, match="--methods"):
+        Experiment(config=BASE, methods=())
+
+
+def test_folder_names_say_what_was_changed():
+    assert replace(BASE, mu=0.7, c=1e-3, seed=3).experiment_name(BASE) == "mine"
+    changed = replace(BASE, epochs=5, weight_decay=1e-4, mean=(0.1, 0.2), std=(1.0, 1.0))
+    assert changed.experiment_name(BASE) == "mine-weight-decay0.0001-epochs5-mean0.1_0.2-std1_1"
+
+
+@pytest.mark.parametrize(("text", "iterations"), [("1ep", 391), ("160ep", 62560), ("2000it", 2000)])
+def test_duration(text, iterations):
+    duration = Duration.parse(text)
+    assert duration.iterations(391) == iterations
+    assert str(duration) == text
+
+
+@pytest.mark.parametrize("text", ["", "5", "0ep", "-1ep", "5 ep", "5epochs", "1.5ep", "ep"])
+def test_duration_without_a_unit_is_refused(text):
+    with pytest.raises(UsageError, match="such as '1ep' or '500it'"):
+        Duration.parse(text)

@@ -1,0 +1,264 @@
+"""Training: twins start alike, resume is exact under real kills, divergence is caught, stops are clean."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from dirprune.core.sparsity import sparsity_report
+from dirprune.data import Augmentation, Batches, load_dataset
+from dirprune.errors import DataError, RunFolderError, UsageError
+from dirprune.export import load_sparse
+from dirprune.models import create_model
+from dirprune.runs import RunFolder
+from dirprune.train import Callback, Duration, Experiment, StopRequested, TrainConfig, Trainer, run_experiment
+from dirprune.train.trainer import evaluate, first_non_finite
+
+# Dropout and random crops, so that a resume has random numbers to get wrong.
+CONFIG = TrainConfig(
+    recipe="test",
+    dataset="digits",
+    model="lenet-300-100",
+    c=5e-3,
+    mu=0.6,
+    batch_size=64,
+    epochs=3,
+    crop_padding=1,
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_equals_a_plain_loop(digits, tmp_path):
+    """The whole loop against a dozen lines of plain PyTorch with the same order of the data."""
+    config = replace(CONFIG, crop_padding=0, epochs=2).with_method("sgd")
+    result = Trainer(config, digits, RunFolder(tmp_path)).run()
+
+    torch.manual_seed(0)
+    model = create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = Batches(digits.train, 64, 0, Augmentation(mean=(0.5,), std=(0.5,)))
+    for epoch in (1, 2):
+        total = 0.0
+        for _, images, labels in batches.epoch(epoch):
+            loss = functional.cross_entropy(model(images), labels)
+            total += loss.item() * len(labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.eval()
+    images = (digits.test.images / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        accuracy = (model(images).argmax(1) == digits.test.labels).double().mean().item()
+
+    saved = load_sparse(tmp_path / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
+    assert result["train_loss"] == pytest.approx(total / len(digits.train), rel=1e-9)
+    assert result["test_accuracy"] == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_twins_start_alike_and_differ_only_by_the_method(digits, tmp_path):
+    runs = run_experiment(Experiment(config=CONFIG, seeds=2), digits, tmp_path)
+    results = [run.result() for run in runs]
+    assert results[0]["initial_weights"] == results[1]["initial_weights"] != results[2]["initial_weights"]
+    orders = [[record["data_order"] for record in run.metrics()] for run in runs]
+    assert orders[0] == orders[1] != orders[2]
+    assert results[0]["sparsity"] == 0.0
+    assert results[1]["sparsity"] > 0.05
+
+
+def test_result_agrees_with_the_sparse_file(digits, tmp_path):
+    result = Trainer(CONFIG, digits, RunFolder(tmp_path)).run()
+    model = create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=8)
+    load_sparse(tmp_path / "model.safetensors", model)
+    report = sparsity_report(model)
+    assert (result["zeros"], result["parameters"]) == (report.zeros, report.numel)
+    assert result["sparse_bytes"] == (tmp_path / "model.safetensors").stat().st_size
+    loss, accuracy = evaluate(model, Batches.evaluation(digits.test, Augmentation(mean=(0.5,), std=(0.5,))))
+    assert (loss, accuracy) == (result["test_loss"], result["test_accuracy"])
+
+
+def test_finished_run_is_not_done_again(digits, tmp_path):
+    first = Trainer(CONFIG, digits, RunFolder(tmp_path)).run()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != ".lock"}
+    assert Trainer(CONFIG, digits, RunFolder(tmp_path)).run() == first
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(RunFolderError, match="epochs=3"):
+        Trainer(replace(CONFIG, epochs=4), digits, RunFolder(tmp_path)).run()
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from dirprune.data import load_dataset
+from dirprune.models.registry import MODELS
+from dirprune.runs import RunFolder
+from dirprune.train import Duration, TrainConfig, Trainer
+from tests.train.dropout_net import dropout_net
+MODELS["dropout-net"] = dropout_net
+config = TrainConfig(**json.loads(sys.argv[2]))
+folder = RunFolder(Path(sys.argv[1]))
+Trainer(config, load_dataset("digits"), folder, checkpoint_every=Duration(4, "it")).run()
+"""
+
+
+def test_killed_at_random_moments_and_resumed_is_bit_equal(tmp_path):
+    config = {
+        "recipe": "test", "dataset": "digits", "model": "dropout-net", "lr": 0.05, "c": 2e-3, "momentum": 0.5,
+        "batch_size": 64, "epochs": 10, "crop_padding": 1, "schedule": "half-linear",
+    }  # fmt: skip
+
+    def start(folder):
+        command = [sys.executable, "-c", CHILD, str(tmp_path / folder), json.dumps(config)]
+        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    assert start("whole").wait(timeout=120) == 0
+
+    moments, kills = random.Random(0), 0
+    while True:
+        process = start("killed")
+        checkpoints = tmp_path / "killed" / "checkpoints"
+        before = len(list(checkpoints.glob("step-*.pt"))) and max(checkpoints.glob("step-*.pt"))
+        deadline = time.monotonic() + 60
+        # Wait until this process has made progress of its own, so that the test ends.
+        while process.poll() is None and time.monotonic() < deadline:
+            saved = list(checkpoints.glob("step-*.pt"))
+            if saved and max(saved) != before:
+                break
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.4))
+        if process.poll() is not None:
+            assert process.returncode == 0
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills >= 3
+
+    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    assert whole.sparse_file.read_bytes() == killed.sparse_file.read_bytes()
+    assert (whole.path / "metrics.jsonl").read_bytes() == (killed.path / "metrics.jsonl").read_bytes()
+    ends = [run.newest_checkpoint() for run in (whole, killed)]
+    assert ends[0].step == ends[1].step
+    assert torch.equal(ends[0].state["cpu_rng"], ends[1].state["cpu_rng"])
+    states = [end.state["optimizer"]["state"] for end in ends]
+    for index, state in states[0].items():
+        assert all(torch.equal(tensor, states[1][index][key]) for key, tensor in state.items())
+    results = [run.result() for run in (whole, killed)]
+    for result in results:
+        assert result.pop("seconds") > 0
+    assert results[0] == results[1]
+
+
+def test_first_stop_request_saves_and_the_run_resumes_to_the_same_end(digits, tmp_path):
+    class Interrupt(Callback):
+        def on_step(self, position):
+            if position.step == 30:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    interrupted = RunFolder(tmp_path / "interrupted")
+    with pytest.raises(StopRequested):
+        Trainer(CONFIG, digits, interrupted, callbacks=[Interrupt()]).run()
+    assert interrupted.newest_checkpoint().step == 30
+    assert signal.getsignal(signal.SIGINT) is handler
+    Trainer(CONFIG, digits, interrupted).run()
+    Trainer(CONFIG, digits, RunFolder(tmp_path / "whole")).run()
+    assert interrupted.sparse_file.read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_non_finite_loss_stops_names_the_parameter_and_keeps_the_checkpoint(digits, tmp_path):
+    class Poison(Callback):
+        def __init__(self):
+            self.trainer = None
+
+        def on_step(self, position):
+            if position.step == 30:
+                parameters = dict(self.trainer._model.named_parameters())
+                state = self.trainer._optimizer.state[list(parameters.values())[2]]
+                state["accumulator"][0, 0] = float("nan")
+
+    poison = Poison()
+    poison.trainer = Trainer(
+        CONFIG, digits, RunFolder(tmp_path), callbacks=[poison], checkpoint_every=Duration(10, "it")
+    )
+    third = list(dict(poison.trainer._model.named_parameters()))[2]
+    result = poison.trainer.run()
+    assert result["status"] == "diverged"
+    assert f"first non-finite: {third})" in result["message"]
+    assert "step 32" in result["message"]  # the weights of step 31 were poisoned
+    checkpoint = RunFolder(tmp_path).newest_checkpoint()
+    assert checkpoint.step == 30
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.state["model"].values())
+
+
+def test_divergence_of_one_run_does_not_lose_the_others(digits, tmp_path):
+    runs = run_experiment(Experiment(config=replace(CONFIG, lr=1e6, epochs=1), seeds=2), digits, tmp_path)
+    # At such a rate SGD overflows, while gRDA's threshold outgrows every weight.
+    assert [run.result()["status"] for run in runs] == ["diverged", "finished"] * 2
+    assert runs[1].result()["sparsity"] > 0.999
+
+
+def test_first_non_finite_names_gradients_where_weights_are_finite():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    assert first_non_finite(model) is None
+    model(torch.full((1, 2), float("inf"))).sum().backward()
+    assert first_non_finite(model) == "0.weight (its gradient)"
+    with torch.no_grad():
+        model[1].bias.fill_(float("inf"))
+    assert first_non_finite(model) == "1.bias"
+
+
+def test_validation_measures_on_held_back_training_images(digits, tmp_path):
+    trainer = Trainer(replace(CONFIG, validation=0.2), digits, RunFolder(tmp_path))
+    held = trainer._evaluated.images.flatten(1)
+    trained = trainer._batches.split.images.flatten(1)
+    assert len(held) == round(0.2 * len(digits.train))
+    assert len(held) + len(trained) == len(digits.train)
+    together = torch.cat([trained, held]).double()
+    assert together.sum() == digits.train.images.double().sum()
+    with pytest.raises(DataError, match="--validation"):
+        Trainer(replace(CONFIG, validation=1e-6), digits, RunFolder(tmp_path))
+
+
+def test_the_beginning_of_a_longer_run_keeps_its_rate(digits, tmp_path):
+    rates = {}
+    for epochs in (2, 4):
+        config = replace(CONFIG, schedule="half-linear", epochs=epochs, schedule_epochs=4)
+        Trainer(config, digits, RunFolder(tmp_path / str(epochs))).run()
+        rates[epochs] = [record["lr"] for record in RunFolder(tmp_path / str(epochs)).metrics()]
+    assert rates[2] == rates[4][:2] == [0.1, 0.1]
+    assert rates[4][3] == pytest.approx(0.001)
+
+
+def test_bf16_trains(digits, tmp_path):
+    result = Trainer(replace(CONFIG, precision="bf16"), digits, RunFolder(tmp_path)).run()
+    exact = Trainer(CONFIG, digits, RunFolder(tmp_path / "exact")).run()
+    assert result["test_accuracy"] == pytest.approx(exact["test_accuracy"], abs=0.05)
+    assert result["train_loss"] != exact["train_loss"]
+
+
+def test_channels_of_mean_must_fit(digits, tmp_path):
+    with pytest.raises(UsageError, match="--mean must have 1 or 1 values"):
+        Trainer(replace(CONFIG, mean=(0.5,) * 3, std=(0.5,) * 3), digits, RunFolder(tmp_path))
