@@ -1,12 +1,21 @@
 # make demo    train SGD and gRDA on scikit-learn's digits, end with a table and an HTML report
 # make test    lint, types, tests
-# make help    this list and the long targets
+# make help    this list
+#
+# Longer, results kept in benchmarks/results:
+#
+# make fuzz                     10,000 damaged sparse files, some minutes
+# make measure DATA_DIR=DATA    the figures of README.md, about an hour on two cores; DATA holds the data sets as parquet
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test lint types unit clean
+DATA_DIR ?=
+RESULTS  := benchmarks/results
+COLLECT  := $(BIN)/python benchmarks/collect.py
+
+.PHONY: help demo test lint types unit fuzz measure clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -30,6 +39,19 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[all,dev]"
 	@touch $@
+
+fuzz: $(STAMP)
+	$(BIN)/python benchmarks/fuzz_sparse_file.py --mutations 10000 --seed 0 --output $(RESULTS)/fuzz_sparse_file.json
+
+measure: $(STAMP)
+	@test -n "$(DATA_DIR)" || { echo "make measure needs DATA_DIR=..., a folder with fashion_mnist and cifar10 as parquet"; exit 2; }
+	$(BIN)/dirprune train digits
+	$(COLLECT) runs/digits --output $(RESULTS)/digits.json
+	$(BIN)/dirprune train lenet5-fashion_mnist --data-dir $(DATA_DIR) --threads 1
+	$(BIN)/dirprune train lenet5-fashion_mnist --data-dir $(DATA_DIR) --threads 1 --c 0.004 --methods grda
+	$(COLLECT) runs/lenet5-fashion_mnist --output $(RESULTS)/lenet5-fashion_mnist.json
+	$(BIN)/dirprune train vgg16-cifar10 --data-dir $(DATA_DIR) --epochs 1 --checkpoint-every 50it
+	$(COLLECT) runs/vgg16-cifar10-epochs1 --output $(RESULTS)/vgg16-cifar10-epoch1.json
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache

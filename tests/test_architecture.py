@@ -70,6 +70,8 @@ def test_the_core_needs_torch_numpy_and_safetensors_only():
         "sklearn",
         "torchvision",
         "tyro",
+        "filelock",
+        "pyarrow",
     ]
     code = f"""
 import sys

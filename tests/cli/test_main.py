@@ -50,7 +50,7 @@ BAD = [
     (["train", "digits", "--dataset", "digit"], 2, "did you mean"),
     (["train", "digits", "--model", "lenet"], 2, "unknown network 'lenet'"),
     (["train", "digits", "--model", "vgg16", *QUICK], 2, ""),
-    (["train", "digits", "--mean", "0.1", "0.2", "--std", "1", "1"], 2, "--mean must have 1"),
+    (["train", "digits", "--mean", "0.1", "0.2", "--std", "1", "1"], 2, "--mean must have 1 value"),
     (["train", "lenet5-fashion_mnist", "--data-dir", "./nowhere"], 2, "nowhere"),
     (["report"], 2, "FOLDER"),
     (["report", "nowhere"], 2, "nowhere does not exist"),
@@ -117,22 +117,90 @@ def test_train_report_and_resume(tmp_path, capsys):
 
 def test_divergence_ends_with_code_1_and_a_report(tmp_path, capsys):
     assert main(["train", "digits", *QUICK, "--lr", "1e6", "--methods", "sgd"]) == 1
-    out = capsys.readouterr().out
-    assert "diverged" in out
+    out, error = capsys.readouterr()
+    assert "diverged: the loss is not finite" in out
+    assert error == "dirprune: 1 of 1 runs diverged: sgd-seed0\n"
     assert (tmp_path / "runs" / "digits-lr1e+06-epochs2" / "report.html").is_file()
+
+
+def test_odd_names_of_folders(tmp_path, capsys):
+    assert main(["train", "digits", *QUICK, "--methods", "sgd", "--out", "x[/y] [bold]rü n"]) == 0
+    assert "x[/y] [bold]rü n/digits-epochs2/report.html" in capsys.readouterr().out
+    assert list(tmp_path.glob("x*/y*/digits-epochs2/report.html"))
+
+
+def test_usage_errors_leave_nothing_behind(tmp_path, capsys):
+    assert main(["train", "digits", "--model", "../../evil/x"]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_cannot_show_a_path_does_not_lose_the_run(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "dirprune",
+        "train",
+        "digits",
+        *QUICK,
+        "--methods",
+        "sgd",
+        "--out",
+        "rü n",
+    ]
+    assert (
+        subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False).returncode
+        == 0
+    )
+
+
+def test_the_command_answers_before_torch_is_loaded():
+    code = "import sys; from dirprune.cli import main; main(['--version']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_disk_full_at_any_write_is_one_line_and_nothing_is_lost(tmp_path, capsys, monkeypatch):
+    short = ["train", "digits", "--seeds", "1", "--epochs", "1", "--methods", "grda"]
+    assert main([*short, "--out", "whole"]) == 0
+    flush, failures = os.fsync, 0
+    for write in range(1, 40):
+        left = write
+
+        def full(descriptor):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            flush(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        out = f"full{write}"
+        capsys.readouterr()
+        code = main([*short, "--out", out])
+        monkeypatch.setattr(os, "fsync", flush)
+        if code == 0:
+            break
+        failures += 1
+        assert code == 1
+        error = capsys.readouterr().err
+        assert "no space left" in error
+        assert error.count("\n") == 1
+        assert main([*short, "--out", out]) == 0
+        model = "digits-epochs1/grda-c0.01-mu0.6-seed0/model.safetensors"
+        assert (tmp_path / out / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
+    assert failures >= 10
 
 
 def test_unwritable_folder_is_one_line(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["train", "digits", *QUICK, "--out", "file"]) == 2
     error = capsys.readouterr().err
-    assert "cannot write there" in error
-    assert "--out" in error
+    assert "choose a folder that you may read and write" in error
 
 
 def test_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path):
     """A limit on the size of files stands in for a full disk: both end a write in the middle."""
-    assert run("train", "digits", *QUICK, "--methods", "grda").wait(120) == 0
+    assert main(["train", "digits", *QUICK, "--methods", "grda"]) == 0
     whole = tmp_path / "runs" / "digits-epochs2" / "grda-c0.01-mu0.6-seed0"
     size = max(path.stat().st_size for path in (whole / "checkpoints").iterdir())
 
@@ -148,35 +216,40 @@ def test_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path):
     left = tmp_path / "full" / "digits-epochs2" / whole.name
     assert list(left.rglob("*.tmp")) == []
     assert not (left / "result.json").exists()
-    assert run("train", "digits", *QUICK, "--methods", "grda", "--out", "full").wait(120) == 0
+    assert main(["train", "digits", *QUICK, "--methods", "grda", "--out", "full"]) == 0
     assert (left / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_saves_and_says_how_to_go_on(number, tmp_path):
-    process = run("train", "digits", "--methods", "grda", "--seeds", "1", "--threads", "1", "--epochs", "500")
-    log = tmp_path / "runs" / "digits-epochs500" / "grda-c0.01-mu0.6-seed0" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not log.is_file() and time.monotonic() < deadline:
+@pytest.fixture
+def endless(tmp_path):
+    """A run that has recorded an epoch and would go on for long."""
+    command = ["train", "digits", "--methods", "grda", "--seeds", "1", "--epochs", "5000"]
+    process = run(*command)
+    log = tmp_path / "runs" / "digits-epochs5000" / "grda-c0.01-mu0.6-seed0" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert log.is_file()
+    yield process, command, log.parent
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_saves_and_says_how_to_go_on(number, endless):
+    process, _, folder = endless
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.startswith("dirprune: stopped")
     assert error.count("\n") == 1
-    assert list((log.parent / "checkpoints").glob("step-*.pt"))
+    assert list((folder / "checkpoints").glob("step-*.pt"))
 
 
-def test_two_processes_do_not_share_a_run(tmp_path, capsys):
-    first = run("train", "digits", "--methods", "grda", "--seeds", "1", "--threads", "1", "--epochs", "500")
-    log = tmp_path / "runs" / "digits-epochs500" / "grda-c0.01-mu0.6-seed0" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not log.is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert main(["train", "digits", "--methods", "grda", "--seeds", "1", "--epochs", "500"]) == 2
+def test_two_processes_do_not_share_a_run(endless, capsys):
+    _, command, _ = endless
+    assert main(command) == 2
     assert "another process" in capsys.readouterr().err
-    first.kill()
-    first.wait()
 
 
 @pytest.mark.parametrize(
@@ -184,8 +257,8 @@ def test_two_processes_do_not_share_a_run(tmp_path, capsys):
     [
         (errno.ENOSPC, 1, "no space left"),
         (errno.EDQUOT, 1, "no space left"),
-        (errno.EACCES, 2, "cannot write there"),
-        (errno.EROFS, 2, "cannot write there"),
+        (errno.EACCES, 2, "choose a folder that you may read and write"),
+        (errno.EROFS, 2, "choose a folder that you may read and write"),
         (errno.EIO, 1, "Input/output error"),
     ],
 )

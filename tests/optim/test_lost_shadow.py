@@ -108,8 +108,9 @@ def test_it_warns_of_a_sparse_body_with_a_new_dense_head() -> None:
 def test_a_restored_state_never_warns(prepared: bool) -> None:
     """Torch's distributed checkpoint prepares a fresh optimiser by a step at rate 0, then loads."""
     model = sparse_model()
-    old = GRDA(model.parameters(), lr=0.1, c=0.1)
+    old = GRDA(model.parameters(), lr=0.1, c=2.0)
     warnings_of(steps(old))
+    assert (model[0].weight == 0).double().mean() > 0.3
     new = GRDA(copy.deepcopy(model).parameters(), lr=0.0 if prepared else 0.1)
     if prepared:
         assert not warnings_of(steps(new, 1))

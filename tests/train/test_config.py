@@ -19,6 +19,7 @@ BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
         ("mu", 1.5, "--mu must be"),
         ("lr", -0.1, "--lr must be"),
         ("lr", float("inf"), "--lr must be"),
+        ("lr", 1e39, "--lr must be"),
         ("momentum", 1.0, "--momentum must be"),
         ("nesterov", True, "--nesterov must be used together with --momentum > 0"),
         ("weight_decay", -1.0, "--weight-decay must be"),

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -14,15 +13,16 @@ import torch
 from torch.nn import functional
 
 from dirprune.core.sparsity import sparsity_report
-from dirprune.data import Augmentation, Batches, load_dataset
+from dirprune.data import Augmentation, Batches, Split, load_dataset
 from dirprune.errors import DataError, RunFolderError, UsageError
 from dirprune.export import load_sparse
-from dirprune.models import create_model
+from dirprune.models import MODELS, create_model
 from dirprune.runs import RunFolder
 from dirprune.train import Callback, Duration, Experiment, StopRequested, TrainConfig, Trainer, run_experiment
 from dirprune.train.trainer import evaluate, first_non_finite
+from tests.train.dropout_net import dropout_net
 
-# Dropout and random crops, so that a resume has random numbers to get wrong.
+# Random crops, so that a resume has random numbers to get wrong.
 CONFIG = TrainConfig(
     recipe="test",
     dataset="digits",
@@ -107,58 +107,72 @@ def test_finished_run_is_not_done_again(digits, tmp_path):
 
 
 CHILD = """
-import json, sys
+import json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from dirprune.data import load_dataset
 from dirprune.models.registry import MODELS
 from dirprune.runs import RunFolder
-from dirprune.train import Duration, TrainConfig, Trainer
+from dirprune.train import Callback, Duration, TrainConfig, Trainer
 from tests.train.dropout_net import dropout_net
+
+moment, left = sys.argv[3], int(sys.argv[4])
+
+def count():
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Steps(Callback):
+    def on_step(self, position):
+        if moment == "step":
+            count()
+
+flush = os.fsync
+def fsync(descriptor):
+    if moment == "write":
+        count()
+    flush(descriptor)
+os.fsync = fsync
+
 MODELS["dropout-net"] = dropout_net
 config = TrainConfig(**json.loads(sys.argv[2]))
 folder = RunFolder(Path(sys.argv[1]))
-Trainer(config, load_dataset("digits"), folder, checkpoint_every=Duration(4, "it")).run()
+Trainer(config, load_dataset("digits"), folder, callbacks=[Steps()], checkpoint_every=Duration(4, "it")).run()
 """
 
 
 def test_killed_at_random_moments_and_resumed_is_bit_equal(tmp_path):
+    """Kill -9 at random steps, and just before random writes reach the disk."""
     config = {
         "recipe": "test", "dataset": "digits", "model": "dropout-net", "lr": 0.05, "c": 2e-3, "momentum": 0.5,
-        "batch_size": 64, "epochs": 10, "crop_padding": 1, "schedule": "half-linear",
+        "batch_size": 64, "epochs": 6, "crop_padding": 1, "schedule": "half-linear",
     }  # fmt: skip
 
-    def start(folder):
-        command = [sys.executable, "-c", CHILD, str(tmp_path / folder), json.dumps(config)]
-        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    def run(folder, moment="never", left=0):
+        command = [sys.executable, "-c", CHILD, str(tmp_path / folder), json.dumps(config), moment, str(left)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, env=environment, timeout=120, check=False).returncode
 
-    assert start("whole").wait(timeout=120) == 0
-
-    moments, kills = random.Random(0), 0
-    while True:
-        process = start("killed")
-        checkpoints = tmp_path / "killed" / "checkpoints"
-        before = len(list(checkpoints.glob("step-*.pt"))) and max(checkpoints.glob("step-*.pt"))
-        deadline = time.monotonic() + 60
-        # Wait until this process has made progress of its own, so that the test ends.
-        while process.poll() is None and time.monotonic() < deadline:
-            saved = list(checkpoints.glob("step-*.pt"))
-            if saved and max(saved) != before:
-                break
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.4))
-        if process.poll() is not None:
-            assert process.returncode == 0
+    assert run("whole") == 0
+    moments, kills = random.Random(0), {"step": 0, "write": 0}
+    for attempt in range(100):  # 138 steps, some 80 writes
+        moment = ("step", "write")[attempt % 2]
+        code = run("killed", moment, moments.randint(8, 30) if moment == "step" else moments.randint(4, 20))
+        if code == 0:
             break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills >= 3
+        assert code == -signal.SIGKILL
+        kills[moment] += 1
+    assert code == 0
+    assert min(kills.values()) >= 3
 
     whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
     assert whole.sparse_file.read_bytes() == killed.sparse_file.read_bytes()
     assert (whole.path / "metrics.jsonl").read_bytes() == (killed.path / "metrics.jsonl").read_bytes()
+    assert list(killed.path.rglob("*.tmp")) == []
+    assert len(killed.environment()["resumed"]) >= 3
     ends = [run.newest_checkpoint() for run in (whole, killed)]
     assert ends[0].step == ends[1].step
     assert torch.equal(ends[0].state["cpu_rng"], ends[1].state["cpu_rng"])
@@ -171,46 +185,71 @@ def test_killed_at_random_moments_and_resumed_is_bit_equal(tmp_path):
     assert results[0] == results[1]
 
 
-def test_first_stop_request_saves_and_the_run_resumes_to_the_same_end(digits, tmp_path):
-    class Interrupt(Callback):
-        def on_step(self, position):
-            if position.step == 30:
-                os.kill(os.getpid(), signal.SIGINT)
+class Interrupt(Callback):
+    """Sends Ctrl-C at a step, or once all epochs are over."""
 
+    def __init__(self, step=None):
+        self.step = step
+
+    def on_step(self, position):
+        if position.step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_epoch(self, metrics):
+        if self.step is None and metrics["epoch"] == CONFIG.epochs:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_first_stop_request_saves_and_the_run_resumes_to_the_same_end(digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "dropout-net", dropout_net)
+    config = replace(CONFIG, model="dropout-net")
     handler = signal.getsignal(signal.SIGINT)
     interrupted = RunFolder(tmp_path / "interrupted")
     with pytest.raises(StopRequested):
-        Trainer(CONFIG, digits, interrupted, callbacks=[Interrupt()]).run()
+        Trainer(config, digits, interrupted, callbacks=[Interrupt(step=30)]).run()
     assert interrupted.newest_checkpoint().step == 30
     assert signal.getsignal(signal.SIGINT) is handler
-    Trainer(CONFIG, digits, interrupted).run()
-    Trainer(CONFIG, digits, RunFolder(tmp_path / "whole")).run()
+    Trainer(config, digits, interrupted).run()
+    Trainer(config, digits, RunFolder(tmp_path / "whole")).run()
     assert interrupted.sparse_file.read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
-def test_non_finite_loss_stops_names_the_parameter_and_keeps_the_checkpoint(digits, tmp_path):
-    class Poison(Callback):
-        def __init__(self):
-            self.trainer = None
+def test_stop_request_at_the_very_end_stops_the_runs_that_would_follow(digits, tmp_path):
+    with pytest.raises(StopRequested):
+        run_experiment(Experiment(config=CONFIG), digits, tmp_path, callbacks=[Interrupt()])
+    assert RunFolder(tmp_path / "sgd-seed0").result()["status"] == "finished"
+    assert not list(tmp_path.glob("grda-*"))
 
+
+def test_non_finite_state_stops_names_the_parameter_and_keeps_the_last_good_checkpoint(digits, tmp_path):
+    class Poison(Callback):
         def on_step(self, position):
             if position.step == 30:
-                parameters = dict(self.trainer._model.named_parameters())
-                state = self.trainer._optimizer.state[list(parameters.values())[2]]
+                state = trainer._optimizer.state[dict(trainer._model.named_parameters())[third]]
                 state["accumulator"][0, 0] = float("nan")
 
-    poison = Poison()
-    poison.trainer = Trainer(
-        CONFIG, digits, RunFolder(tmp_path), callbacks=[poison], checkpoint_every=Duration(10, "it")
+    trainer = Trainer(
+        CONFIG, digits, RunFolder(tmp_path), callbacks=[Poison()], checkpoint_every=Duration(10, "it")
     )
-    third = list(dict(poison.trainer._model.named_parameters()))[2]
-    result = poison.trainer.run()
+    third = [name for name, _ in trainer._model.named_parameters()][2]
+    result = trainer.run()
     assert result["status"] == "diverged"
-    assert f"first non-finite: {third})" in result["message"]
-    assert "step 32" in result["message"]  # the weights of step 31 were poisoned
     checkpoint = RunFolder(tmp_path).newest_checkpoint()
-    assert checkpoint.step == 30
-    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.state["model"].values())
+    assert checkpoint.step == 20  # the one of step 30 would have held the NaN
+    held = [tensor for state in checkpoint.state["optimizer"]["state"].values() for tensor in state.values()]
+    assert all(torch.isfinite(tensor).all() for tensor in [*checkpoint.state["model"].values(), *held])
+
+    trainer = Trainer(CONFIG, digits, RunFolder(tmp_path / "2"), callbacks=[Poison()])
+    message = trainer.run()["message"]
+    assert f"first non-finite parameter: {third}" in message
+    assert "after 31 steps" in message  # the weights follow the accumulator one step later
+
+
+def test_divergence_in_the_last_step_is_not_a_finished_run(digits, tmp_path):
+    config = replace(CONFIG, lr=3e38, batch_size=2000, epochs=1).with_method("sgd")
+    result = Trainer(config, digits, RunFolder(tmp_path)).run()
+    assert result["status"] == "diverged"
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_divergence_of_one_run_does_not_lose_the_others(digits, tmp_path):
@@ -220,14 +259,22 @@ def test_divergence_of_one_run_does_not_lose_the_others(digits, tmp_path):
     assert runs[1].result()["sparsity"] > 0.999
 
 
-def test_first_non_finite_names_gradients_where_weights_are_finite():
+def test_first_non_finite_names_the_first_or_the_greatest():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
-    assert first_non_finite(model) is None
-    model(torch.full((1, 2), float("inf"))).sum().backward()
-    assert first_non_finite(model) == "0.weight (its gradient)"
     with torch.no_grad():
+        model[0].weight[1, 0] = -1e9
+    assert first_non_finite(model) == "all parameters are finite, the greatest magnitude is 1e+09 in 0.weight"
+    with torch.no_grad():
+        model[1].weight.fill_(float("nan"))
         model[1].bias.fill_(float("inf"))
-    assert first_non_finite(model) == "1.bias"
+    assert first_non_finite(model) == "first non-finite parameter: 1.weight"
+
+
+def test_other_data_is_another_run(digits, tmp_path):
+    Trainer(CONFIG, digits, RunFolder(tmp_path)).run()
+    inverted = replace(digits, train=Split(255 - digits.train.images, digits.train.labels))
+    with pytest.raises(RunFolderError, match="holds a run with data="):
+        Trainer(CONFIG, inverted, RunFolder(tmp_path)).run()
 
 
 def test_validation_measures_on_held_back_training_images(digits, tmp_path):
@@ -260,5 +307,5 @@ def test_bf16_trains(digits, tmp_path):
 
 
 def test_channels_of_mean_must_fit(digits, tmp_path):
-    with pytest.raises(UsageError, match="--mean must have 1 or 1 values"):
+    with pytest.raises(UsageError, match="--mean must have 1 value"):
         Trainer(replace(CONFIG, mean=(0.5,) * 3, std=(0.5,) * 3), digits, RunFolder(tmp_path))

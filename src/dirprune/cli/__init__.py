@@ -1,6 +1,7 @@
 """The command line: `dirprune COMMAND`. Each command is a thin file; errors become one line here."""
 
 import errno
+import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 failed, 2 the request cannot be met as it stands, 130 interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may not fit the terminal's encoding
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     try:
@@ -89,6 +93,6 @@ def _explain(error: BaseException) -> tuple[str, int]:
                 1,
             )
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            return f"cannot write there ({what}): choose another folder with --out", 2
+            return f"{what}: choose a folder that you may read and write", 2
         return what, 1
     return str(error), 2 if isinstance(error, UsageError) else 1

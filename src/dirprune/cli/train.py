@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dirprune.cli.arguments import parse
 from dirprune.data import load_dataset
+from dirprune.errors import DivergenceError
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report import print_table, summarise, write_report
 from dirprune.train import Duration, Experiment, ProgressDisplay, run_experiment
@@ -42,7 +43,6 @@ def train(arguments: list[str]) -> int:
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
     folder = options.out / config.experiment_name(recipe.config)
-    folder.mkdir(parents=True, exist_ok=True)
 
     console = Console()
     if config.stops_early:
@@ -62,13 +62,16 @@ def train(arguments: list[str]) -> int:
             command=shlex.join(["dirprune", "train", *arguments]),
         )
     show(console, folder)
-    return int(any(result["status"] == "diverged" for run in runs if (result := run.result())))
+    diverged = [run.path.name for run in runs if (run.result() or {}).get("status") == "diverged"]
+    if diverged:
+        raise DivergenceError(f"{len(diverged)} of {len(runs)} runs diverged: {', '.join(diverged)}")
+    return 0
 
 
 def show(console: Console, folder: Path) -> None:
     """Print the table of a folder of runs and write its report."""
     print_table(summarise(folder), console)
-    console.print(f"report: {write_report(folder)}", soft_wrap=True, highlight=False)
+    console.print(f"report: {write_report(folder)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _usage() -> str:

@@ -1,5 +1,6 @@
 """Writes that happen whole or not at all."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -56,5 +57,8 @@ def _flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts cannot flush a folder
+            raise
     finally:
         os.close(descriptor)

@@ -104,7 +104,9 @@ class SoftThreshold:
 
     def write(self, accumulator: Tensor, threshold: Any, weight: Tensor) -> None:
         """Write S(accumulator, threshold) into ``weight``; without temporaries where the dtypes agree."""
-        if weight.dtype == accumulator.dtype:
+        if _is_zero(threshold):
+            weight.copy_(accumulator)
+        elif weight.dtype == accumulator.dtype:
             torch.clamp(accumulator, -threshold, threshold, out=weight)
             torch.sub(accumulator, weight, out=weight)
         else:
@@ -112,6 +114,14 @@ class SoftThreshold:
 
     def foreach_write(self, accumulators: list[Tensor], thresholds: list[Any], weights: list[Tensor]) -> None:
         """Write S(accumulator, threshold) for many tensors of one device and dtype."""
+        if all(map(_is_zero, thresholds)):
+            torch._foreach_copy_(weights, accumulators)
+            return
         clamped = torch._foreach_clamp_max(accumulators, thresholds)
         torch._foreach_clamp_min_(clamped, [-threshold for threshold in thresholds])
         torch._foreach_copy_(weights, torch._foreach_sub(accumulators, clamped))
+
+
+def _is_zero(threshold: Any) -> bool:
+    """Whether nothing is thresholded; copying then keeps the sign of a zero. A tensor is not waited for."""
+    return not isinstance(threshold, Tensor) and threshold == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -124,6 +126,16 @@ class ImageDataset:
     test: Split
     num_classes: int
     class_names: tuple[str, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """Fingerprint of all images and labels: 16 hexadecimal digits."""
+        total = hashlib.blake2b(digest_size=8)
+        for split in (self.train, self.test):
+            total.update(repr(tuple(split.images.shape)).encode())
+            total.update(split.images.cpu().numpy().tobytes())
+            total.update(split.labels.cpu().numpy().tobytes())
+        return total.hexdigest()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -352,10 +352,11 @@ def _check_and_shield(optimizer: Optimizer, state_dict: StateDict) -> StateDict:
                 f"the accumulator of parameter {index} has shape {tuple(held['accumulator'].shape)}, "
                 f"the parameter {tuple(parameter.shape)}: the state belongs to another model"
             )
+    known = set(saved_ids)
     shielded = {
         index: {key: _Shielded(value) if isinstance(value, Tensor) else value for key, value in held.items()}
         for index, held in state_dict["state"].items()
-        if index in set(saved_ids)
+        if index in known
     }
     return {**state_dict, "state": {**state_dict["state"], **shielded}}
 

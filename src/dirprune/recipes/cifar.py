@@ -10,11 +10,12 @@ def vgg16_cifar10() -> Experiment:
     ``0.6``, ``0.7``. ``--epochs 1`` trains the first epoch of these 600; for a shorter training with the
     whole schedule give ``--epochs 60 --schedule-epochs 60``.
 
-    Hardware and time: made for a GPU. Two CPU cores take ten minutes or more for an epoch.
+    Hardware and time: made for a GPU; two CPU cores take about nine minutes for an epoch.
 
     Expect, after 600 epochs, what Chao et al. 2020 publish (mean of 10 seeds): SGD 90.82 %; gRDA 91.02 % at
     61.41 % sparsity (mu 0.51), 90.86 % at 90.48 % (0.6), 90.64 % at 97.22 % (0.7; one seed in ten diverges).
-    Not repeated here in full; the first epoch is in benchmarks/results/vgg16-cifar10-epoch1.json.
+    Not repeated here in full. The first epoch, seed 0, measured on two CPU cores in nine minutes each: SGD
+    21.97 % test accuracy; gRDA at mu 0.51 18.75 % at 3.73 % sparsity.
     """
     return Experiment(
         config=TrainConfig(

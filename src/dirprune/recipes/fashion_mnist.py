@@ -18,7 +18,7 @@ def lenet5_fashion_mnist() -> Experiment:
             dataset="fashion_mnist",
             model="lenet5",
             lr=0.1,
-            c=0.0025,
+            c=0.004,
             mu=0.6,
             batch_size=128,
             epochs=30,

@@ -94,7 +94,7 @@ class ProgressDisplay(Callback):
             figures="",
         )
         if position.step:
-            self._console.print(f"{name}: resuming at epoch {position.epoch}, step {position.step_in_epoch}")
+            self._say(f"{name}: goes on at epoch {position.epoch}, step {position.step_in_epoch}")
 
     def on_step(self, position: Position) -> None:
         """Move the bar."""
@@ -111,9 +111,12 @@ class ProgressDisplay(Callback):
             self._progress.update(self._task, figures=figures)
         if not self._console.is_terminal and self._position is not None:
             line = f"{self._name}: epoch {metrics['epoch']}/{self._position.epochs}  {figures}"
-            self._console.print(line, soft_wrap=True, highlight=False)
+            self._say(line)
 
     def on_end(self, result: dict[str, Any]) -> None:
         """Say so if the run failed."""
         if result["status"] == "diverged":
-            self._console.print(f"{self._name}: diverged: {result['message']}", style="red", highlight=False)
+            self._say(f"{self._name}: diverged: {result['message']}")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -71,7 +71,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         checks: list[tuple[str, bool, str]] = [
             ("width", self.width > 0, "> 0"),
-            ("lr", 0 <= self.lr < math.inf, "a finite number >= 0"),
+            ("lr", 0 <= self.lr <= 3e38, "in [0, 3e38]"),
             ("c", 0 <= self.c < math.inf, "a finite number >= 0"),
             ("mu", 0 < self.mu <= 1, "in (0, 1]"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),

@@ -1,6 +1,7 @@
 """The training loop: one short loop on Accelerate that can be killed at any moment and resumed exactly."""
 
 import hashlib
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -98,8 +99,10 @@ class Trainer:
         channels, height, _ = dataset.image_shape
         if len(config.mean) not in (1, channels):
             raise UsageError(
-                f"--mean must have 1 or {channels} values for {config.dataset}, got {len(config.mean)}"
+                f"--mean must have 1 value, or one for each of the {channels} channels of {config.dataset}, "
+                f"got {len(config.mean)}"
             )
+        self._data_digest = dataset.digest
         training, self._evaluated = _splits(dataset, config.validation)
         self._evaluated = self._evaluated.to(device)
         augmentation = Augmentation(config.crop_padding, config.flip, config.mean, config.std)
@@ -118,7 +121,8 @@ class Trainer:
         self._model, self._optimizer = self._accelerator.prepare(model, build_optimizer(config, model))
 
         self._position = Position(1, 0, 0, len(self._batches), config.epochs)
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
+        exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs know no float64
+        self._sums = torch.zeros(2, dtype=exact, device=device)  # loss, correct
         self._seconds = {"train": 0.0, "evaluation": 0.0, "total": 0.0}
 
     def run(self) -> dict[str, Any]:
@@ -133,76 +137,85 @@ class Trainer:
             OSError: Something could not be written.
         """
         with self._folder.locked():
-            self._folder.prepare(asdict(self._config))
+            self._folder.prepare({**asdict(self._config), "data": self._data_digest})
             result = self._folder.result()
             if result is not None:
                 return result
             self._resume()
             for callback in self._callbacks:
                 callback.on_start(self._config.run_name, self._position)
-            try:
-                result = self._train()
-            except DivergenceError as error:
-                epochs = self._position.epoch - 1
-                result = {"status": "diverged", "message": str(error), "epochs": epochs, **self._identity()}
-            self._folder.write_result(result)
-            for callback in self._callbacks:
-                callback.on_end(result)
+            with _stop_requests() as stop:
+                try:
+                    self._train(stop)
+                    result = self._finish()
+                except DivergenceError as error:
+                    epochs = self._position.epoch - 1
+                    result = {
+                        "status": "diverged",
+                        "message": str(error),
+                        "epochs": epochs,
+                        **self._identity(),
+                    }
+                self._folder.write_result(result)
+                for callback in self._callbacks:
+                    callback.on_end(result)
+                if stop:
+                    raise StopRequested
             return result
 
     # -- the loop --------------------------------------------------------------------------------------
 
-    def _train(self) -> dict[str, Any]:
+    def _train(self, stop: list[int]) -> None:
         position, config = self._position, self._config
-        with _stop_requests() as stop:
-            while position.epoch <= config.epochs:
-                self._set_learning_rate()
-                self._model.train()
-                started = time.perf_counter()
-                for _, images, labels in self._batches.epoch(
-                    position.epoch, start_step=position.step_in_epoch
-                ):
-                    self._step(images, labels)
-                    position.step += 1
-                    position.step_in_epoch += 1
-                    for callback in self._callbacks:
-                        callback.on_step(position)
-                    at_end = position.step_in_epoch == position.steps_per_epoch
-                    if not at_end and (stop or position.step % self._checkpoint_steps == 0):
-                        started = self._count_time("train", started)
-                        self._save()
-                    if stop and not at_end:
-                        raise StopRequested
-                self._count_time("train", started)
-                self._finish_epoch()
-                if stop or position.step % self._checkpoint_steps == 0 or position.epoch > config.epochs:
+        while position.epoch <= config.epochs:
+            self._set_learning_rate()
+            self._model.train()
+            started = time.perf_counter()
+            for _, images, labels in self._batches.epoch(position.epoch, start_step=position.step_in_epoch):
+                self._step(images, labels)
+                position.step += 1
+                position.step_in_epoch += 1
+                for callback in self._callbacks:
+                    callback.on_step(position)
+                if position.step_in_epoch == position.steps_per_epoch:
+                    break
+                if stop or position.step % self._checkpoint_steps == 0:
+                    self._count_time("train", started)
                     self._save()
-                if stop and position.epoch <= config.epochs:
+                    started = time.perf_counter()
+                if stop:
                     raise StopRequested
-        return self._finish()
+            self._count_time("train", started)
+            self._finish_epoch()
+            if stop or position.step % self._checkpoint_steps == 0 or position.epoch > config.epochs:
+                self._save()
+            if stop and position.epoch <= config.epochs:
+                raise StopRequested
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """Take one optimiser step on one batch."""
         with self._accelerator.autocast():
             logits = self._model(images)
         loss = functional.cross_entropy(logits.float(), labels)
-        self._optimizer.zero_grad()
-        self._accelerator.backward(loss)
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == labels).sum()
-            self._sums += torch.stack([loss.double() * len(labels), correct.double()])
+            self._sums += torch.stack([loss.to(self._sums.dtype) * len(labels), correct.to(self._sums.dtype)])
         if self._sums.device.type == "cpu" or self._position.step % _STEPS_BETWEEN_CHECKS == 0:
-            self._check_finite()
+            self._check_loss()
+        self._optimizer.zero_grad()
+        self._accelerator.backward(loss)
         self._optimizer.step()
 
     def _finish_epoch(self) -> None:
         """Measure, record, and go to the next epoch."""
-        self._check_finite()
+        self._check_state()
         started = time.perf_counter()
         test_loss, test_accuracy = evaluate(
             self._model, Batches.evaluation(self._evaluated, self._batches.augmentation)
         )
         self._count_time("evaluation", started)
+        if not math.isfinite(test_loss):
+            raise DivergenceError(self._diagnosis("the loss in evaluation"))
         position, images = self._position, len(self._batches.split)
         train_loss, correct = self._sums.tolist()
         metrics = {
@@ -240,6 +253,7 @@ class Trainer:
         return {
             "status": "finished",
             "epochs": self._config.epochs,
+            "measured_on": "validation" if self._config.validation else "test",
             "steps": self._position.step,
             **{key: last[key] for key in measured},
             "sparsity": report.sparsity,
@@ -265,30 +279,39 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         return {"seconds": self._seconds["total"], "initial_weights": self._initial_weights}
 
-    def _count_time(self, kind: str, started: float) -> float:
-        """Add the time since ``started`` to the clocks; returns the time now."""
-        now = time.perf_counter()
-        self._seconds[kind] += now - started
+    def _count_time(self, kind: str, started: float) -> None:
+        """Add the time since ``started`` to the clocks."""
+        passed = time.perf_counter() - started
+        self._seconds[kind] += passed
         if kind == "train":
-            self._seconds["total"] += now - started
-        return now
+            self._seconds["total"] += passed
 
-    def _check_finite(self) -> None:
-        """Raise DivergenceError if the loss has been non-finite since the epoch began."""
-        if torch.isfinite(self._sums[0]):
-            return
-        culprit = first_non_finite(self._model)
-        where = f"first non-finite: {culprit}" if culprit else "all parameters and gradients are finite"
-        raise DivergenceError(
-            f"the loss is not finite in epoch {self._position.epoch}, step {self._position.step + 1} "
-            f"({where}); lower --lr, --mu or --c"
+    def _check_loss(self) -> None:
+        """Raise DivergenceError if a loss of this epoch was not finite."""
+        if not torch.isfinite(self._sums[0]):
+            raise DivergenceError(self._diagnosis("the loss"))
+
+    def _check_state(self) -> None:
+        """Raise DivergenceError if a loss, a weight, or anything that the optimiser holds is not finite."""
+        self._check_loss()
+        held = [tensor for state in self._optimizer.state.values() for tensor in state.values()]
+        if not all(torch.isfinite(tensor).all() for tensor in [*self._model.state_dict().values(), *held]):
+            raise DivergenceError(self._diagnosis("a weight or the state of the optimiser"))
+
+    def _diagnosis(self, what: str) -> str:
+        """Say in one line what is not finite, where, and what to do."""
+        position = self._position
+        remedy = "lower --lr" if self._config.method == "sgd" else "lower --lr, --mu or --c"
+        return (
+            f"{what} is not finite in epoch {position.epoch} after {position.step} steps "
+            f"({first_non_finite(self._model)}); {remedy}"
         )
 
     # -- interruption ----------------------------------------------------------------------------------
 
     def _save(self) -> None:
         """Save everything that the rest of the run depends on."""
-        self._check_finite()  # the last good checkpoint must not be replaced by a bad one
+        self._check_state()  # the last good checkpoint must not be replaced by a bad one
         position = self._position
         state = {
             "model": self._accelerator.unwrap_model(self._model).state_dict(),
@@ -307,9 +330,12 @@ class Trainer:
         """Go to the newest checkpoint, if there is one."""
         checkpoint = self._folder.newest_checkpoint()
         self._folder.rewind(checkpoint)
+        here = describe_environment(self._command, self._accelerator.device)
         if checkpoint is None:
-            self._folder.write_environment(describe_environment(self._command, self._accelerator.device))
+            self._folder.write_environment(here)
             return
+        before = self._folder.environment()
+        self._folder.write_environment({**before, "resumed": [*before.get("resumed", []), here]})
         state = checkpoint.state
         self._accelerator.unwrap_model(self._model).load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -344,19 +370,18 @@ def evaluate(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> tupl
     return loss / images, correct / images
 
 
-def first_non_finite(model: nn.Module) -> str | None:
-    """Return the name of the first parameter, in the model's order, that holds a NaN or an infinity.
+def first_non_finite(model: nn.Module) -> str:
+    """Say which parameter, in the model's order, is the first with a NaN or an infinity.
 
-    Where all parameters are finite, the first one whose gradient is not is named, marked as such.
+    Where none is, the one with the greatest magnitude is named, for it is on its way.
     """
-    parameters = list(model.named_parameters())
-    for name, parameter in parameters:
+    largest = {}
+    for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
-            return name
-    for name, parameter in parameters:
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-            return f"{name} (its gradient)"
-    return None
+            return f"first non-finite parameter: {name}"
+        largest[name] = parameter.detach().abs().max().item() if parameter.numel() else 0.0
+    name = max(largest, key=lambda name: largest[name])
+    return f"all parameters are finite, the greatest magnitude is {largest[name]:.2g} in {name}"
 
 
 def _splits(dataset: ImageDataset, validation: float) -> tuple[Split, Split]:

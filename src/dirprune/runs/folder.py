@@ -1,0 +1,239 @@
+"""One run, one folder.
+
+::
+
+    config.json         what was asked: every setting that the result depends on
+    environment.json    where it ran: versions, machine, threads, command, date
+    metrics.jsonl       a line for each epoch; equal for equal configurations, interrupted or not
+    timing.jsonl        a line for each epoch: seconds
+    checkpoints/        step-00000123.pt, the newest is the one to resume from
+    model.safetensors   the finished network as a sparse file
+    result.json         how it ended; its presence says that the run is over
+"""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import filelock
+import torch
+
+from dirprune.core.atomic import atomic_write
+from dirprune.errors import RunFolderError
+
+_KEPT_CHECKPOINTS = 2
+_CHECKPOINT_NAME = re.compile(r"step-(\d{8,})\.pt")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read: the global step it was taken at, and what was saved."""
+
+    step: int
+    state: Json
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Reads and writes the files of one run.
+
+    Args:
+        path: The folder. :meth:`prepare` makes it; the readers expect it to exist.
+    """
+
+    path: Path
+
+    @property
+    def sparse_file(self) -> Path:
+        """Where the finished network lies."""
+        return self.path / "model.safetensors"
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def config(self) -> Json:
+        """Return the resolved configuration."""
+        return self._read_json("config.json")
+
+    def environment(self) -> Json:
+        """Return where and how the run was made."""
+        return self._read_json("environment.json")
+
+    def result(self) -> Json | None:
+        """Return how the run ended, or None while it is not over."""
+        return self._read_json("result.json") if (self.path / "result.json").is_file() else None
+
+    def metrics(self) -> list[Json]:
+        """Return a record for each finished epoch."""
+        return self._read_lines("metrics.jsonl")
+
+    def timing(self) -> list[Json]:
+        """Return the seconds of each finished epoch."""
+        return self._read_lines("timing.jsonl")
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """Read the newest checkpoint that is whole, without running any code that it might hold.
+
+        Returns:
+            The checkpoint, or None if none has been saved.
+
+        Raises:
+            RunFolderError: There are checkpoints, and none can be read.
+        """
+        saved = self._checkpoint_files()
+        for step in sorted(saved, reverse=True):
+            try:
+                return Checkpoint(step, torch.load(saved[step], map_location="cpu", weights_only=True))
+            except (RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:  # damage
+                warnings.warn(
+                    f"cannot read {saved[step]} ({type(error).__name__}); trying the one before", stacklevel=2
+                )
+        if saved:
+            raise RunFolderError(
+                f"no checkpoint in {self.path} can be read: delete that folder to start anew"
+            )
+        return None
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against a second process that would train into it.
+
+        Raises:
+            RunFolderError: Another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=0):
+                yield
+        except filelock.Timeout:
+            raise RunFolderError(
+                f"{self.path} is being written by another process: wait for it, or choose another --out"
+            ) from None
+
+    def prepare(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration, or check that the folder already holds the very same.
+
+        Call it with the folder locked.
+
+        Raises:
+            RunFolderError: It holds another configuration.
+        """
+        for left_by_a_kill in self.path.rglob(".dirprune-*.tmp"):
+            left_by_a_kill.unlink()
+        wanted = json.loads(json.dumps(config))
+        if not (self.path / "config.json").is_file():
+            self._write_json("config.json", wanted)
+            return
+        held = self.config()
+        for key in wanted | held:
+            if wanted.get(key) != held.get(key):
+                raise RunFolderError(
+                    f"{self.path} holds a run with {key}={held.get(key)!r}, not {wanted.get(key)!r}: "
+                    "choose another --out, or delete that folder"
+                )
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Write where and how the run is made."""
+        self._write_json("environment.json", environment)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write how the run ended, and with that declare it over."""
+        self._write_json("result.json", result)
+
+    def append_epoch(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """Append an epoch's records; they count once a later checkpoint has been saved."""
+        for name, record in (("metrics.jsonl", metrics), ("timing.jsonl", timing)):
+            with (self.path / name).open("a") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        """Save atomically; the one before is kept until this one is whole on the disk."""
+        folder = self.path / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        epochs = len(self.metrics())
+        with atomic_write(folder / f"step-{step:08d}.pt") as file:
+            try:
+                torch.save({**state, "recorded_epochs": epochs}, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # torch hides that the disk is full
+                    raise error.__context__ from None
+                raise
+        saved = self._checkpoint_files()
+        for old in sorted(saved)[:-_KEPT_CHECKPOINTS]:
+            saved[old].unlink()
+
+    def rewind(self, checkpoint: Checkpoint | None) -> None:
+        """Forget the records of epochs that finished after the checkpoint, for they will be made again."""
+        epochs = checkpoint.state["recorded_epochs"] if checkpoint else 0
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            path = self.path / name
+            if epochs or path.is_file():
+                kept = (path.read_bytes() if path.is_file() else b"").splitlines(keepends=True)[:epochs]
+                if len(kept) < epochs:
+                    raise RunFolderError(
+                        f"{path} has {len(kept)} lines, its checkpoint was saved after {epochs} epochs: "
+                        f"restore the file, or delete {self.path} to start anew"
+                    )
+                with atomic_write(path) as file:
+                    file.write(b"".join(kept))
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def _checkpoint_files(self) -> dict[int, Path]:
+        folder = self.path / "checkpoints"
+        names = ((_CHECKPOINT_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.pt"))
+        return {int(match[1]): path for match, path in names if match}
+
+    def _read_json(self, name: str) -> Json:
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(f"{self.path} is not a run folder: it has no {name}") from None
+        except ValueError as error:
+            raise RunFolderError(f"{path} is not valid JSON ({error}): restore or delete it") from None
+        if not isinstance(content, dict):
+            raise RunFolderError(f"{path} must hold a JSON object, not {type(content).__name__}")
+        return content
+
+    def _read_lines(self, name: str) -> list[Json]:
+        """Read a file of JSON lines; a last line that a kill cut short is not a record yet."""
+        path = self.path / name
+        if not path.is_file():
+            return []
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise RunFolderError(f"{path} is not valid JSON lines ({error}): restore or delete it") from None
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        with atomic_write(self.path / name) as file:
+            file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def find_runs(folder: Path) -> list[RunFolder]:
+    """Return the runs in a folder, by name: the folder itself if it is one, else those directly in it.
+
+    Raises:
+        RunFolderError: There is no such folder, or no run in it.
+    """
+    if (folder / "config.json").is_file():
+        return [RunFolder(folder)]
+    runs = [RunFolder(path.parent) for path in sorted(folder.glob("*/config.json"))]
+    if not runs:
+        what = "holds no runs" if folder.is_dir() else "does not exist"
+        raise RunFolderError(f"{folder} {what}: give a folder that `dirprune train` wrote")
+    return runs

@@ -1,0 +1,123 @@
+"""The run folder: what is written comes back, and a kill between any two writes loses nothing."""
+
+import json
+
+import pytest
+import torch
+
+from dirprune.errors import RunFolderError
+from dirprune.runs import RunFolder, find_runs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.prepare({"lr": 0.1, "mean": (0.5,)})
+    return run
+
+
+def record(epoch):
+    return {"epoch": epoch}, {"epoch": epoch, "seconds": 0.5}
+
+
+def test_same_configuration_is_accepted_and_another_is_refused(folder):
+    folder.prepare({"lr": 0.1, "mean": (0.5,)})
+    with pytest.raises(RunFolderError, match=r"holds a run with lr=0\.1, not 0\.2"):
+        folder.prepare({"lr": 0.2, "mean": (0.5,)})
+
+
+def test_prepare_removes_what_a_kill_left(folder):
+    (folder.path / "checkpoints").mkdir()
+    left = folder.path / "checkpoints" / ".dirprune-0123.tmp"
+    left.touch()
+    folder.prepare({"lr": 0.1, "mean": (0.5,)})
+    assert not left.exists()
+
+
+def test_checkpoint_round_trip_keeps_the_last_two(folder):
+    for step in (1, 2, 3):
+        folder.save_checkpoint(step, {"weights": torch.full((2,), float(step))})
+    assert sorted(p.name for p in (folder.path / "checkpoints").iterdir()) == [
+        "step-00000002.pt",
+        "step-00000003.pt",
+    ]
+    newest = folder.newest_checkpoint()
+    assert newest.step == 3
+    assert newest.state["weights"].tolist() == [3.0, 3.0]
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(folder):
+    for step in (1, 2):
+        folder.save_checkpoint(step, {"weights": torch.zeros(2)})
+    newest = folder.path / "checkpoints" / "step-00000002.pt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="trying the one before"):
+        assert folder.newest_checkpoint().step == 1
+    (folder.path / "checkpoints" / "step-00000001.pt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="cannot read"), pytest.raises(RunFolderError, match="no checkpoint"):
+        folder.newest_checkpoint()
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ("code from the checkpoint ran",)
+
+
+def test_checkpoint_never_runs_code(folder, capsys):
+    (folder.path / "checkpoints").mkdir()
+    torch.save({"weights": Payload()}, folder.path / "checkpoints" / "step-00000001.pt")
+    with pytest.warns(UserWarning, match="UnpicklingError"), pytest.raises(RunFolderError):
+        folder.newest_checkpoint()
+    assert capsys.readouterr().out == ""
+
+
+def test_rewind_forgets_epochs_recorded_after_the_checkpoint(folder):
+    folder.append_epoch(*record(1))
+    folder.save_checkpoint(10, {})
+    folder.append_epoch(*record(2))
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "lo')  # a kill in the middle of a line
+    assert [r["epoch"] for r in folder.metrics()] == [1, 2]
+    folder.rewind(folder.newest_checkpoint())
+    assert [r["epoch"] for r in folder.metrics()] == [1]
+    assert [r["epoch"] for r in folder.timing()] == [1]
+    folder.rewind(None)
+    assert folder.metrics() == []
+
+
+def test_second_writer_is_refused(folder):
+    with folder.locked(), pytest.raises(RunFolderError, match="another process"), folder.locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{", "not valid JSON"),
+        ("config.json", "[1]", "must hold a JSON object"),
+        ("result.json", "nonsense", "not valid JSON"),
+        ("metrics.jsonl", "nonsense\n", "not valid JSON lines"),
+    ],
+)
+def test_damaged_files_are_named(folder, name, content, message):
+    (folder.path / name).write_text(content)
+    with pytest.raises(RunFolderError, match=message):
+        {"config.json": folder.config, "result.json": folder.result, "metrics.jsonl": folder.metrics}[name]()
+
+
+def test_find_runs(folder, tmp_path):
+    assert find_runs(tmp_path) == [folder]
+    assert find_runs(folder.path) == [folder]
+    with pytest.raises(RunFolderError, match="does not exist"):
+        find_runs(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunFolderError, match="holds no runs"):
+        find_runs(tmp_path / "empty")
+
+
+def test_files_are_plain_json(folder):
+    folder.write_environment({"cores": 2})
+    folder.write_result({"status": "finished"})
+    assert json.loads((folder.path / "environment.json").read_text()) == folder.environment() == {"cores": 2}
+    assert folder.result() == {"status": "finished"}
