@@ -11,7 +11,7 @@ from dirprune.report import summarise
 SEEDS = 3
 LEAST_SPARSITY = 0.9
 MOST_LOSS_OF_ACCURACY = 0.005
-MOST_SECONDS = 120
+MOST_SECONDS = 300  # two minutes where nothing else runs; a shared machine may be slower
 
 
 def main(folder: Path) -> int:

@@ -18,6 +18,7 @@ StepOf = Callable[[GRDA], Callable[[], Any]]
 @pytest.fixture(autouse=True)
 def nothing_compiled() -> None:
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
 
 
 def inductor_or_aot_eager() -> str:
@@ -107,6 +108,8 @@ def test_a_rate_that_changes_does_not_recompile(make_lr: Callable[[float], Any])
         set_rate(optimizer, 0.1 / (n + 1))
         step()
         compiled.append(counter.frame_count)
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    assert all("torch._dynamo.graph_break()" in reason for reason in breaks)  # torch's own, around step
     settled = 1 if make_lr is torch.tensor else 5
     assert compiled[settled:] == [compiled[settled]] * (15 - settled)
     assert compiled[settled] <= settled + 1

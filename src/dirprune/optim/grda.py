@@ -318,7 +318,11 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _placed_like(parameter: Tensor, grad: Tensor) -> Tensor:
     """Return a gradient sharded as its parameter is: tensor parallelism leaves some as unfinished sums."""
-    if isinstance(parameter, DTensor) and isinstance(grad, DTensor):
+    if (
+        isinstance(parameter, DTensor)
+        and isinstance(grad, DTensor)
+        and grad.placements != parameter.placements
+    ):
         return grad.redistribute(placements=parameter.placements)
     return grad
 

@@ -1,10 +1,13 @@
 """What a run does beside training: callbacks keep it out of the loop."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_LINES_PER_RUN = 20
 
 
 @dataclass
@@ -48,7 +51,7 @@ class Callback:
 
 
 class ProgressDisplay(Callback):
-    """Bar with the time left on a terminal; in a log, a line for each epoch and each run.
+    """Bar with the time left on a terminal; in a log, up to twenty lines for each run.
 
     Use as a context manager around all runs of an experiment.
 
@@ -109,8 +112,11 @@ class ProgressDisplay(Callback):
         )
         if self._task is not None:
             self._progress.update(self._task, figures=figures)
-        if not self._console.is_terminal and self._position is not None:
-            line = f"{self._name}: epoch {metrics['epoch']}/{self._position.epochs}  {figures}"
+        if self._console.is_terminal or self._position is None:
+            return
+        epoch, epochs = metrics["epoch"], self._position.epochs
+        if epoch % math.ceil(epochs / _LINES_PER_RUN) == 0 or epoch == epochs:
+            line = f"{self._name}: epoch {epoch}/{epochs}  {figures}"
             self._say(line)
 
     def on_end(self, result: dict[str, Any]) -> None:
