@@ -19,7 +19,7 @@ from dirprune.export import load_sparse
 from dirprune.models import MODELS, create_model
 from dirprune.runs import RunFolder
 from dirprune.train import Callback, Duration, Experiment, StopRequested, TrainConfig, Trainer, run_experiment
-from dirprune.train.trainer import evaluate, first_non_finite
+from dirprune.train.measures import evaluate, first_non_finite
 from tests.train.dropout_net import dropout_net
 
 # Random crops, so that a resume has random numbers to get wrong.

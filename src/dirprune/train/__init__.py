@@ -5,7 +5,9 @@ from dirprune.train.config import METHODS, Method, TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.environment import describe_environment
 from dirprune.train.experiment import Experiment, run_experiment
-from dirprune.train.trainer import StopRequested, Trainer, evaluate
+from dirprune.train.interruption import StopRequested
+from dirprune.train.measures import evaluate
+from dirprune.train.trainer import Trainer
 
 __all__ = [
     "METHODS",

@@ -2,12 +2,9 @@
 
 import hashlib
 import math
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,14 +25,12 @@ from dirprune.train.callbacks import Callback, Position
 from dirprune.train.config import TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.environment import describe_environment
+from dirprune.train.interruption import StopRequested, stop_requests
+from dirprune.train.measures import evaluate, first_non_finite
 from dirprune.train.schedules import SCHEDULES
 
 # On an accelerator reading the loss makes the host wait, so it is read once in so many steps.
 _STEPS_BETWEEN_CHECKS = 50
-
-
-class StopRequested(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM came; a checkpoint has been saved."""
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -144,7 +139,7 @@ class Trainer:
             self._resume()
             for callback in self._callbacks:
                 callback.on_start(self._config.run_name, self._position)
-            with _stop_requests() as stop:
+            with stop_requests() as stop:
                 try:
                     self._train(stop)
                     result = self._finish()
@@ -349,41 +344,6 @@ class Trainer:
             self._accelerator.scaler.load_state_dict(state["scaler"])
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Measure a model in evaluation mode.
-
-    Args:
-        model: Takes images, returns logits [b, classes].
-        batches: Images and int64 labels [b], at least one batch.
-
-    Returns:
-        Mean cross-entropy in nats, and accuracy in [0, 1].
-    """
-    model.eval()
-    loss = correct = images = 0.0
-    for inputs, labels in batches:
-        logits = model(inputs).float()
-        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
-        correct += (logits.argmax(dim=1) == labels).sum().item()
-        images += len(labels)
-    return loss / images, correct / images
-
-
-def first_non_finite(model: nn.Module) -> str:
-    """Say which parameter, in the model's order, is the first with a NaN or an infinity.
-
-    Where none is, the one with the greatest magnitude is named, for it is on its way.
-    """
-    largest = {}
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"first non-finite parameter: {name}"
-        largest[name] = parameter.detach().abs().max().item() if parameter.numel() else 0.0
-    name = max(largest, key=lambda name: largest[name])
-    return f"all parameters are finite, the greatest magnitude is {largest[name]:.2g} in {name}"
-
-
 def _splits(dataset: ImageDataset, validation: float) -> tuple[Split, Split]:
     """Return what to train on and what to measure on."""
     if validation == 0:
@@ -408,26 +368,3 @@ def _digest(model: nn.Module) -> str:
         total.update(name.encode())
         total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:16]
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C or SIGTERM, so that the step can end; a second one interrupts at once."""
-    received: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if received:
-            signal.default_int_handler(number, frame)
-        received.append(number)
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    try:
-        previous = {number: signal.signal(number, remember) for number in handled}
-    except ValueError:  # not in the main thread, where signals do not arrive either
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
