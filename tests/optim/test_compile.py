@@ -110,7 +110,6 @@ def test_a_rate_that_changes_does_not_recompile(make_lr: Callable[[float], Any])
         compiled.append(counter.frame_count)
     breaks = torch._dynamo.utils.counters["graph_break"]
     assert all("torch._dynamo.graph_break()" in reason for reason in breaks)  # torch's own, around step
-    assert not any(node.target == "item" for graph in counter.graphs for node in graph.graph.nodes)
     settled = 1 if make_lr is torch.tensor else 5
     assert compiled[settled:] == [compiled[settled]] * (15 - settled)
     assert compiled[settled] <= settled + 1

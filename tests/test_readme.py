@@ -1,0 +1,49 @@
+"""The code in README.md runs, and the numbers beside it are those of the committed results."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dirprune import recipes
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_code_block_runs(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = recipes.get_recipe("digits")
+    short = replace(short, seeds=1, config=replace(short.config, epochs=1))
+    monkeypatch.setattr(recipes, "get_recipe", lambda name: {"digits": short}[name])
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
+    loader = [(torch.randn(8, 1, 8, 8), torch.randint(10, (8,))) for _ in range(3)]
+    names = {"dirprune": __import__("dirprune"), "model": model, "loader": loader}
+    exec(BLOCKS[number], {**names, "loss_function": nn.functional.cross_entropy})
+
+
+RESULTS = [
+    ("digits, LeNet-300-100", "digits"),
+    ("Fashion-MNIST, LeNet-5", "lenet5-fashion_mnist"),
+    ("CIFAR-10, VGG16, first epoch", "vgg16-cifar10-epoch1"),
+]
+
+
+@pytest.mark.parametrize(("start", "name"), RESULTS, ids=[name for _, name in RESULTS])
+def test_table_agrees_with_the_results(start, name):
+    summary = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["summary"]
+    rows = [line for line in README.splitlines() if line.startswith(f"| {start}")]
+    assert len(rows) == len(summary)
+    for row, variant in zip(rows, summary, strict=True):
+        accuracy, sparsity = variant["test_accuracy"], variant["sparsity"]
+        shown = f"{100 * accuracy['mean']:.2f}"
+        if accuracy["sd"] is not None:
+            shown += f" ± {100 * accuracy['sd']:.2f}"
+        assert f"| {shown} % |" in row
+        assert f"| {100 * sparsity['mean']:.2f} % |" in row
