@@ -5,7 +5,7 @@
 # Longer, results kept in benchmarks/results:
 #
 # make fuzz                     10,000 damaged sparse files, some minutes
-# make measure DATA_DIR=DATA    the figures of README.md, about an hour on two cores; DATA holds the data sets as parquet
+# make measure DATA_DIR=DATA    the figures of README.md, an hour or more on two cores; DATA holds the data sets as parquet
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
