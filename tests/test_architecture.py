@@ -100,7 +100,7 @@ sys.exit(main(["train", "digits"]))
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 2
-    assert "pip install 'directional-pruning[train]'" in ended.stderr
+    assert "pip install 'directional-pruning[all]'" in ended.stderr
 
 
 def test_public_names_are_documented_with_an_example():

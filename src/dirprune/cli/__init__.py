@@ -1,6 +1,7 @@
 """The command line: `dirprune COMMAND`. Each command is a thin file; errors become one line here."""
 
 import errno
+import importlib
 import io
 import sys
 import traceback
@@ -9,16 +10,21 @@ from collections.abc import Callable, Sequence
 from dirprune import __version__
 from dirprune.errors import DirpruneError, UsageError, unknown
 
-USAGE = """\
-usage: dirprune COMMAND ...
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("train RECIPE", "train a dense network and its sparse twin, end with a table and a report"),
+    "report": ("report FOLDER", "make the report of a folder of runs again"),
+}
 
-  dirprune train RECIPE    train a dense network and its sparse twin, end with a table and a report
-  dirprune report FOLDER   make the report of a folder of runs again
 
-  dirprune COMMAND --help  the options of a command
-  dirprune --version       the version
-  --debug                  with any command: show where an error was raised
-"""
+def _usage() -> str:
+    """Return the help of the whole program."""
+    lines = "".join(f"  dirprune {form:24} {what}\n" for form, what in COMMANDS.values())
+    return (
+        f"usage: dirprune COMMAND ...\n\n{lines}\n"
+        "  dirprune COMMAND --help  the options of a command\n"
+        "  dirprune --version       the version\n"
+        "  --debug                  with any command: show where an error was raised\n"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(given: list[str]) -> int:
     """Call the command that is asked for; commands are imported only when they run."""
     if not given or given[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        print(_usage(), end="")
         return 0 if given else 2
     name, rest = given[0], given[1:]
     if name == "--version":
@@ -66,19 +72,19 @@ def _dispatch(given: list[str]) -> int:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    if name not in ("train", "report"):
-        raise UsageError(unknown("command", name, ("train", "report")))
+    """Import a command: the function of the same name in the file of the same name."""
+    if name not in COMMANDS:
+        raise UsageError(unknown("command", name, COMMANDS))
     try:
-        if name == "train":
-            from dirprune.cli.train import train
-
-            return train
-        from dirprune.cli.report import report
+        module = importlib.import_module(f"dirprune.cli.{name}")
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("dirprune"):
+            raise
         raise UsageError(
-            f"the command line needs {error.name}: pip install 'directional-pruning[train]'"
+            f"dirprune {name} needs {error.name}: pip install 'directional-pruning[all]'"
         ) from error
-    return report
+    function: Callable[[list[str]], int] = getattr(module, name)
+    return function
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
