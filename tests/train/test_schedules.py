@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
 
-from dirprune.train.schedules import SCHEDULES
+from dirprune.errors import UsageError
+from dirprune.train.schedules import SCHEDULES, check_schedule, learning_rate_factor
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,41 @@ def test_every_schedule_stays_between_0_and_1_and_never_rises(name):
     factors = [SCHEDULES[name](epoch / 100) for epoch in range(1, 101)]
     assert all(0 <= factor <= 1 and math.isfinite(factor) for factor in factors)
     assert factors == sorted(factors, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "keywords"),
+    [
+        ("MultiStepLR", ("milestones=[2,5]", "gamma=0.2"), {"milestones": [2, 5], "gamma": 0.2}),
+        ("CosineAnnealingLR", ("T_max=7",), {"T_max": 7}),
+        ("OneCycleLR", ("max_lr=1.0", "total_steps=9"), {"max_lr": 1.0, "total_steps": 9}),
+    ],
+)
+def test_a_scheduler_of_torch_gives_the_rates_that_it_gives_in_a_loop(name, arguments, keywords):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.5)
+    scheduler = getattr(torch.optim.lr_scheduler, name)(optimizer, **keywords)
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    factors = [learning_rate_factor(name, arguments, epoch, 8) for epoch in range(1, 9)]
+    assert factors == pytest.approx(rates, abs=1e-12)
+    assert len(set(factors)) > 2  # else the comparison would say nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("cosin", (), "did you mean 'cosine'"),
+        ("StepLr", (), "did you mean 'StepLR'"),
+        ("StepLR", (), "step_size"),
+        ("StepLR", ("step_size",), "name=value"),
+        ("StepLR", ("step_size=__import__('os')",), "name=value"),
+        ("ReduceLROnPlateau", (), "unknown schedule"),
+        ("constant", ("gamma=1",), "takes none"),
+    ],
+)
+def test_a_schedule_that_cannot_be_made_is_explained(name, arguments, words):
+    with pytest.raises(UsageError, match=words.replace("(", r"\(")):
+        check_schedule(name, arguments)

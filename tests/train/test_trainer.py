@@ -306,6 +306,58 @@ def test_bf16_trains(digits, tmp_path):
     assert result["train_loss"] != exact["train_loss"]
 
 
+def test_channels_last_is_the_same_training_up_to_rounding(digits, tmp_path, monkeypatch):
+    layouts = []
+
+    class Convolutions(torch.nn.Sequential):
+        def __init__(self):
+            super().__init__(
+                torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3), torch.nn.Flatten(),
+                torch.nn.Linear(64, 10),
+            )  # fmt: skip
+
+        def forward(self, images):
+            layouts.append(self[2].weight.is_contiguous(memory_format=torch.channels_last))
+            return super().forward(images)
+
+    monkeypatch.setitem(MODELS, "convolutions", lambda *_: Convolutions())
+    config = replace(CONFIG, model="convolutions", epochs=1)
+    results = [
+        Trainer(replace(config, channels_last=value), digits, RunFolder(tmp_path / str(value))).run()
+        for value in (False, True)
+    ]
+    assert layouts[0] is False and layouts[-1] is True  # noqa: PT018 - one statement about both
+    assert results[0]["train_loss"] == pytest.approx(results[1]["train_loss"], rel=1e-3)
+    assert results[0]["initial_weights"] == results[1]["initial_weights"]
+
+
+def test_a_folder_of_an_earlier_version_goes_on_with_defaults(digits, tmp_path):
+    first = Trainer(CONFIG, digits, RunFolder(tmp_path)).run()
+    held = json.loads((tmp_path / "config.json").read_text())
+    del held["channels_last"]
+    (tmp_path / "config.json").write_text(json.dumps(held))
+    assert Trainer(CONFIG, digits, RunFolder(tmp_path)).run() == first
+    with pytest.raises(RunFolderError, match="channels_last=False, not True"):
+        Trainer(replace(CONFIG, channels_last=True), digits, RunFolder(tmp_path)).run()
+
+
+def test_callbacks_see_the_model_and_the_optimiser(digits, tmp_path):
+    seen = []
+
+    class Looks(Callback):
+        def on_start(self, run):
+            self.run = run
+
+        def on_epoch(self, metrics):
+            report = sparsity_report(self.run.model)
+            seen.append(
+                (report.sparsity == metrics["sparsity"], self.run.position.epoch, self.run.folder.path)
+            )
+
+    Trainer(CONFIG, digits, RunFolder(tmp_path), callbacks=[Looks()]).run()
+    assert seen == [(True, epoch, tmp_path) for epoch in (1, 2, 3)]
+
+
 def test_channels_of_mean_must_fit(digits, tmp_path):
     with pytest.raises(UsageError, match="--mean must have 1 value"):
         Trainer(replace(CONFIG, mean=(0.5,) * 3, std=(0.5,) * 3), digits, RunFolder(tmp_path))

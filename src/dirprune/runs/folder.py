@@ -120,10 +120,14 @@ class RunFolder:
                 f"{self.path} is being written by another process: wait for it, or choose another --out"
             ) from None
 
-    def prepare(self, config: Mapping[str, Any]) -> None:
+    def prepare(self, config: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> None:
         """Write the configuration, or check that the folder already holds the very same.
 
         Call it with the folder locked.
+
+        Args:
+            config: The configuration.
+            defaults: Values of settings that a folder written by an earlier version does not have.
 
         Raises:
             RunFolderError: It holds another configuration.
@@ -134,7 +138,7 @@ class RunFolder:
         if not (self.path / "config.json").is_file():
             self._write_json("config.json", wanted)
             return
-        held = self.config()
+        held = {**json.loads(json.dumps(defaults or {})), **self.config()}
         for key in wanted | held:
             if wanted.get(key) != held.get(key):
                 raise RunFolderError(

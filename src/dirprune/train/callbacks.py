@@ -4,8 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from dirprune.runs import RunFolder
+from dirprune.train.config import TrainConfig
 
 _LINES_PER_RUN = 20
 
@@ -34,17 +39,36 @@ class Position:
         return self.steps_per_epoch * self.epochs
 
 
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a callback may look at.
+
+    Attributes:
+        config: What is trained.
+        folder: Where the run is written.
+        model: The network, without the wrappers of distributed training.
+        optimizer: Its optimiser.
+        position: Where the run is now; it moves.
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    position: Position
+
+
 class Callback:
     """Is told what happens in a run; every method does nothing unless it is overridden."""
 
-    def on_start(self, name: str, position: Position) -> None:
-        """Training starts, or goes on, at this position."""
+    def on_start(self, run: Run) -> None:
+        """Training starts, or goes on."""
 
     def on_step(self, position: Position) -> None:
         """A step is done."""
 
     def on_epoch(self, metrics: dict[str, Any]) -> None:
-        """An epoch is done and has been measured."""
+        """An epoch is done and has been measured; after a kill this epoch may come again."""
 
     def on_end(self, result: dict[str, Any]) -> None:
         """The run is over, well or not."""
@@ -86,9 +110,10 @@ class ProgressDisplay(Callback):
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def on_start(self, name: str, position: Position) -> None:
+    def on_start(self, run: Run) -> None:
         """Show a new bar."""
         self._started += 1
+        name, position = run.config.run_name, run.position
         self._name, self._position = name, position
         self._task = self._progress.add_task(
             f"[{self._started}/{self._runs}] {name}",

@@ -1,13 +1,14 @@
 """What a run is: every setting that its result depends on."""
 
 import math
+import re
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 from dirprune.errors import UsageError
-from dirprune.train.schedules import ScheduleName
+from dirprune.train.schedules import check_schedule, learning_rate_factor
 
 Method = Literal["sgd", "grda"]
 
@@ -48,8 +49,12 @@ class TrainConfig:
     """Images in a step; the last, smaller batch of an epoch is kept."""
     epochs: int = 100
     """Passes over the training set."""
-    schedule: ScheduleName = "constant"
-    """How the learning rate changes over the epochs."""
+    schedule: str = "constant"
+    """How the learning rate changes over the epochs: constant, drop, half-linear, cosine, or the name of a
+    class of torch.optim.lr_scheduler."""
+    schedule_args: tuple[str, ...] = ()
+    """Arguments of a torch scheduler, such as milestones=[60,120] gamma=0.2; rates among them are factors
+    on --lr."""
     schedule_epochs: int | None = None
     """Epochs that the schedule is laid out for; None: as many as are trained. With more than --epochs the
     run is the beginning of a longer one."""
@@ -63,6 +68,8 @@ class TrainConfig:
     """Deviation of each channel that the images are divided by."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the forward and backward pass; no: float32."""
+    channels_last: bool = False
+    """Keep weights and activations with the channel innermost: often faster, same results up to rounding."""
     validation: float = 0.0
     """Hold back this fraction of the training set and measure on it instead of on the test set."""
     seed: int = 0
@@ -94,12 +101,18 @@ class TrainConfig:
             if not holds:
                 value = getattr(self, name.replace("-", "_"))
                 raise UsageError(f"--{name} must be {expected}, got {value}")
+        check_schedule(self.schedule, self.schedule_args)
 
     def with_method(self, method: Method) -> "TrainConfig":
         """Return the twin that another method trains; SGD without c and mu, so that it is the twin of all."""
         return (
             replace(self, method=method, c=0.0, mu=1.0) if method == "sgd" else replace(self, method=method)
         )
+
+    def learning_rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, counted from 1."""
+        epochs = self.schedule_epochs or self.epochs
+        return self.lr * learning_rate_factor(self.schedule, self.schedule_args, epoch, epochs)
 
     @property
     def stops_early(self) -> bool:
@@ -135,4 +148,4 @@ def _short(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, tuple):
         return "_".join(map(_short, value))
-    return str(value)
+    return re.sub(r"[^\w.,=+-]+", "_", str(value))

@@ -1,15 +1,29 @@
 """Learning-rate schedules: the factor on the base rate as a function of the fraction of training done.
 
 The fraction is epoch / epochs with epochs counted from 1, as in the paper's experiments, so that the last
-epoch has fraction 1.
+epoch has fraction 1. Any scheduler of torch.optim.lr_scheduler that needs no measurements can be named
+instead; it is stepped once an epoch, from a base rate of 1.
 """
 
+import ast
 import math
 from collections.abc import Callable
-from typing import Literal
+from functools import lru_cache
+from typing import Any
 
-ScheduleName = Literal["constant", "drop", "half-linear", "cosine"]
+import torch
 
+from dirprune.errors import UsageError, unknown
+
+# These wrap other schedulers, take functions, or wait for a measurement.
+_NOT_BY_NAME = (
+    "LRScheduler",
+    "ChainedScheduler",
+    "LambdaLR",
+    "MultiplicativeLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+)
 _FINAL_FACTOR = 0.01
 _DROP_FACTOR = 0.1
 # The published ImageNet runs lower the rate after epoch 140 of 150.
@@ -45,9 +59,80 @@ def cosine(fraction: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * fraction))
 
 
-SCHEDULES: dict[ScheduleName, Callable[[float], float]] = {
+SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": constant,
     "drop": drop,
     "half-linear": half_linear,
     "cosine": cosine,
 }
+
+
+def check_schedule(name: str, arguments: tuple[str, ...]) -> None:
+    """Raise UsageError if there is no such schedule, or its arguments do not suit it."""
+    if name not in SCHEDULES:
+        learning_rate_factor(name, arguments, 1, 1)
+    elif arguments:
+        raise UsageError(f"--schedule-args belong to a torch scheduler; --schedule {name} takes none")
+
+
+def learning_rate_factor(name: str, arguments: tuple[str, ...], epoch: int, epochs: int) -> float:
+    """Return the factor on the base rate in one epoch.
+
+    Args:
+        name: A key of `SCHEDULES`, or a class of torch.optim.lr_scheduler.
+        arguments: For the class, each ``name=value`` with a Python literal.
+        epoch: Counted from 1.
+        epochs: Of the whole schedule.
+
+    Raises:
+        UsageError: There is no such schedule, or its arguments do not suit it.
+
+    Example:
+        >>> [learning_rate_factor("StepLR", ("step_size=2", "gamma=0.5"), epoch, 4) for epoch in (1, 2, 3, 4)]
+        [1.0, 1.0, 0.5, 0.5]
+    """
+    if name in SCHEDULES:
+        return SCHEDULES[name](epoch / epochs)
+    return _torch_factors(name, arguments, max(epoch, epochs))[epoch - 1]
+
+
+@lru_cache(maxsize=16)
+def _torch_factors(name: str, arguments: tuple[str, ...], epochs: int) -> list[float]:
+    """Let a torch scheduler run over all epochs on its own: the rate then depends on the epoch alone."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0, momentum=0.9)
+    scheduler = _torch_scheduler(name, arguments, optimizer)
+    factors = []
+    for _ in range(epochs):
+        factors.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        try:
+            scheduler.step()
+        except (ValueError, ZeroDivisionError) as error:
+            raise UsageError(f"--schedule {name} fails after epoch {len(factors)}: {error}") from error
+    return factors
+
+
+def _torch_scheduler(
+    name: str, arguments: tuple[str, ...], optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Make a scheduler from its name and its arguments as text."""
+    known = {
+        key: value
+        for key, value in vars(torch.optim.lr_scheduler).items()
+        if isinstance(value, type)
+        and issubclass(value, torch.optim.lr_scheduler.LRScheduler)
+        and not key.startswith("_")
+        and key not in _NOT_BY_NAME
+    }
+    if name not in known:
+        raise UsageError(unknown("schedule", name, [*SCHEDULES, *sorted(known)]))
+    try:
+        pairs = [argument.split("=", 1) for argument in arguments]
+        keywords: dict[str, Any] = {key: ast.literal_eval(value) for key, value in pairs}
+        scheduler: torch.optim.lr_scheduler.LRScheduler = known[name](optimizer, **keywords)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise UsageError(
+            f"--schedule-args {' '.join(arguments) or '(none)'} do not suit {name}: {error}; "
+            "give name=value for each"
+        ) from error
+    return scheduler

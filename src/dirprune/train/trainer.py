@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 import torch
@@ -21,13 +21,12 @@ from dirprune.export import save_sparse
 from dirprune.models import create_model
 from dirprune.optim import GRDA
 from dirprune.runs import RunFolder
-from dirprune.train.callbacks import Callback, Position
+from dirprune.train.callbacks import Callback, Position, Run
 from dirprune.train.config import TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.environment import describe_environment
 from dirprune.train.interruption import StopRequested, stop_requests
 from dirprune.train.measures import evaluate, first_non_finite
-from dirprune.train.schedules import SCHEDULES
 
 # On an accelerator reading the loss makes the host wait, so it is read once in so many steps.
 _STEPS_BETWEEN_CHECKS = 50
@@ -112,6 +111,8 @@ class Trainer:
             image_size=height,
             width=config.width,
         )
+        if config.channels_last:
+            model = model.to(memory_format=torch.channels_last)
         self._initial_weights = _digest(model)
         self._model, self._optimizer = self._accelerator.prepare(model, build_optimizer(config, model))
 
@@ -132,13 +133,23 @@ class Trainer:
             OSError: Something could not be written.
         """
         with self._folder.locked():
-            self._folder.prepare({**asdict(self._config), "data": self._data_digest})
+            defaults = {
+                field.name: field.default for field in fields(self._config) if field.default is not MISSING
+            }
+            self._folder.prepare({**asdict(self._config), "data": self._data_digest}, defaults=defaults)
             result = self._folder.result()
             if result is not None:
                 return result
             self._resume()
+            run = Run(
+                self._config,
+                self._folder,
+                self._accelerator.unwrap_model(self._model),
+                self._optimizer,
+                self._position,
+            )
             for callback in self._callbacks:
-                callback.on_start(self._config.run_name, self._position)
+                callback.on_start(run)
             with stop_requests() as stop:
                 try:
                     self._train(stop)
@@ -189,6 +200,8 @@ class Trainer:
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """Take one optimiser step on one batch."""
+        if self._config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         with self._accelerator.autocast():
             logits = self._model(images)
         loss = functional.cross_entropy(logits.float(), labels)
@@ -261,10 +274,8 @@ class Trainer:
         }
 
     def _set_learning_rate(self) -> None:
-        epochs = self._config.schedule_epochs or self._config.epochs
-        factor = SCHEDULES[self._config.schedule](self._position.epoch / epochs)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._config.lr * factor
+            group["lr"] = self._config.learning_rate(self._position.epoch)
 
     def _threshold(self) -> float:
         """Return the largest threshold in force, in units of the weights."""
