@@ -1,8 +1,11 @@
 """Every recipe can be built, is named as it is called, and says how to run it."""
 
+from dataclasses import replace
+
 import pytest
 
 from dirprune.data import DATASETS
+from dirprune.errors import UsageError
 from dirprune.models import create_model
 from dirprune.recipes import RECIPES, get_recipe
 
@@ -38,3 +41,20 @@ def test_vgg16_cifar10_is_as_published():
     assert (config.epochs, config.schedule, config.crop_padding, config.flip) == (600, "half-linear", 4, True)
     assert (config.c, config.mu, config.prune) == (5e-4, 0.51, "all")
     assert (config.mean, config.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("name", ["wrn28x10-cifar10", "wrn28x10-cifar100"])
+def test_wide_resnets_are_as_published(name):
+    config = get_recipe(name).config
+    assert (config.batch_size, config.lr, config.momentum, config.weight_decay) == (128, 0.1, 0.0, 0.0)
+    assert (config.epochs, config.schedule, config.crop_padding, config.flip) == (200, "half-linear", 4, True)
+    assert (config.c, config.mu, config.prune) == (1e-3, 0.501, "all")
+    assert (config.mean, config.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+def test_a_smaller_wide_resnet_is_the_same_recipe():
+    small, published = get_recipe("wrn16x4-cifar100").config, get_recipe("wrn28x10-cifar100").config
+    assert replace(small, recipe=published.recipe, model=published.model) == published
+    assert (small.recipe, small.model) == ("wrn16x4-cifar100", "wrn16x4")
+    with pytest.raises(UsageError, match="unknown recipe"):
+        get_recipe("wrn16x4-mnist")

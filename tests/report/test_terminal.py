@@ -1,10 +1,12 @@
 """The terminal table: every figure, whole, at the width that everybody has."""
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
+from dirprune.report import write_report
 from dirprune.report.summary import summarise
 from dirprune.report.terminal import print_table
 from tests.report.conftest import DIVERGED, Experiment
@@ -76,3 +78,15 @@ def test_nothing_finished(experiment: Experiment) -> None:
 def test_validation_is_named(experiment: Experiment) -> None:
     experiment.add("a", {"validation": 0.1}, {})
     assert "validation" in printed(experiment)
+
+
+def test_warnings_of_training_are_told_once_with_their_seeds(experiment):
+    experiment.pair(0, 0.9, 0.9)
+    experiment.pair(1, 0.9, 0.9)
+    for seed in (0, 1):
+        line = json.dumps({"epoch": 2, "kind": "dead layer", "where": "fc", "message": "fc is <dead>"})
+        (experiment.path / f"grda-{seed}" / "warnings.jsonl").write_text(line + "\n")
+    console = Console(file=io.StringIO(), width=100)
+    print_table(summarise(experiment.path), console)
+    assert console.file.getvalue().count("seeds 0, 1: fc is <dead>") == 1
+    assert "seeds 0, 1: fc is &lt;dead&gt;" in write_report(experiment.path).read_text()

@@ -195,7 +195,7 @@ class Interrupt(Callback):
         if position.step == self.step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def on_epoch(self, metrics):
+    def on_epoch(self, metrics, sparsity):  # noqa: ARG002
         if self.step is None and metrics["epoch"] == CONFIG.epochs:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -348,7 +348,7 @@ def test_callbacks_see_the_model_and_the_optimiser(digits, tmp_path):
         def on_start(self, run):
             self.run = run
 
-        def on_epoch(self, metrics):
+        def on_epoch(self, metrics, sparsity):  # noqa: ARG002
             report = sparsity_report(self.run.model)
             seen.append(
                 (report.sparsity == metrics["sparsity"], self.run.position.epoch, self.run.folder.path)

@@ -12,7 +12,7 @@ from dirprune.data import load_dataset
 from dirprune.errors import DivergenceError
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report import print_table, summarise, write_report
-from dirprune.train import Duration, Experiment, ProgressDisplay, run_experiment
+from dirprune.train import Diagnosis, Duration, Experiment, ProgressDisplay, run_experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def train(arguments: list[str]) -> int:
             experiment,
             dataset,
             folder,
-            callbacks=[progress],
+            callbacks=[progress, Diagnosis(progress.say)],
             checkpoint_every=checkpoint_every,
             command=shlex.join(["dirprune", "train", *arguments]),
         )

@@ -36,7 +36,8 @@ class Run:
     """One run.
 
     `curves` maps each name of `CURVES` to a float64 array as long as `epochs`, with NaN where a value is not
-    finite. `outcome` is None unless the run finished; `message` says why it diverged.
+    finite. `outcome` is None unless the run finished; `message` says why it diverged; `warnings` are what
+    training found amiss, in sentences.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Run:
     seconds: float
     initial_weights: str | None
     outcome: Outcome | None
+    warnings: tuple[str, ...]
 
     @property
     def last_epoch(self) -> int:
@@ -95,6 +97,9 @@ def _read(folder: RunFolder) -> Run:
         seconds=finished.number("seconds") if finished else sum(r.number("train_seconds") for r in timing),
         initial_weights=hash_ if isinstance(hash_, str) else None,
         outcome=_outcome(finished) if finished else None,
+        warnings=tuple(
+            _Record(line, folder.path / "warnings.jsonl").take("message", str) for line in folder.warnings()
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from dirprune.report import wording
 from dirprune.report.summary import VariantSummary
 
 _NARROWEST_LABEL = 7  # columns; a longer label goes on in the next line
+_MOST_WARNINGS = 6
 
 
 def print_table(summaries: Sequence[VariantSummary], console: Console) -> None:
@@ -48,6 +49,11 @@ def print_table(summaries: Sequence[VariantSummary], console: Console) -> None:
     console.print(table, crop=False)
     note = "± is the standard deviation over seeds; vs SGD is paired by seed."
     console.print(Text(_encodable(note, console), style="dim"))
+    found = wording.warnings(summaries)
+    for warning in found[:_MOST_WARNINGS]:
+        console.print(Text(_encodable(f"warning: {warning}", console), style="yellow"))
+    if len(found) > _MOST_WARNINGS:
+        console.print(f"and {len(found) - _MOST_WARNINGS} more warnings: the report lists them")
 
 
 def _cells(summary: VariantSummary) -> list[str]:

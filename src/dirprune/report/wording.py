@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dirprune.report.summary import Spread, VariantSummary
+from dirprune.report.summary import Spread, VariantSummary, plain
 
 CLOSE = 0.01  # a point of accuracy: up to this far below SGD, a setting counts as keeping the accuracy
 NOTHING = "\u2013"
@@ -108,6 +108,19 @@ def seeds(summary: VariantSummary) -> str:
 def measured_on(summaries: Sequence[VariantSummary]) -> str:
     """Say which data the accuracies are measured on: test, validation, or some on each."""
     return " or ".join(sorted({summary.measured_on for summary in summaries}))
+
+
+def warnings(summaries: Sequence[VariantSummary]) -> list[str]:
+    """List what training found amiss, each thing once, with the variant and the seeds it happened to."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for summary in summaries:
+        for run in summary.runs:
+            for message in run.warnings:
+                found.setdefault((summary.label, message), []).append(run.seed)
+    return [
+        f"{label}, seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}: {plain(message)}"
+        for (label, message), seeds in found.items()
+    ]
 
 
 # -- findings ------------------------------------------------------------------------------------------

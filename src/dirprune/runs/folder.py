@@ -6,6 +6,7 @@
     environment.json    where it ran: versions, machine, threads, command, date
     metrics.jsonl       a line for each epoch; equal for equal configurations, interrupted or not
     timing.jsonl        a line for each epoch: seconds
+    warnings.jsonl      a line for each warning: epoch, kind, where, message
     checkpoints/        step-00000123.pt, the newest is the one to resume from
     model.safetensors   the finished network as a sparse file
     result.json         how it ended; its presence says that the run is over
@@ -78,6 +79,10 @@ class RunFolder:
     def timing(self) -> list[Json]:
         """Return the seconds of each finished epoch."""
         return self._read_lines("timing.jsonl")
+
+    def warnings(self) -> list[Json]:
+        """Return what was amiss: a record for each warning."""
+        return self._read_lines("warnings.jsonl")
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """Read the newest checkpoint that is whole, without running any code that it might hold.
@@ -161,6 +166,12 @@ class RunFolder:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+
+    def append_warning(self, warning: Mapping[str, Any]) -> None:
+        """Append a warning; the file is small, and is never left with half a line."""
+        with atomic_write(self.path / "warnings.jsonl") as file:
+            for record in (*self.warnings(), warning):
+                file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Save atomically; the one before is kept until this one is whole on the disk."""

@@ -1,7 +1,8 @@
 """Training: configuration, one short loop, exact resume, sets of runs."""
 
-from dirprune.train.callbacks import Callback, Position, ProgressDisplay
+from dirprune.train.callbacks import Callback, Position, ProgressDisplay, Run
 from dirprune.train.config import METHODS, Method, TrainConfig
+from dirprune.train.diagnosis import Diagnosis
 from dirprune.train.duration import Duration
 from dirprune.train.environment import describe_environment
 from dirprune.train.experiment import Experiment, run_experiment
@@ -12,11 +13,13 @@ from dirprune.train.trainer import Trainer
 __all__ = [
     "METHODS",
     "Callback",
+    "Diagnosis",
     "Duration",
     "Experiment",
     "Method",
     "Position",
     "ProgressDisplay",
+    "Run",
     "StopRequested",
     "TrainConfig",
     "Trainer",

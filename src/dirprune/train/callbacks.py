@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
+from dirprune.core.sparsity import SparsityReport
 from dirprune.runs import RunFolder
 from dirprune.train.config import TrainConfig
 
@@ -67,7 +68,7 @@ class Callback:
     def on_step(self, position: Position) -> None:
         """A step is done."""
 
-    def on_epoch(self, metrics: dict[str, Any]) -> None:
+    def on_epoch(self, metrics: dict[str, Any], sparsity: SparsityReport) -> None:
         """An epoch is done and has been measured; after a kill this epoch may come again."""
 
     def on_end(self, result: dict[str, Any]) -> None:
@@ -122,14 +123,14 @@ class ProgressDisplay(Callback):
             figures="",
         )
         if position.step:
-            self._say(f"{name}: goes on at epoch {position.epoch}, step {position.step_in_epoch}")
+            self.say(f"{name}: goes on at epoch {position.epoch}, step {position.step_in_epoch}")
 
     def on_step(self, position: Position) -> None:
         """Move the bar."""
         if self._task is not None:
             self._progress.update(self._task, completed=position.step)
 
-    def on_epoch(self, metrics: dict[str, Any]) -> None:
+    def on_epoch(self, metrics: dict[str, Any], sparsity: SparsityReport) -> None:  # noqa: ARG002
         """Show the figures."""
         figures = (
             f"loss {metrics['train_loss']:.4f}  accuracy {100 * metrics['test_accuracy']:.2f} %  "
@@ -142,12 +143,13 @@ class ProgressDisplay(Callback):
         epoch, epochs = metrics["epoch"], self._position.epochs
         if epoch % math.ceil(epochs / _LINES_PER_RUN) == 0 or epoch == epochs:
             line = f"{self._name}: epoch {epoch}/{epochs}  {figures}"
-            self._say(line)
+            self.say(line)
 
     def on_end(self, result: dict[str, Any]) -> None:
         """Say so if the run failed."""
         if result["status"] == "diverged":
-            self._say(f"{self._name}: diverged: {result['message']}")
+            self.say(f"{self._name}: diverged: {result['message']}")
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)

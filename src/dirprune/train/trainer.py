@@ -226,6 +226,7 @@ class Trainer:
             raise DivergenceError(self._diagnosis("the loss in evaluation"))
         position, images = self._position, len(self._batches.split)
         train_loss, correct = self._sums.tolist()
+        sparsity = sparsity_report(self._model)
         metrics = {
             "epoch": position.epoch,
             "step": position.step,
@@ -234,7 +235,7 @@ class Trainer:
             "train_accuracy": correct / images,
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
-            "sparsity": sparsity_report(self._model).sparsity,
+            "sparsity": sparsity.sparsity,
             "threshold": self._threshold(),
             "data_order": self._batches.data_order_digest(position.epoch),
         }
@@ -245,7 +246,7 @@ class Trainer:
         }
         self._folder.append_epoch(metrics, timing)
         for callback in self._callbacks:
-            callback.on_epoch(metrics)
+            callback.on_epoch(metrics, sparsity)
         self._seconds["train"] = self._seconds["evaluation"] = 0.0
         self._sums.zero_()
         position.epoch += 1

@@ -1,0 +1,174 @@
+"""Warnings while training: what goes wrong with sparse training, and what to do about it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from dirprune.core.sparsity import SparsityReport
+from dirprune.train.callbacks import Callback, Run
+from dirprune.train.config import TrainConfig
+
+OUTGROWN = 0.999
+"""Sparsity from which the threshold has outgrown the weights."""
+COLLAPSE = 0.5
+"""Fraction of the best accuracy so far below which an epoch counts as a collapse."""
+_LEARNT = 0.2  # an accuracy that a network must have had before it can collapse
+_MAY_BE_EMPTY = (".bias",)  # a bias at zero is no dead layer
+
+
+class Diagnosis(Callback):
+    """Warns once of each thing that is amiss, says it aloud, and keeps it in the run's folder.
+
+    It looks for a learning-rate schedule or thresholded normalisation that do not suit gRDA, layers whose
+    weights are all zero, layers whose outputs are zero on the whole evaluation set, and a threshold that has
+    outgrown the weights (sparsity above 99.9 %, or accuracy fallen below half of its best).
+
+    Args:
+        say: Where a warning goes beside ``warnings.jsonl``; by default nowhere.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from dirprune.data import load_dataset
+        >>> from dirprune.runs import RunFolder
+        >>> from dirprune.train import Trainer
+        >>> config = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100", epochs=1, c=1.0)
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     folder = RunFolder(Path(path))
+        ...     _ = Trainer(config, load_dataset("digits"), folder, callbacks=[Diagnosis()]).run()
+        ...     sorted({warning["kind"] for warning in folder.warnings()})
+        ['dead layer', 'dead outputs', 'outgrown']
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
+        self._say = say
+
+    def on_start(self, run: Run) -> None:
+        """Look at the settings, and begin to watch the layers' outputs."""
+        self._run = run
+        self._known = {(warning["kind"], warning["where"]) for warning in run.folder.warnings()}
+        accuracies = [record["test_accuracy"] for record in run.folder.metrics()]
+        self._best = max(accuracies, default=0.0)
+        self._thresholds = any(group.get("c", 0) > 0 for group in run.optimizer.param_groups)
+        self._silent: set[str] = set()
+        self._watch(run.model)
+        if not self._thresholds:
+            return
+        if complaint := unsuitable_schedule(run.config):
+            self._warn("schedule", "", complaint)
+        norms = [name for name, module in run.model.named_modules() if _is_affine_norm(module)]
+        if norms and run.config.prune == "all":
+            self._warn(
+                "normalisation",
+                "",
+                f"the scales and shifts of {len(norms)} normalisation layers are thresholded too (the "
+                "paper's setting), and a scale at zero removes its channel; --prune weights keeps them dense",
+            )
+
+    def on_epoch(self, metrics: dict[str, Any], sparsity: SparsityReport) -> None:
+        """Look at the network and at how it does."""
+        dead = [layer.name for layer in sparsity.layers if layer.numel == layer.zeros > 0]
+        for name in dead:
+            if not name.endswith(_MAY_BE_EMPTY):
+                self._warn(
+                    "dead layer",
+                    name,
+                    f"every element of {name} is zero: what enters that layer is lost; lower --c or --mu",
+                )
+        for name in sorted(self._silent):
+            self._warn(
+                "dead outputs",
+                name,
+                f"all outputs of {name} are zero on the whole evaluation set: nothing gets past it; "
+                "lower --c or --mu, or --lr",
+            )
+        self._silent.clear()
+        accuracy = metrics["test_accuracy"]
+        if self._thresholds and sparsity.sparsity > OUTGROWN:
+            self._warn(
+                "outgrown",
+                "",
+                f"sparsity is {100 * sparsity.sparsity:.3f} %: the threshold has outgrown the weights; "
+                "lower --mu, or --c, or train for fewer epochs",
+            )
+        if accuracy < COLLAPSE * self._best and self._best >= _LEARNT:
+            remedy = "lower --mu or --c" if self._thresholds else "lower --lr"
+            self._warn(
+                "collapse",
+                "",
+                f"accuracy fell to {100 * accuracy:.2f} % from {100 * self._best:.2f} %; {remedy}",
+            )
+        self._best = max(self._best, accuracy)
+
+    def _warn(self, kind: str, where: str, message: str) -> None:
+        """Record a warning and say it, unless it has been said."""
+        if (kind, where) in self._known:
+            return
+        self._known.add((kind, where))
+        epoch = self._run.position.epoch
+        self._run.folder.append_warning({"epoch": epoch, "kind": kind, "where": where, "message": message})
+        self._say(f"{self._run.config.run_name}: warning in epoch {epoch}: {message}")
+
+    def _watch(self, model: nn.Module) -> None:
+        """Note each layer whose outputs are all zero in evaluation."""
+        awake: set[str] = set()
+
+        def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            def look(module: nn.Module, _: Any, output: Any) -> None:
+                if module.training:
+                    awake.clear()
+                elif name not in awake and isinstance(output, Tensor):
+                    if bool((output != 0).any()):
+                        awake.add(name)
+                        self._silent.discard(name)
+                    else:
+                        self._silent.add(name)
+
+            return look
+
+        for name, module in model.named_modules():
+            if next(module.children(), None) is None:
+                module.register_forward_hook(watch(name))
+
+
+def unsuitable_schedule(config: TrainConfig) -> str | None:
+    """Say why a learning-rate schedule does not suit gRDA; None if nothing is known against it.
+
+    The threshold grows with the rate in force, so a rate that falls early, or rises again, leaves weights
+    under a threshold that its steps cannot overcome; a constant rate, or a fall in the second half, suits.
+
+    Args:
+        config: Of the run.
+
+    Returns:
+        One line that says what to do, or None.
+
+    Example:
+        >>> config = TrainConfig(recipe="", dataset="digits", model="lenet5", epochs=10, schedule="cosine")
+        >>> unsuitable_schedule(config).split(";")[0]
+        'schedule cosine lowers the rate in epoch 2 of 10'
+
+    References:
+        Chao et al. 2020, section 4: a constant rate, or one drop late.
+    """
+    epochs = config.schedule_epochs or config.epochs
+    rates = [config.learning_rate(epoch) for epoch in range(1, epochs + 1)]
+    remedy = "keep it for the first half at least: --schedule constant, half-linear or drop"
+    for epoch in range(2, epochs + 1):
+        before, now = rates[epoch - 2], rates[epoch - 1]
+        if now > before:
+            return f"schedule {config.schedule} raises the rate in epoch {epoch} of {epochs}; {remedy}"
+        if now < before and epoch <= epochs / 2:
+            return f"schedule {config.schedule} lowers the rate in epoch {epoch} of {epochs}; {remedy}"
+    return None
+
+
+def _is_affine_norm(module: nn.Module) -> bool:
+    if isinstance(module, (_NormBase, nn.GroupNorm)):
+        return module.affine
+    if isinstance(module, nn.LayerNorm):
+        return module.elementwise_affine
+    return isinstance(module, nn.RMSNorm) and isinstance(module.weight, torch.nn.Parameter)

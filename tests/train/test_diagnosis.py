@@ -1,0 +1,139 @@
+"""Each warning comes when its condition is made to hold, and not otherwise."""
+
+import pytest
+import torch
+from torch import nn
+
+from dirprune.core.sparsity import LayerSparsity, SparsityReport
+from dirprune.data import load_dataset
+from dirprune.runs import RunFolder
+from dirprune.train import Diagnosis, Run, TrainConfig, Trainer
+from dirprune.train.callbacks import Position
+from dirprune.train.diagnosis import unsuitable_schedule
+
+CONFIG = TrainConfig(recipe="test", dataset="digits", model="lenet-300-100", epochs=10)
+HEALTHY = SparsityReport((LayerSparsity("0.weight", (100,), 50),))
+
+
+def network():
+    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+@pytest.fixture
+def watch(tmp_path):
+    """Return a function that starts a diagnosis of a network, thresholded unless told otherwise."""
+
+    def start(model, config=CONFIG, c=1e-3):
+        folder = RunFolder(tmp_path)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer.param_groups[0]["c"] = c
+        said = []
+        diagnosis = Diagnosis(said.append)
+        diagnosis.on_start(Run(config, folder, model, optimizer, Position(1, 0, 0, 5, 10)))
+        return diagnosis, folder, said
+
+    return start
+
+
+def kinds(folder):
+    return [(warning["kind"], warning["where"]) for warning in folder.warnings()]
+
+
+def test_a_healthy_run_has_no_warnings(watch):
+    model = network()
+    diagnosis, folder, said = watch(model)
+    model.eval()(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)))
+    diagnosis.on_epoch({"test_accuracy": 0.9}, HEALTHY)
+    assert kinds(folder) == []
+    assert said == []
+
+
+def test_a_layer_whose_weights_are_all_zero_is_named_once_and_its_bias_is_not(watch):
+    diagnosis, folder, said = watch(network())
+    empty = SparsityReport(
+        (LayerSparsity("0.weight", (2, 2), 4), LayerSparsity("0.bias", (2,), 2), LayerSparsity("2", (9,), 8))
+    )
+    for _ in range(2):
+        diagnosis.on_epoch({"test_accuracy": 0.9}, empty)
+    assert kinds(folder) == [("dead layer", "0.weight")]
+    assert "lower --c or --mu" in said[0]
+
+
+def test_outputs_that_are_zero_on_all_of_the_data_are_found_and_on_some_of_it_are_not(watch):
+    model = network()
+    diagnosis, folder, _ = watch(model)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(3, 2))
+        model[0].bias.zero_()
+    model.eval()
+    model(-torch.ones(4, 2))  # a batch that the ReLU stops, then one that it does not
+    model(torch.ones(4, 2))
+    diagnosis.on_epoch({"test_accuracy": 0.9}, HEALTHY)
+    assert kinds(folder) == []
+    model.train()(torch.ones(4, 2))
+    model.eval()(-torch.ones(4, 2))
+    diagnosis.on_epoch({"test_accuracy": 0.9}, HEALTHY)
+    assert kinds(folder) == [("dead outputs", "1")]
+
+
+def test_a_threshold_that_outgrew_the_weights(watch):
+    diagnosis, folder, _ = watch(network())
+    for zeros in (999, 9995):
+        diagnosis.on_epoch({"test_accuracy": 0.9}, SparsityReport((LayerSparsity("0", (10000,), zeros),)))
+    assert kinds(folder) == [("outgrown", "")]
+
+
+def test_a_collapse_is_a_fall_below_half_of_the_best(watch):
+    diagnosis, folder, said = watch(network())
+    for accuracy in (0.1, 0.04, 0.8, 0.41, 0.39):
+        diagnosis.on_epoch({"test_accuracy": accuracy}, HEALTHY)
+    assert kinds(folder) == [("collapse", "")]
+    assert "39.00 % from 80.00 %" in said[0]
+
+
+def test_thresholded_normalisation_is_told_and_plain_sgd_is_not_bothered(watch):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    _, folder, _ = watch(model, c=0.0)
+    assert kinds(folder) == []
+    _, folder, said = watch(model)
+    assert kinds(folder) == [("normalisation", "")]
+    assert "--prune weights" in said[0]
+
+
+def test_normalisation_that_stays_dense_needs_no_warning(watch):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    _, folder, _ = watch(model, TrainConfig(recipe="", dataset="digits", model="lenet5", prune="weights"))
+    assert kinds(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("schedule", "arguments", "words"),
+    [
+        ("constant", (), None),
+        ("drop", (), None),
+        ("half-linear", (), None),
+        ("cosine", (), "lowers the rate in epoch 2"),
+        ("StepLR", ("step_size=3",), "lowers the rate in epoch 4"),
+        ("LinearLR", ("start_factor=0.1",), "raises the rate in epoch 2"),
+    ],
+)
+def test_schedules(schedule, arguments, words):
+    config = TrainConfig(
+        recipe="", dataset="digits", model="lenet5", epochs=10, schedule=schedule, schedule_args=arguments
+    )
+    complaint = unsuitable_schedule(config)
+    assert complaint is None if words is None else words in complaint
+
+
+def test_warnings_of_a_resumed_run_are_not_repeated_and_training_is_not_changed(tmp_path):
+    digits = load_dataset("digits")
+    config = TrainConfig(recipe="", dataset="digits", model="lenet-300-100", c=1.0, epochs=2)
+    watched = Trainer(config, digits, RunFolder(tmp_path / "watched"), callbacks=[Diagnosis()]).run()
+    plain = Trainer(config, digits, RunFolder(tmp_path / "plain")).run()
+    assert watched["train_loss"] == plain["train_loss"]
+    before = kinds(RunFolder(tmp_path / "watched"))
+    (tmp_path / "watched" / "result.json").unlink()
+    for checkpoint in (tmp_path / "watched" / "checkpoints").iterdir():
+        checkpoint.unlink()
+    Trainer(config, digits, RunFolder(tmp_path / "watched"), callbacks=[Diagnosis()]).run()
+    assert kinds(RunFolder(tmp_path / "watched")) == before != []
