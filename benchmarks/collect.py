@@ -1,5 +1,8 @@
 """Collect finished runs into one JSON file to keep: configuration, environment, curves and result of each.
 
+With --fit, each finished network is also measured on its training set as it is deployed: evaluation mode, no
+dropout, no augmentation.
+
 Example: python benchmarks/collect.py runs/digits --output benchmarks/results/digits.json
 """
 
@@ -9,9 +12,13 @@ import sys
 from pathlib import Path
 
 from dirprune.core.atomic import atomic_write
+from dirprune.data import Augmentation, Batches, load_dataset
 from dirprune.errors import DirpruneError
+from dirprune.export import load_sparse
+from dirprune.models import create_model
 from dirprune.report import summarise
 from dirprune.runs import RunFolder, find_runs
+from dirprune.train import evaluate
 
 
 def run_record(run: RunFolder) -> dict[str, object]:
@@ -21,8 +28,29 @@ def run_record(run: RunFolder) -> dict[str, object]:
         "config": run.config(),
         "environment": run.environment(),
         "result": run.result(),
+        "warnings": run.warnings(),
         "epochs": columns(run.metrics()),
     }
+
+
+def fit(run: RunFolder, data_dir: str | None) -> dict[str, float] | None:
+    """Measure a finished network on the training set."""
+    if not run.sparse_file.is_file():
+        return None
+    config = run.config()
+    dataset = load_dataset(config["dataset"], data_dir)
+    channels, height, _ = dataset.image_shape
+    model = create_model(
+        config["model"],
+        num_classes=dataset.num_classes,
+        in_channels=channels,
+        image_size=height,
+        width=config["width"],
+    )
+    model.load_state_dict(load_sparse(run.sparse_file))
+    augmentation = Augmentation(mean=tuple(config["mean"]), std=tuple(config["std"]))
+    loss, accuracy = evaluate(model, Batches.evaluation(dataset.train, augmentation))
+    return {"loss": loss, "accuracy": accuracy}
 
 
 def columns(records: list[dict[str, object]]) -> dict[str, list[object]]:
@@ -58,12 +86,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--fit", action="store_true", help="measure on the training set as well")
+    parser.add_argument("--data-dir", help="where the data set is, for --fit")
     arguments = parser.parse_args()
     try:
         content = {
             "summary": summary_record(arguments.folder),
             "runs": [run_record(run) for run in find_runs(arguments.folder)],
         }
+        if arguments.fit:
+            content["training_set"] = {
+                run.path.name: fit(run, arguments.data_dir) for run in find_runs(arguments.folder)
+            }
     except DirpruneError as error:
         print(f"collect: {error}", file=sys.stderr)
         return 2
