@@ -60,7 +60,8 @@ def test_shares_are_exact_within_the_layers_and_never_grow_when_less_is_kept(sha
     assert sum(shares) == keep
     assert all(0 <= share <= s.numel() for share, s in zip(shares, shapes, strict=True))
     if distribution == "uniform":
-        assert all(abs(n - keep / total * s.numel()) <= 1 for n, s in zip(shares, shapes, strict=True))
+        slack = (len(shapes) + 1) / 2  # each layer is rounded by up to 1/2, and the others make up for it
+        assert all(abs(n - keep / total * s.numel()) <= slack for n, s in zip(shares, shapes, strict=True))
     if keep:
         fewer = allocate(shapes, keep - 1, distribution)
         assert all(a <= b for a, b in zip(fewer, shares, strict=True))
@@ -71,9 +72,9 @@ def test_the_global_choice_is_torchs(sparsity):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 7))
     scores = {name: p.detach().abs() for name, p in model.named_parameters()}
-    masks = keep_largest(scores, number_kept(877, sparsity))
+    masks = keep_largest(scores, number_kept(847, sparsity))
     pairs = [(layer, name) for layer in model for name in ("weight", "bias")]
-    prune.global_unstructured(pairs, prune.L1Unstructured, amount=round(sparsity * 877))
+    prune.global_unstructured(pairs, prune.L1Unstructured, amount=round(sparsity * 847))
     for index, layer in enumerate(model):
         for name in ("weight", "bias"):
             assert torch.equal(masks[f"{index}.{name}"], getattr(layer, f"{name}_mask").bool())
