@@ -77,6 +77,17 @@ def test_monotone_methods_are_nested(name):
     Run(name).train(watch=watch)
 
 
+@pytest.mark.parametrize("name", ["gradual", "gradual-uniform", "gradual-erk", "random"])
+def test_pruned_weights_do_not_come_back_in_the_place_of_others_that_are_zero(name):
+    run = Run(name).train(10)
+    before = dict(run.method.masks)
+    for parameter in run.method.prunable.values():
+        torch.nn.init.zeros_(parameter)
+    run.method.after_step(12)
+    assert sum(int(mask.sum()) for mask in before.values()) > run.method.masks.kept
+    assert not any((mask & ~before[key]).any() for key, mask in run.method.masks.items())
+
+
 @pytest.mark.parametrize("name", [n for n in MASKED if not METHODS[n].facts.monotone])
 def test_weights_come_back_where_the_facts_say_so(name):
     came_back, before = [], {}
@@ -97,6 +108,7 @@ def test_the_end_is_a_plain_network_that_computes_what_evaluation_showed(name):
     run.model.eval()
     with torch.no_grad():
         shown = run.model(inputs)
+    run.model.train()
     weights = {key: weight.detach().clone() for key, weight in run.method.weights().items()}
     report = run.method.sparsity()
     state = run.finish()
