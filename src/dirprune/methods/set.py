@@ -1,6 +1,7 @@
 """SET, and what RigL shares with it: drop the smallest weights, grow others, at a constant number."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,10 +44,10 @@ class DropAndGrow(Masked[Settings]):
             self.masks = Masks({name: self._moved(name, fraction) for name in self.prunable})
             self.apply()
             for name, mask in self.masks.items():
-                self.initialise(self.prunable[name], mask & ~before[name])
+                self.initialise(name, mask & ~before[name])
 
-    def initialise(self, weight: Tensor, grown: Tensor) -> None:
-        """Give new weights their first values, in place; they are zero."""
+    def initialise(self, name: str, grown: Tensor) -> None:
+        """Give a layer's new weights their first values, in place; they are zero."""
 
     @torch.no_grad()
     def _moved(self, name: str, fraction: float) -> Tensor:
@@ -76,8 +77,9 @@ class SET(DropAndGrow[SetSettings]):
 
     .. math:: \text{drop the } \zeta k_l \text{ smallest } |w|, \quad \text{grow } \zeta k_l \text{ at random}
 
-    The network starts as an Erdos-Renyi graph. New weights are normal, with the deviation of the layer's
-    others (ours; the paper says random). The last epoch is not followed by an update, as in the paper.
+    The network starts as an Erdos-Renyi graph. New weights are normal, with the deviation that the
+    layer's weights had at first (ours; the paper says random). The last epoch is not followed by an update,
+    as in the paper.
 
     References:
         Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse connectivity
@@ -101,10 +103,22 @@ class SET(DropAndGrow[SetSettings]):
         parameter = self.prunable[name]
         return torch.rand(parameter.shape, generator=self.generator).to(parameter.device)
 
+    def _prepare(self) -> None:
+        self._deviations = {name: float(p.detach().std(correction=0)) for name, p in self.prunable.items()}
+        super()._prepare()
+
     @torch.no_grad()
-    def initialise(self, weight: Tensor, grown: Tensor) -> None:
+    def initialise(self, name: str, grown: Tensor) -> None:
         """Draw new weights."""
+        weight = self.prunable[name]
         noise = torch.randn(weight.shape, generator=self.generator).to(weight)
-        others = weight[(weight != 0) & ~grown]
-        deviation = others.std(correction=0) if others.numel() else weight.new_zeros(())
-        weight.copy_(torch.where(grown, deviation * noise, weight))
+        weight.copy_(torch.where(grown, self._deviations[name] * noise, weight))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the deviations too."""
+        return {**super().state_dict(), "deviations": dict(self._deviations)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the deviations too."""
+        super().load_state_dict(state)
+        self._deviations = dict(state["deviations"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dirprune.core.masks import kth_smallest
 from dirprune.core.schedules import Cubic
 from dirprune.core.threshold import SoftThreshold
 from dirprune.methods.base import DENSE_GRADIENT_WORK, Facts, Search, Work, require, wide
@@ -82,7 +83,7 @@ class ST3(Parametrised[St3Settings]):
         begin, end = plan.steps(settings.begin), max(1, plan.steps(settings.end))
         magnitudes = torch.cat([p.abs().flatten() for p in self.prunable.values()])
         pruned = magnitudes.numel() - self._kept(Cubic(begin, end, self._target)(step))
-        threshold = magnitudes.kthvalue(pruned).values if pruned else magnitudes.new_zeros(())
+        threshold = kth_smallest(magnitudes, pruned) if pruned else torch.zeros(())
         for module in self.modules.values():
             module.get_buffer("threshold").copy_(threshold)
 
