@@ -154,7 +154,7 @@ def test_a_float32_step_takes_no_memory(options: dict[str, Any], temporaries: in
     """The last case shows that the count would see a temporary of the size of the parameter."""
     w = nn.Parameter(torch.randn(256, 256))
     w.grad = torch.randn_like(w)
-    optimizer = GRDA([w], lr=0.1, **options)
+    optimizer = GRDA([w], lr=0.1, foreach=False, **options)
     optimizer.step()
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
@@ -162,6 +162,30 @@ def test_a_float32_step_takes_no_memory(options: dict[str, Any], temporaries: in
         optimizer.step()
     taken = [event for event in profile.events() if event.self_cpu_memory_usage >= w.nbytes]
     assert len(taken) == temporaries, [(event.name, event.self_cpu_memory_usage) for event in taken]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_large_tensors_are_updated_piece_by_piece(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one, so that temporaries stay small, and with the same result to the bit."""
+    results = []
+    for piece in (100, 10**9):
+        monkeypatch.setattr("dirprune.optim.update._PIECE", piece)
+        optimizer = GRDA(parameters(dtype), lr=0.1, c=2.0, foreach=False, **OPTIONS["all"])
+        train(optimizer, steps=3)
+        results.append(optimizer)
+    assert_same(*results)
+    monkeypatch.undo()
+    w = nn.Parameter(torch.randn(1024, 1024).to(dtype))
+    w.grad = torch.randn_like(w)
+    optimizer = GRDA([w], lr=0.1, foreach=False, **OPTIONS["all"])
+    optimizer.step()
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        optimizer.step()
+    assert 0 < max(event.self_cpu_memory_usage for event in profile.events()) <= w.numel() // 4
 
 
 class Reads(TorchDispatchMode):
@@ -179,7 +203,12 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     ("options", "reads_of_lr"),
-    [({}, 1), ({"foreach": True}, 1), ({"capturable": True}, 0), ({"capturable": True, "foreach": True}, 0)],
+    [
+        ({"foreach": False}, 1),
+        ({"foreach": True}, 1),
+        ({"capturable": True}, 0),
+        ({"capturable": True, "foreach": True}, 0),
+    ],
 )
 def test_the_host_reads_no_tensor_of_the_device(options: dict[str, bool], reads_of_lr: int) -> None:
     """Only the counters, which live on the CPU, and a tensor lr once for a group."""

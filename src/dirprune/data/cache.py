@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.core.atomic import atomic_write
+from dirprune.core.folders import cache_folder
 
 MIN_IMAGES = 5_000  # fewer are decoded again sooner than a file is worth keeping
 FORMAT = 1  # part of the key: raise it when decoded arrays change their meaning
 
 logger = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Return the folder of the cache, which may be deleted at any time.
-
-    Returns:
-        `$XDG_CACHE_HOME/dirprune`, or `~/.cache/dirprune` where the variable is unset.
-
-    Example:
-        >>> cache_folder().name
-        'dirprune'
-    """
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "dirprune"  # noqa: PTH111
 
 
 def cached_images(

@@ -1,9 +1,7 @@
-"""GRDA, the optimiser: one readable update, and the same update over lists of tensors."""
+"""GRDA, the optimiser."""
 
-import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,14 +9,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict, _use_grad_for_differentiable
 
-from dirprune.core.sparsity import count_zeros
-from dirprune.core.threshold import SoftThreshold, ThresholdRule, threshold_increment
-from dirprune.errors import HyperparameterError, LostShadowWarning, UsageError
-
-# Above this fraction of zeros in the weight matrices a network is taken for one that was made sparse.
-_ALREADY_SPARSE = 0.1
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from dirprune.core.threshold import SoftThreshold, ThresholdRule
+from dirprune.errors import LostShadowWarning, UsageError
+from dirprune.optim.lost_shadow import fraction_already_sparse
+from dirprune.optim.options import check_options, check_params
+from dirprune.optim.paths import update
+from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state, wide_dtype
+from dirprune.optim.tensors import Tensors
+from dirprune.optim.update import host_float
 
 
 class GRDA(Optimizer):
@@ -52,8 +50,15 @@ class GRDA(Optimizer):
         momentum: beta, >= 0.
         nesterov: Nesterov's form of the momentum.
         weight_decay: lambda, the l2 penalty, >= 0.
-        foreach: Update lists of tensors at once (faster on a GPU, needs temporaries of the size of the
-            parameters). ``None`` chooses: lists on accelerators, one by one on the CPU.
+        foreach: Update lists of tensors at once (needs temporaries of the size of the parameters), or, if
+            ``False``, one by one. ``None`` chooses: lists on accelerators, else one by one.
+        fused: Update all tensors in one pass over the memory, without temporaries, the unscaling of a
+            ``GradScaler`` included. ``None`` chooses: a kernel where there is one, unless ``foreach`` is
+            given. The CPU's is compiled once, in a second, by the system's C++ compiler; without one, and
+            for tensors that it cannot take (subclasses, gaps in memory), the other ways serve.
+        accumulator_dtype: ``torch.bfloat16`` halves the memory of the accumulator, which is then rounded
+            up or down by chance, right on average. The chance follows from value and step: runs repeat
+            and resume to the bit.
         maximize: Ascend instead of descending.
         capturable: Keep ``step`` and ``threshold`` on the parameter's device and never read them on the
             host, as CUDA graphs need. Otherwise they live on the CPU and no step waits for the device.
@@ -92,6 +97,8 @@ class GRDA(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         foreach: bool | None = None,
+        fused: bool | None = None,
+        accumulator_dtype: torch.dtype | None = None,
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
@@ -104,11 +111,13 @@ class GRDA(Optimizer):
             "nesterov": nesterov,
             "weight_decay": weight_decay,
             "foreach": foreach,
+            "fused": fused,
+            "accumulator_dtype": accumulator_dtype,
             "maximize": maximize,
             "capturable": capturable,
             "differentiable": differentiable,
         }
-        _check_options(defaults)
+        check_options(defaults)
         self._unchecked: set[Tensor] = set()  # parameters whose first real step has not come yet
         self._warned = False  # of a lost shadow
         super().__init__(params, defaults)
@@ -117,8 +126,8 @@ class GRDA(Optimizer):
         """Add a group of parameters; options that it does not name take the constructor's values."""
         super().add_param_group(param_group)
         try:
-            _check_options(self.param_groups[-1])
-            _check_dtypes(self.param_groups[-1]["params"])
+            check_options(self.param_groups[-1])
+            check_params(self.param_groups[-1])
         except UsageError:
             self.param_groups.pop()
             raise
@@ -134,7 +143,7 @@ class GRDA(Optimizer):
             for parameter in group["params"]:
                 held = self.state.get(parameter, {})
                 for key, value in held.items():
-                    held[key] = _typed_state(key, value, parameter, group["capturable"])
+                    held[key] = typed_state(key, value, parameter, group)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Restore the state exactly, whatever the dtype of the parameters.
@@ -148,7 +157,7 @@ class GRDA(Optimizer):
         Raises:
             UsageError: The state is another optimiser's, or of parameters of other shapes.
         """
-        handle = self.register_load_state_dict_pre_hook(_check_and_shield)  # after the user's own hooks
+        handle = self.register_load_state_dict_pre_hook(check_and_shield)  # after the user's own hooks
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -173,6 +182,9 @@ class GRDA(Optimizer):
                 loss = closure()
 
         _refuse_sparse_gradients(self.param_groups)
+        unscale, skip = self._word_of_the_scaler()
+        if skip:
+            return loss
         for group in self.param_groups:
             params: list[Tensor] = []
             grads: list[Tensor] = []
@@ -181,14 +193,27 @@ class GRDA(Optimizer):
             steps: list[Tensor] = []
             thresholds: list[Tensor] = []
             self._init_group(group, params, grads, accumulators, buffers, steps, thresholds)
-            # The update is elementwise: of a sharded tensor each rank updates its own part.
-            grads = [_placed_like(p, grad) for p, grad in zip(params, grads, strict=True)]
-            params, grads, accumulators, buffers = (
-                [_local(tensor) for tensor in tensors] for tensors in (params, grads, accumulators, buffers)
-            )
-            update = _update_foreach if _use_foreach(group, params) else _update_one_by_one
-            update(group, self.threshold_rule, params, grads, accumulators, buffers, steps, thresholds)
+            if any(isinstance(p, DTensor) for p in params):
+                # The update is elementwise: of a sharded tensor each rank updates its own part.
+                grads = [_placed_like(p, grad) for p, grad in zip(params, grads, strict=True)]
+                params, grads, accumulators, buffers = (
+                    [_local(tensor) for tensor in held] for held in (params, grads, accumulators, buffers)
+                )
+            tensors = Tensors(params, grads, accumulators, buffers, steps, thresholds)
+            update(group, self.threshold_rule, tensors, unscale)
         return loss
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:  # GradScaler reads this name
+        """Whether GradScaler shall leave gradients scaled for the step, as torch's fused optimisers want."""
+        return any(group["fused"] for group in self.param_groups)
+
+    def _word_of_the_scaler(self) -> tuple[float, bool]:
+        """Return what to multiply gradients with, and whether some are not finite, by GradScaler's word."""
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        # Rounded as unscale_ rounds it.
+        unscale = 1.0 if scale is None else scale.double().reciprocal().float().item()
+        return unscale, found_inf is not None and found_inf.item() != 0
 
     def _init_group(  # torch.compile knows this name and runs it outside the graph
         self,
@@ -209,10 +234,11 @@ class GRDA(Optimizer):
                 device = parameter.device if group["capturable"] else "cpu"
                 state["step"] = torch.zeros((), dtype=torch.float64, device=device)
                 state["threshold"] = torch.zeros((), dtype=torch.float64, device=device)
-                state["accumulator"] = _widened(parameter).clone(memory_format=torch.preserve_format)
+                dtype = accumulator_dtype(group, parameter)
+                state["accumulator"] = parameter.to(dtype, copy=True)
                 self._unchecked.add(parameter)
             if group["momentum"] != 0 and "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(state["accumulator"])
+                state["momentum_buffer"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
             params.append(parameter)
             grads.append(parameter.grad)
             accumulators.append(state["accumulator"])
@@ -229,55 +255,16 @@ class GRDA(Optimizer):
         if not fresh or group["c"] == 0 or _is_zero_on_host(group["lr"]):  # nothing is thresholded yet
             return
         self._unchecked.difference_update(fresh)
-        matrices = [_local(p).flatten(1) for p in fresh if p.ndim >= 2]
-        zeros = count_zeros(matrices)
-        # A row of zeros only was initialised so: padding of an embedding, a last layer that starts at zero.
-        rows_of_zeros = count_zeros((matrix != 0).any(dim=1) for matrix in matrices)
-        zero = total = 0
-        for matrix, z, r in zip(matrices, zeros, rows_of_zeros, strict=True):
-            zero += z - r * matrix.shape[1]
-            total += matrix.numel() - r * matrix.shape[1]
-        if zero > _ALREADY_SPARSE * total and not self._warned:
+        sparse = fraction_already_sparse([_local(p) for p in fresh])
+        if sparse is not None and not self._warned:
             self._warned = True
             warnings.warn(
-                f"a new GRDA starts on weights that are already sparse ({100 * zero / total:.0f} % zeros): "
+                f"a new GRDA starts on weights that are already sparse ({100 * sparse:.0f} % zeros): "
                 "the accumulator (the memory of each zero weight) and the threshold are lost and begin anew, "
                 "so this is not a resume. Load the optimizer's state_dict to resume exactly.",
                 LostShadowWarning,
                 stacklevel=6,  # the caller of step, beyond this function, _init_group and two wrappers
             )
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    """Raise HyperparameterError for the first option outside its range."""
-    lr = options["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise HyperparameterError(f"lr as a tensor must have one element, got shape {tuple(lr.shape)}")
-    for name in ("lr", "c", "momentum", "weight_decay"):
-        if not 0 <= (value := _number(name, options[name])) < math.inf:
-            raise HyperparameterError(f"{name} must be a finite number >= 0, got {value}")
-    if not 0 < _number("mu", options["mu"]) <= 1:
-        raise HyperparameterError(f"mu must be in (0, 1], got {options['mu']}")
-    if options["nesterov"] and options["momentum"] == 0:
-        raise HyperparameterError("nesterov needs momentum > 0, got momentum=0")
-    if options["foreach"] and options["differentiable"]:
-        raise HyperparameterError("foreach and differentiable cannot both be True: pass foreach=False")
-
-
-def _number(name: str, value: Any) -> float:
-    """Return an option as a float, or raise HyperparameterError."""
-    try:
-        return _host_float(value)
-    except (TypeError, ValueError):
-        raise HyperparameterError(f"{name} must be a number, got {value!r}") from None
-
-
-def _check_dtypes(params: list[Tensor]) -> None:
-    """Raise UsageError for the first parameter whose dtype has no accumulator."""
-    for parameter in params:
-        if parameter.dtype not in _DTYPES:
-            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
-            raise UsageError(f"GRDA needs parameters of {names}, got one of {parameter.dtype}")
 
 
 def _refuse_sparse_gradients(groups: list[dict[str, Any]]) -> None:
@@ -291,24 +278,9 @@ def _refuse_sparse_gradients(groups: list[dict[str, Any]]) -> None:
                 )
 
 
-def _host_float(value: Any) -> float:
-    """Return a number or a tensor with one element as a float."""
-    return float(value.detach() if isinstance(value, Tensor) else value)
-
-
 def _is_zero_on_host(lr: float | Tensor) -> bool:
     """Whether a learning rate is 0; a tensor on a device is taken for positive, not waited for."""
-    return not (isinstance(lr, Tensor) and lr.device.type != "cpu") and _host_float(lr) == 0
-
-
-def _wide_dtype(parameter: Tensor) -> torch.dtype:
-    """Dtype of a parameter's accumulator: its own, but at least float32."""
-    return torch.promote_types(parameter.dtype, torch.float32)
-
-
-def _widened(parameter: Tensor) -> Tensor:
-    """Return the parameter in the dtype of its accumulator; itself where that is its own."""
-    return parameter.to(_wide_dtype(parameter))
+    return not (isinstance(lr, Tensor) and lr.device.type != "cpu") and host_float(lr) == 0
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -325,167 +297,3 @@ def _placed_like(parameter: Tensor, grad: Tensor) -> Tensor:
     ):
         return grad.redistribute(placements=parameter.placements)
     return grad
-
-
-@dataclass(frozen=True)
-class _Shielded:
-    """A state tensor that torch's load_state_dict passes on without casting it."""
-
-    tensor: Tensor
-
-
-_REQUIRED_STATE = ("accumulator", "step", "threshold")
-
-
-def _check_and_shield(optimizer: Optimizer, state_dict: StateDict) -> StateDict:
-    """Check a state to be loaded against the parameters, and shield its tensors from torch's cast."""
-    saved_ids = [index for group in state_dict["param_groups"] for index in group["params"]]
-    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    for index, parameter in zip(saved_ids, parameters, strict=False):  # torch checks the number
-        held = state_dict["state"].get(index)
-        if not held:
-            continue
-        missing = [key for key in _REQUIRED_STATE if key not in held]
-        if missing:
-            raise UsageError(
-                f"the state of parameter {index} lacks {', '.join(missing)}: it was not saved by GRDA; "
-                "load a GRDA state_dict, or start a new GRDA without one"
-            )
-        if held["accumulator"].shape != parameter.shape:
-            raise UsageError(
-                f"the accumulator of parameter {index} has shape {tuple(held['accumulator'].shape)}, "
-                f"the parameter {tuple(parameter.shape)}: the state belongs to another model"
-            )
-    known = set(saved_ids)
-    shielded = {
-        index: {key: _Shielded(value) if isinstance(value, Tensor) else value for key, value in held.items()}
-        for index, held in state_dict["state"].items()
-        if index in known
-    }
-    return {**state_dict, "state": {**state_dict["state"], **shielded}}
-
-
-def _typed_state(key: str, value: Any, parameter: Tensor, capturable: bool) -> Any:
-    """Return a piece of state in its own dtype and on its own device; a copy where it was just loaded."""
-    loaded = isinstance(value, _Shielded)
-    if loaded:
-        value = value.tensor
-    if key in ("step", "threshold"):
-        device = parameter.device if capturable else "cpu"
-        return torch.as_tensor(value).to(device=device, dtype=torch.float64, copy=loaded)
-    if isinstance(value, Tensor):
-        return value.to(device=parameter.device, dtype=_wide_dtype(parameter), copy=loaded)
-    return value
-
-
-def _use_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
-    """Whether to update lists of tensors: as asked, else on accelerators where nothing speaks against it."""
-    if group["foreach"] is not None:
-        return bool(group["foreach"])
-    return not group["differentiable"] and all(
-        p.device.type != "cpu" and type(p) in (Tensor, torch.nn.Parameter) for p in params
-    )
-
-
-def _stays_on_device(group: dict[str, Any]) -> bool:
-    """Whether the scalars of the update must remain tensors."""
-    return bool(group["capturable"] or group["differentiable"] or torch.compiler.is_compiling())
-
-
-def _rate(group: dict[str, Any]) -> float | Tensor:
-    """Return the learning rate: a float, or a 0-dim tensor where the scalars remain tensors."""
-    lr: float | Tensor = group["lr"]
-    if not _stays_on_device(group):
-        return _host_float(lr)
-    if isinstance(lr, Tensor):
-        return lr.reshape(())
-    # A float enters a compiled graph once, by a product: used twice, inductor may keep an old value.
-    return torch.ones((), dtype=torch.float64, device="cpu") * lr
-
-
-def _kept(group: dict[str, Any], tensor: Tensor) -> Tensor:
-    """Return the tensor; a copy where autograd keeps it, for the next step changes it in place."""
-    return tensor.clone() if group["differentiable"] else tensor
-
-
-def _advance(group: dict[str, Any], lr: float | Tensor, step: Tensor, threshold: Tensor) -> float | Tensor:
-    """Count one step and let the threshold grow; returns the new threshold."""
-    c, mu = float(group["c"]), float(group["mu"])  # a NumPy float32 would drag the sum down to float32
-    if _stays_on_device(group):
-        threshold.add_(threshold_increment(step, lr, c, mu))
-        step.add_(1)
-        return _kept(group, threshold)
-    n = step.item()
-    tau = threshold.item() + threshold_increment(n, float(lr), c, mu)
-    step.fill_(n + 1)
-    threshold.fill_(tau)
-    return tau
-
-
-def _update_one_by_one(
-    group: dict[str, Any],
-    rule: ThresholdRule,
-    params: list[Tensor],
-    grads: list[Tensor],
-    accumulators: list[Tensor],
-    buffers: list[Tensor],
-    steps: list[Tensor],
-    thresholds: list[Tensor],
-) -> None:
-    """Update tensor by tensor: the readable form, and the reference of the other."""
-    lr, momentum = _rate(group), group["momentum"]
-    on_device = _stays_on_device(group)
-    for i, (weight, grad, v) in enumerate(zip(params, grads, accumulators, strict=True)):
-        direction = grad.to(v.dtype)
-        if group["maximize"]:
-            direction = -direction
-        if group["weight_decay"] != 0:
-            direction = direction.add(weight, alpha=group["weight_decay"])
-        if momentum != 0:
-            buffers[i].mul_(momentum).add_(direction)
-            direction = direction.add(buffers[i], alpha=momentum) if group["nesterov"] else buffers[i]
-        if isinstance(lr, Tensor):
-            v.sub_(_kept(group, direction) * lr)
-        else:
-            v.add_(direction, alpha=-lr)
-        tau = _advance(group, lr, steps[i], thresholds[i])
-        if on_device:
-            weight.copy_(rule(_kept(group, v), tau))
-        else:
-            rule.write(v, tau, weight)
-
-
-def _update_foreach(
-    group: dict[str, Any],
-    rule: ThresholdRule,
-    params: list[Tensor],
-    grads: list[Tensor],
-    accumulators: list[Tensor],
-    buffers: list[Tensor],
-    steps: list[Tensor],
-    thresholds: list[Tensor],
-) -> None:
-    """Update lists of tensors, one list for each device and dtype."""
-    lr, momentum = _rate(group), group["momentum"]
-    lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for i, parameter in enumerate(params):
-        lists.setdefault((parameter.device, parameter.dtype), []).append(i)
-    for indices in lists.values():
-        weights = [params[i] for i in indices]
-        vs = [accumulators[i] for i in indices]
-        directions = [grads[i].to(accumulators[i].dtype) for i in indices]
-        if group["maximize"]:
-            directions = list(torch._foreach_neg(directions))
-        if group["weight_decay"] != 0:
-            directions = list(torch._foreach_add(directions, weights, alpha=group["weight_decay"]))
-        if momentum != 0:
-            ms = [buffers[i] for i in indices]
-            torch._foreach_mul_(ms, momentum)
-            torch._foreach_add_(ms, directions)
-            directions = list(torch._foreach_add(directions, ms, alpha=momentum)) if group["nesterov"] else ms
-        if isinstance(lr, Tensor):  # _foreach_mul would want lr on the device of the list
-            torch._foreach_sub_(vs, [direction * lr for direction in directions])
-        else:
-            torch._foreach_add_(vs, directions, alpha=-lr)
-        taus = [_advance(group, lr, steps[i], thresholds[i]) for i in indices]
-        rule.foreach_write(vs, taus, weights)

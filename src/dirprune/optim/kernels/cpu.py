@@ -1,0 +1,126 @@
+"""One step on the CPU by the compiled kernel."""
+
+from array import array
+from ctypes import CDLL
+from itertools import repeat
+from operator import attrgetter, itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dirprune.core.threshold import threshold_increment
+from dirprune.optim.kernels import compiled
+from dirprune.optim.tensors import PLAIN, Tensors, same_layout
+
+# Types of weight and accumulator that have a kernel, as grda.cpp numbers them.
+_TYPES = {
+    (torch.float16, torch.float32): (0, 2),
+    (torch.bfloat16, torch.float32): (1, 2),
+    (torch.float32, torch.float32): (2, 2),
+    (torch.float64, torch.float64): (3, 3),
+    (torch.float16, torch.bfloat16): (0, 1),
+    (torch.bfloat16, torch.bfloat16): (1, 1),
+    (torch.float32, torch.bfloat16): (2, 1),
+}
+_WIDE = {weight: torch.promote_types(weight, torch.float32) for weight, _ in _TYPES}  # of the momentum
+_PLAIN = frozenset(PLAIN)
+# Parameters of a group; with gradients and accumulators more than a second-level cache holds. Above it
+# weights go to memory past the caches, which would read them first only to overwrite them.
+_STREAM_ABOVE = 250_000
+
+
+def step(group: dict[str, Any], lr: float, tensors: Tensors, unscale: float) -> list[int]:
+    """Take one step with every parameter that the kernel can take.
+
+    Args:
+        group: The options, as in ``param_groups``.
+        lr: The learning rate.
+        tensors: Changed in place.
+        unscale: What the gradients are first multiplied with, in place.
+
+    Returns:
+        Indices of the parameters that were left as they were, for another path.
+    """
+    library = compiled.library()
+    left: list[int] = []
+    if not _all_suit(tensors, library):
+        indices = range(len(tensors.params))
+        suit = [_all_suit(tensors.select([i]), library) for i in indices]
+        left = [i for i in indices if not suit[i]]
+        tensors = tensors.select([i for i in indices if suit[i]])
+    if tensors.params:
+        table = _table(tensors)
+        address, count = table.buffer_info()[0], len(tensors.params)
+        c, mu = float(group["c"]), float(group["mu"])
+        first = 0
+        while first < count:  # once, unless parameters have taken different numbers of steps
+            end = first + library.alike(address, count, first)
+            increment = threshold_increment(tensors.steps[first].item(), lr, c, mu)
+            library.advance(address, count, first, end, increment)
+            first = end
+        library.grda(
+            address,
+            count,
+            lr,
+            group["momentum"],
+            group["weight_decay"],
+            unscale,
+            group["nesterov"],
+            group["maximize"],
+            _STREAM_ABOVE,
+            compiled.threads(),
+            compiled.parallel(),
+        )
+        torch.autograd.graph.increment_version(tensors.params)
+    return left
+
+
+# By map and without loops, for a small network's step is over in the time of a hundred Python instructions.
+_dtype, _shape, _is_cpu = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
+
+
+def _table(tensors: Tensors) -> "array[int]":
+    """Return the columns that grda.cpp reads: addresses, sizes and types."""
+    params, grads, accumulators, buffers, steps, thresholds = tensors
+    address = Tensor.data_ptr
+    types = [_TYPES[pair] for pair in zip(map(_dtype, params), map(_dtype, accumulators), strict=True)]
+    return array(
+        "q",
+        [
+            *map(address, params),
+            *map(address, grads),
+            *map(address, accumulators),
+            *(map(address, buffers) if buffers else repeat(0, len(params))),
+            *map(address, steps),
+            *map(address, thresholds),
+            *map(Tensor.numel, params),
+            *map(itemgetter(0), types),
+            *map(itemgetter(1), types),
+        ],
+    )
+
+
+def _all_suit(tensors: Tensors, library: CDLL) -> bool:
+    """Whether the kernel can take all of these: plain memory, of types and layouts that it knows."""
+    params, grads, accumulators, buffers, steps, thresholds = tensors
+    operands = [*params, *grads, *accumulators, *buffers]
+    counters = steps + thresholds
+    everything = operands + counters
+    types = list(map(_dtype, params))
+    pairs = set(zip(types, map(_dtype, accumulators), strict=True))
+    shapes = list(map(_shape, params))
+    lists = [held for held in tensors[:4] if held]
+    return (
+        _PLAIN.issuperset(map(type, everything))
+        and all(map(_is_cpu, everything))
+        and not any(map(Tensor.is_neg, params + grads))
+        and not any(map(Tensor.is_inference, params))
+        and _TYPES.keys() >= pairs
+        and (torch.float16 not in types or bool(library.has_float16()))
+        and types == list(map(_dtype, grads))
+        and all(_WIDE[t] is m.dtype for t, m in zip(types, buffers, strict=False))
+        and {torch.float64}.issuperset(map(_dtype, counters))
+        and all(list(map(_shape, held)) == shapes for held in lists[1:])
+        and (all(map(Tensor.is_contiguous, operands)) or all(map(same_layout, *lists)))
+    )

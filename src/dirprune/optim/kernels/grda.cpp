@@ -1,0 +1,296 @@
+// One step of GRDA over many tensors in one pass over the memory: what update.py says tensor by tensor, to the bit.
+// Without headers of torch, so that it compiles in half a second: it sees addresses, sizes and numbers.
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+// Stores that go past the caches, as wide as the processor has them.
+#if defined(__AVX512F__)
+typedef __m512i Line;
+static inline void stream_line(void *to, const void *from) {
+    _mm512_stream_si512((Line *)to, _mm512_load_si512((const Line *)from));
+}
+#elif defined(__AVX2__)
+typedef __m256i Line;
+static inline void stream_line(void *to, const void *from) {
+    _mm256_stream_si256((Line *)to, _mm256_load_si256((const Line *)from));
+}
+#elif defined(__SSE2__)
+typedef __m128i Line;
+static inline void stream_line(void *to, const void *from) {
+    _mm_stream_si128((Line *)to, _mm_load_si128((const Line *)from));
+}
+#endif
+
+typedef long long int64;
+typedef unsigned int uint32;
+typedef unsigned short uint16;
+
+enum Type { FLOAT16, BFLOAT16, FLOAT32, FLOAT64 };
+
+// The table that cpu.py packs: a column of `count` numbers of eight bytes for each of these.
+struct Tensors {
+    void *const *weight, *const *gradient, *const *accumulator, *const *momentum;
+    double *const *step, *const *threshold;
+    const int64 *size, *weight_type, *accumulator_type;
+    explicit Tensors(const int64 *table, int64 count)
+        : weight((void *const *)table), gradient(weight + count), accumulator(gradient + count),
+          momentum(accumulator + count), step((double *const *)(momentum + count)), threshold(step + count),
+          size((const int64 *)(threshold + count)), weight_type(size + count), accumulator_type(weight_type + count) {}
+};
+
+struct Tensor {
+    void *weight, *gradient, *accumulator, *momentum;
+    double step, threshold;
+    int64 size, weight_type, accumulator_type;
+    Tensor(const Tensors &all, int64 i)
+        : weight(all.weight[i]), gradient(all.gradient[i]), accumulator(all.accumulator[i]),
+          momentum(all.momentum[i]), step(*all.step[i]), threshold(*all.threshold[i]), size(all.size[i]),
+          weight_type(all.weight_type[i]), accumulator_type(all.accumulator_type[i]) {}
+};
+
+struct Options {
+    double rate, momentum, weight_decay, unscale;
+    bool nesterov, maximize, stream;
+};
+
+static const int64 BLOCK = 512;    // elements; a block of every operand stays in the first-level cache
+static const int64 CHUNK = 32768;  // elements that a thread takes at a time
+static const int64 ALIGN = 64;     // elements; pieces of a tensor start at multiples of it
+
+// torch multiplies and adds with one rounding where the processor can; compiled.py asks it which.
+#if FUSED_MULTIPLY_ADD
+static inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static inline double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+template <class Real> static inline Real multiply_add(Real a, Real b, Real c) { return a * b + c; }
+#endif
+
+static inline uint32 bits_of(float x) {
+    uint32 bits;
+    __builtin_memcpy(&bits, &x, 4);
+    return bits;
+}
+
+static inline float float_of(uint32 bits) {
+    float x;
+    __builtin_memcpy(&x, &bits, 4);
+    return x;
+}
+
+static inline bool is_finite(uint32 bits) { return (bits & 0x7f800000u) != 0x7f800000u; }
+
+static inline uint16 to_bfloat16(float x) {  // to nearest, ties to even
+    uint32 bits = bits_of(x);
+    uint32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0 : (uint16)rounded;
+}
+
+static inline uint32 mix(uint32 x) {  // rounding.py has the same
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+static inline uint16 to_bfloat16_stochastic(float x, uint32 key) {
+    uint32 bits = bits_of(x);
+    uint32 rounded = (bits + (mix(bits ^ key) & 0xffffu)) >> 16;
+    return is_finite(bits) ? (uint16)rounded : to_bfloat16(x);
+}
+
+// A block as numbers of the accumulator's width: in its place, or converted into scratch.
+template <class Real> static Real *load(void *tensor, int64 type, int64 first, int64 n, Real *scratch);
+
+template <> double *load(void *tensor, int64, int64 first, int64, double *) { return (double *)tensor + first; }
+
+template <> float *load(void *tensor, int64 type, int64 first, int64 n, float *scratch) {
+    if (type == FLOAT32) return (float *)tensor + first;
+    if (type == BFLOAT16) {
+        const uint16 *from = (const uint16 *)tensor + first;
+        for (int64 i = 0; i < n; i++) scratch[i] = float_of((uint32)from[i] << 16);
+    }
+#if defined(__FLT16_MANT_DIG__)
+    if (type == FLOAT16) {
+        const _Float16 *from = (const _Float16 *)tensor + first;
+        for (int64 i = 0; i < n; i++) scratch[i] = (float)from[i];
+    }
+#endif
+    return scratch;
+}
+
+// Bytes to memory; past the caches where the whole does not fit into them, which spares reading what is overwritten.
+static void put(char *to, const char *from, int64 bytes, bool stream) {
+    int64 i = 0;
+#if defined(__SSE2__)
+    const int64 line = sizeof(Line);
+    if (stream && (unsigned long long)to % line == 0)
+        for (; i + line <= bytes; i += line) stream_line(to + i, from + i);
+#endif
+    __builtin_memcpy(to + i, from + i, bytes - i);
+}
+
+template <class Real> static void store(void *tensor, int64 type, int64 first, int64 n, const Real *values, bool stream);
+
+template <> void store(void *tensor, int64, int64 first, int64 n, const double *values, bool stream) {
+    put((char *)((double *)tensor + first), (const char *)values, 8 * n, stream);
+}
+
+template <> void store(void *tensor, int64 type, int64 first, int64 n, const float *values, bool stream) {
+    if (type == FLOAT32) return put((char *)((float *)tensor + first), (const char *)values, 4 * n, stream);
+    alignas(64) uint16 narrow[BLOCK];
+    if (type == BFLOAT16)
+        for (int64 i = 0; i < n; i++) narrow[i] = to_bfloat16(values[i]);
+#if defined(__FLT16_MANT_DIG__)
+    if (type == FLOAT16)
+        for (int64 i = 0; i < n; i++) ((_Float16 *)narrow)[i] = (_Float16)values[i];
+#endif
+    put((char *)((uint16 *)tensor + first), (const char *)narrow, 2 * n, stream);
+}
+
+template <class Real> static void round_into(void *, int64, int64, const Real *, uint32) {}
+
+template <> void round_into(void *tensor, int64 first, int64 n, const float *values, uint32 key) {
+    uint16 *to = (uint16 *)tensor + first;
+    for (int64 i = 0; i < n; i++) to[i] = to_bfloat16_stochastic(values[i], key);
+}
+
+template <class Real>
+static void update(const Tensor &t, const Options &o, int64 first, int64 n, bool accumulator_is_narrow) {
+    alignas(64) Real g_scratch[BLOCK], w_scratch[BLOCK], v_scratch[BLOCK], direction[BLOCK], w_new[BLOCK];
+    const Real rate = (Real)-o.rate, beta = (Real)o.momentum, decay = (Real)o.weight_decay;
+    Real *d = load(t.gradient, t.weight_type, first, n, g_scratch);
+    if (o.unscale != 1.0) {  // as GradScaler.unscale_ leaves it: rounded to the gradient's type, in its place
+        const Real unscale = (Real)o.unscale;
+        for (int64 i = 0; i < n; i++) direction[i] = d[i] * unscale;
+        store(t.gradient, t.weight_type, first, n, direction, false);
+        d = load(t.gradient, t.weight_type, first, n, g_scratch);
+    }
+    if (o.maximize) {
+        for (int64 i = 0; i < n; i++) direction[i] = -d[i];
+        d = direction;
+    }
+    if (o.weight_decay != 0) {
+        const Real *w = load(t.weight, t.weight_type, first, n, w_scratch);
+        for (int64 i = 0; i < n; i++) direction[i] = multiply_add(w[i], decay, d[i]);
+        d = direction;
+    }
+    if (o.momentum != 0) {
+        Real *m = (Real *)t.momentum + first;
+        if (o.nesterov) {
+            for (int64 i = 0; i < n; i++) {
+                m[i] = m[i] * beta + d[i];
+                direction[i] = multiply_add(m[i], beta, d[i]);
+            }
+            d = direction;
+        } else {
+            for (int64 i = 0; i < n; i++) m[i] = m[i] * beta + d[i];
+            d = m;
+        }
+    }
+    Real *v = load(t.accumulator, t.accumulator_type, first, n, v_scratch);
+    const bool in_place = sizeof(Real) == (t.weight_type == FLOAT64 ? 8 : t.weight_type == FLOAT32 ? 4 : 2) && !o.stream;
+    Real *weight = in_place ? (Real *)t.weight + first : w_new;
+    const Real tau = (Real)t.threshold;
+    if (t.threshold == 0) {
+
+        for (int64 i = 0; i < n; i++) weight[i] = v[i] = multiply_add(d[i], rate, v[i]);
+    } else {
+
+        for (int64 i = 0; i < n; i++) {  // v - min(max(v, -tau), tau), so written that NaN is handed on
+            const Real x = multiply_add(d[i], rate, v[i]);
+            const Real raised = x < -tau ? -tau : x;
+            v[i] = x;
+            weight[i] = x - (raised > tau ? tau : raised);
+        }
+    }
+    if (accumulator_is_narrow) round_into<Real>(t.accumulator, first, n, v, mix((uint32)(int64)t.step));
+    if (!in_place) store(t.weight, t.weight_type, first, n, w_new, o.stream);
+}
+
+static void update_piece(const Tensor &t, const Options &o, int64 first, int64 end) {
+    for (; first < end; first += BLOCK) {
+        const int64 n = end - first < BLOCK ? end - first : BLOCK;
+        if (t.weight_type == FLOAT64)
+            update<double>(t, o, first, n, false);
+        else
+            update<float>(t, o, first, n, t.accumulator_type == BFLOAT16);
+    }
+}
+
+struct Work {
+    Tensors tensors;
+    int64 count, total, taken;
+    Options options;
+};
+
+static int64 extent(int64 size) { return (size + ALIGN - 1) / ALIGN * ALIGN; }
+
+// A thread takes chunks of all the tensors laid end to end, until there are no more.
+static void work_on(void *shared) {
+    Work *work = (Work *)shared;
+    int64 index = 0, start = 0;  // of the tensor where the thread is
+    for (;;) {
+        const int64 from = __atomic_fetch_add(&work->taken, CHUNK, __ATOMIC_RELAXED);
+        if (from >= work->total) break;
+        const int64 to = from + CHUNK;
+        while (index < work->count) {
+            const int64 size = work->tensors.size[index];
+            const int64 end = start + extent(size);
+            const int64 low = from > start ? from - start : 0;
+            const int64 high = (to < end ? to : end) - start;
+            if (low < high) update_piece(Tensor(work->tensors, index), work->options, low, high < size ? high : size);
+            if (end > to) break;
+            start = end;
+            index++;
+        }
+    }
+#if defined(__SSE2__)
+    if (work->options.stream) _mm_sfence();
+#endif
+}
+
+extern "C" {
+
+int has_float16(void) {
+#if defined(__FLT16_MANT_DIG__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+// How many tensors, from `first` on, have taken as many steps as it has.
+int64 alike(const int64 *table, int64 count, int64 first) {
+    const Tensors tensors(table, count);
+    int64 end = first + 1;
+    while (end < count && *tensors.step[end] == *tensors.step[first]) end++;
+    return end - first;
+}
+
+// Count one step of the tensors from `first` to `end`, and let their thresholds grow.
+void advance(const int64 *table, int64 count, int64 first, int64 end, double increment) {
+    const Tensors tensors(table, count);
+    for (int64 i = first; i < end; i++) {
+        *tensors.threshold[i] += increment;
+        *tensors.step[i] += 1;
+    }
+}
+
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+
+void grda(const int64 *table, int64 count, double rate, double momentum, double weight_decay, double unscale,
+          int nesterov, int maximize, int64 stream_above, unsigned threads, Parallel parallel) {
+    const Tensors tensors(table, count);
+    int64 total = 0;
+    for (int64 i = 0; i < count; i++) total += extent(tensors.size[i]);
+    Work work = {tensors, count, total, 0,
+                 {rate, momentum, weight_decay, unscale, nesterov != 0, maximize != 0, total > stream_above}};
+    const int64 chunks = (total + CHUNK - 1) / CHUNK;
+    if (chunks < threads) threads = (unsigned)chunks;
+    if (parallel && threads > 1)
+        parallel(work_on, &work, threads, 0);
+    else
+        work_on(&work);
+}
+}

@@ -1,0 +1,66 @@
+"""The options of GRDA, checked."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dirprune.errors import HyperparameterError, UsageError
+from dirprune.optim.paths import why_not_fused
+from dirprune.optim.update import host_float
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Raise HyperparameterError for the first option outside its range."""
+    lr = options["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise HyperparameterError(f"lr as a tensor must have one element, got shape {tuple(lr.shape)}")
+    for name in ("lr", "c", "momentum", "weight_decay"):
+        if not 0 <= (value := _number(name, options[name])) < math.inf:
+            raise HyperparameterError(f"{name} must be a finite number >= 0, got {value}")
+    if not 0 < _number("mu", options["mu"]) <= 1:
+        raise HyperparameterError(f"mu must be in (0, 1], got {options['mu']}")
+    if options["nesterov"] and options["momentum"] == 0:
+        raise HyperparameterError("nesterov needs momentum > 0, got momentum=0")
+    for name, other in (
+        ("foreach", "differentiable"),
+        ("fused", "differentiable"),
+        ("fused", "capturable"),
+        ("foreach", "fused"),
+    ):
+        if options[name] and options[other]:
+            raise HyperparameterError(f"{name} and {other} cannot both be True: pass {name}=False")
+    if options["accumulator_dtype"] not in (None, torch.bfloat16):
+        raise HyperparameterError(
+            f"accumulator_dtype must be None or torch.bfloat16, got {options['accumulator_dtype']}"
+        )
+    if options["accumulator_dtype"] is not None and options["differentiable"]:
+        raise HyperparameterError(
+            "differentiable needs an accumulator that is not rounded: accumulator_dtype=None"
+        )
+
+
+def _number(name: str, value: Any) -> float:
+    """Return an option as a float, or raise HyperparameterError."""
+    try:
+        return host_float(value)
+    except (TypeError, ValueError):
+        raise HyperparameterError(f"{name} must be a number, got {value!r}") from None
+
+
+def check_params(group: dict[str, Any]) -> None:
+    """Raise UsageError for the first parameter that the options of its group do not suit."""
+    for parameter in group["params"]:
+        if parameter.dtype not in _DTYPES:
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            raise UsageError(f"GRDA needs parameters of {names}, got one of {parameter.dtype}")
+        if group["accumulator_dtype"] is not None and parameter.dtype == torch.float64:
+            raise UsageError(
+                "accumulator_dtype=torch.bfloat16 needs parameters of at most 32 bits, got one of float64: "
+                "leave accumulator_dtype=None"
+            )
+        if group["fused"] and (reason := why_not_fused(parameter.device)):
+            raise UsageError(f"fused=True: {reason}; pass fused=None to go another way")

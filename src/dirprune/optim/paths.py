@@ -1,0 +1,116 @@
+"""Which way a step takes: a fused kernel where there is one, lists of tensors, or tensor by tensor."""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from dirprune.core.threshold import SoftThreshold, ThresholdRule
+from dirprune.optim.kernels import UnavailableError
+from dirprune.optim.tensors import PLAIN, Tensors
+from dirprune.optim.update import host_float, stays_on_device, update_foreach, update_one_by_one
+
+logger = logging.getLogger(__name__)
+
+FUSED_RULES = (SoftThreshold,)  # what the kernels compute; a rule of another type goes another way
+
+Kernel = Callable[[dict[str, Any], float, Tensors, float], list[int]]
+
+
+def update(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors, unscale: float = 1.0) -> None:
+    """Take one step by the fastest way that the options allow and the tensors can go.
+
+    Args:
+        group: The options, as in ``param_groups``.
+        rule: From the accumulator to the weight.
+        tensors: Changed in place; the gradients only by ``unscale``.
+        unscale: What the gradients are first to be multiplied with, in place: the inverse of a
+            ``GradScaler``'s scale.
+    """
+    if not tensors.params:
+        return
+    if _may_fuse(group, rule) and (kernel := _kernel(tensors.params[0].device.type)):
+        left = kernel(group, host_float(group["lr"]), tensors, unscale)
+        if not left:
+            return
+        tensors = tensors.select(left)
+    if unscale != 1:
+        for grad in tensors.grads:
+            grad.mul_(unscale)
+    if _use_foreach(group, tensors.params):
+        update_foreach(group, rule, tensors)
+    else:
+        update_one_by_one(group, rule, tensors)
+
+
+def why_not_fused(device: torch.device | str) -> str | None:
+    """Say why steps on a device go without a fused kernel; None if they go with one.
+
+    Args:
+        device: Where the parameters are.
+
+    Example:
+        >>> why_not_fused("meta")
+        'there is no fused kernel for meta'
+    """
+    found = _kernel_or_reason(torch.device(device).type)
+    return found if isinstance(found, str) else None
+
+
+def _may_fuse(group: dict[str, Any], rule: ThresholdRule) -> bool:
+    """Whether nothing in the options asks for another way."""
+    asked = group["foreach"] is None if group["fused"] is None else group["fused"]
+    return bool(asked) and type(rule) in FUSED_RULES and not stays_on_device(group)
+
+
+def _use_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
+    """Whether to update lists of tensors: as asked, else on accelerators where nothing speaks against it."""
+    if group["accumulator_dtype"] is not None:
+        return False
+    if group["foreach"] is not None:
+        return bool(group["foreach"])
+    return not group["differentiable"] and all(p.device.type != "cpu" and type(p) in PLAIN for p in params)
+
+
+def _kernel(kind: str) -> Kernel | None:
+    """Return the kernel for a kind of device, if there is one."""
+    found = _kernel_or_reason(kind)
+    return None if isinstance(found, str) else found
+
+
+@cache
+def _kernel_or_reason(kind: str) -> Kernel | str:
+    """Load the kernel for a kind of device and try it; if that fails, say why."""
+    try:
+        if kind == "cpu":
+            from dirprune.optim.kernels.cpu import step
+        else:
+            return f"there is no fused kernel for {kind}"
+        with _disable_current_modes(), torch.inference_mode(False):  # which would make other tensors
+            _try(step, kind)
+    except UnavailableError as error:
+        logger.info("GRDA steps on %s without a fused kernel: %s", kind, error)
+        return str(error)
+    return step
+
+
+def _try(kernel: Kernel, kind: str) -> None:
+    """Raise if a kernel does not do what the readable update does: a compiler may be at fault."""
+    options = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "maximize": True, "c": 0.5, "mu": 0.6}
+    group = {**options, "lr": 0.1, "accumulator_dtype": None, "capturable": False, "differentiable": False}
+    results = []
+    for go in (lambda t: kernel(group, 0.1, t, 1.0), lambda t: update_one_by_one(group, SoftThreshold(), t)):
+        values = torch.linspace(-1, 1, 4 * 100, dtype=torch.float32, device="cpu").view(4, 100)
+        counters = torch.ones(2, dtype=torch.float64, device="cpu")
+        tensors = Tensors(*([row] for row in (*values.to(kind), *counters)))
+        left = go(tensors)
+        if left:
+            raise UnavailableError("the kernel refuses plain float32")
+        results.append(torch.cat([row.cpu() for (row,) in tensors[:4]]))
+    ours, expected = results
+    if not torch.allclose(ours, expected, rtol=1e-6, atol=1e-7):
+        raise UnavailableError("the compiled kernel computes something else than it should")

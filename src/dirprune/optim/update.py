@@ -1,0 +1,123 @@
+"""The update of GRDA: one readable form, and the same over lists of tensors."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dirprune.core.threshold import ThresholdRule, threshold_increment
+from dirprune.optim.rounding import round_stochastically
+from dirprune.optim.tensors import Tensors, same_layout
+
+_PIECE = (
+    65536  # elements; three such pieces stay in a processor's second-level cache, and two threads share one
+)
+
+
+def stays_on_device(group: dict[str, Any]) -> bool:
+    """Whether the scalars of the update must remain tensors."""
+    return bool(group["capturable"] or group["differentiable"] or torch.compiler.is_compiling())
+
+
+def host_float(value: Any) -> float:
+    """Return a number or a tensor with one element as a float."""
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def _rate(group: dict[str, Any]) -> float | Tensor:
+    """Return the learning rate: a float, or a 0-dim tensor where the scalars remain tensors."""
+    lr: float | Tensor = group["lr"]
+    if not stays_on_device(group):
+        return host_float(lr)
+    if isinstance(lr, Tensor):
+        return lr.reshape(())
+    # A float enters a compiled graph once, by a product: used twice, inductor may keep an old value.
+    return torch.ones((), dtype=torch.float64, device="cpu") * lr
+
+
+def _kept(group: dict[str, Any], tensor: Tensor) -> Tensor:
+    """Return the tensor; a copy where autograd keeps it, for the next step changes it in place."""
+    return tensor.clone() if group["differentiable"] else tensor
+
+
+def _advance(group: dict[str, Any], lr: float | Tensor, step: Tensor, threshold: Tensor) -> float | Tensor:
+    """Count one step and let the threshold grow; returns the new threshold."""
+    c, mu = float(group["c"]), float(group["mu"])  # a NumPy float32 would drag the sum down to float32
+    if stays_on_device(group):
+        threshold.add_(threshold_increment(step, lr, c, mu))
+        step.add_(1)
+        return _kept(group, threshold)
+    n = step.item()
+    tau = threshold.item() + threshold_increment(n, float(lr), c, mu)
+    step.fill_(n + 1)
+    threshold.fill_(tau)
+    return tau
+
+
+def update_one_by_one(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors) -> None:
+    """Update tensor by tensor: the readable form, and the reference of the others."""
+    lr, momentum = _rate(group), group["momentum"]
+    for i, step in enumerate(tensors.steps):
+        tau = _advance(group, lr, step, tensors.thresholds[i])
+        operands = [tensors.params[i], tensors.grads[i], tensors.accumulators[i]]
+        if momentum != 0:
+            operands.append(tensors.buffers[i])
+        for weight, grad, accumulator, *buffer in _pieces(group, operands):
+            v = accumulator
+            if group["accumulator_dtype"] is not None:
+                v = accumulator.to(torch.float32)
+            direction = grad.to(v.dtype)
+            if group["maximize"]:
+                direction = -direction
+            if group["weight_decay"] != 0:
+                direction = direction.add(weight, alpha=group["weight_decay"])
+            if momentum != 0:
+                m = buffer[0].mul_(momentum).add_(direction)
+                direction = direction.add(m, alpha=momentum) if group["nesterov"] else m
+            if isinstance(lr, Tensor):
+                v.sub_(_kept(group, direction) * lr)
+            else:
+                v.add_(direction, alpha=-lr)
+            if v is not accumulator:
+                accumulator.copy_(round_stochastically(v, step))
+            if stays_on_device(group):
+                weight.copy_(rule(_kept(group, v), tau))
+            else:
+                rule.write(v, tau, weight)
+
+
+def _pieces(group: dict[str, Any], operands: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Cut large CPU tensors of one layout into pieces that stay in the cache between operations."""
+    weight = operands[0]
+    whole = stays_on_device(group) or weight.device.type != "cpu" or weight.numel() <= _PIECE
+    if whole or not same_layout(*operands):
+        yield tuple(operands)
+        return
+    flat = [t.as_strided((weight.numel(),), (1,)) for t in operands]
+    yield from zip(*(torch.split(t, _PIECE) for t in flat), strict=True)
+
+
+def update_foreach(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors) -> None:
+    """Update lists of tensors, one list for each device and dtype."""
+    lr, momentum = _rate(group), group["momentum"]
+    lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for i, parameter in enumerate(tensors.params):
+        lists.setdefault((parameter.device, parameter.dtype), []).append(i)
+    for indices in lists.values():
+        weights, grads, vs, ms, steps, thresholds = tensors.select(indices)
+        directions = [grad.to(v.dtype) for grad, v in zip(grads, vs, strict=True)]
+        if group["maximize"]:
+            directions = list(torch._foreach_neg(directions))
+        if group["weight_decay"] != 0:
+            directions = list(torch._foreach_add(directions, weights, alpha=group["weight_decay"]))
+        if momentum != 0:
+            torch._foreach_mul_(ms, momentum)
+            torch._foreach_add_(ms, directions)
+            directions = list(torch._foreach_add(directions, ms, alpha=momentum)) if group["nesterov"] else ms
+        if isinstance(lr, Tensor):  # _foreach_mul would want lr on the device of the list
+            torch._foreach_sub_(vs, [direction * lr for direction in directions])
+        else:
+            torch._foreach_add_(vs, directions, alpha=-lr)
+        taus = [_advance(group, lr, step, tau) for step, tau in zip(steps, thresholds, strict=True)]
+        rule.foreach_write(vs, taus, weights)
