@@ -39,12 +39,13 @@ BAD = [
     (["train"], 2, ""),
     (["train", "digitz"], 2, "did you mean 'digits'?"),
     (["train", "digits", "--muu", "0.6"], 2, "did you mean --mu?"),
-    (["train", "digits", "--mu", "much"], 2, "could not convert string to float: 'much'"),
+    (["train", "digits", "--mu", "much"], 2, "'much'"),
     (["train", "digits", "--mu", "0"], 2, "--mu must be in (0, 1], got 0.0"),
     (["train", "digits", "--c", "-1"], 2, "--c must be a finite number >= 0, got -1.0"),
     (["train", "digits", "--epochs", "0"], 2, "--epochs must be >= 1"),
     (["train", "digits", "--seeds", "0"], 2, "--seeds must be >= 1"),
     (["train", "digits", "--threads", "0"], 2, "--threads must be >= 1"),
+    (["train", "digits", "--jobs", "0"], 2, "--jobs must be >= 1"),
     (["train", "digits", "--methods", "adam"], 2, "invalid choice 'adam'"),
     (["train", "digits", "--checkpoint-every", "5"], 2, "such as '1ep' or '500it'"),
     (["train", "digits", "--dataset", "digit"], 2, "did you mean"),
@@ -246,10 +247,22 @@ def test_interruption_saves_and_says_how_to_go_on(number, endless):
     assert list((folder / "checkpoints").glob("step-*.pt"))
 
 
-def test_two_processes_do_not_share_a_run(endless, capsys):
+def test_a_run_of_another_process_is_left_to_it(endless, capsys):
     _, command, _ = endless
-    assert main(command) == 2
-    assert "another process" in capsys.readouterr().err
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "grda-c0.01-mu0.6-seed0: left to another process" in out
+    assert "unfinished" in out
+
+
+def test_a_set_of_settings_at_once(tmp_path, capsys):
+    assert main(["train", "digits", *QUICK, "--mu", "0.51", "0.6", "--methods", "grda", "--jobs", "2"]) == 0
+    folder = tmp_path / "runs" / "digits-epochs2"
+    assert {path.parent.name for path in folder.glob("*/result.json")} == {
+        "grda-c0.01-mu0.51-seed0",
+        "grda-c0.01-mu0.6-seed0",
+    }
+    assert "2 of 2 runs are over" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

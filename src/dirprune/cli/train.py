@@ -4,7 +4,6 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from dirprune.cli.arguments import parse
@@ -12,7 +11,7 @@ from dirprune.data import load_dataset
 from dirprune.errors import DivergenceError
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report import print_table, summarise, write_report
-from dirprune.train import Diagnosis, Duration, Experiment, ProgressDisplay, run_experiment
+from dirprune.train import Duration, Experiment, ProgressDisplay, raise_failures, run_jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +25,12 @@ class TrainOptions:
     """Where the experiment's folder is made."""
     checkpoint_every: str = "1ep"
     """How often to save: epochs ("1ep") or iterations ("200it")."""
+    jobs: int | None = None
+    """Runs at once, each in a process of its own; default: one for each CUDA device, or as many as --threads
+    lets the cores hold."""
+    ray: str | None = None
+    """Let a ray cluster train the runs: its address, "auto" to find it, or "local" to start one here. All its
+    machines must see the folder --out."""
 
 
 def train(arguments: list[str]) -> int:
@@ -40,8 +45,6 @@ def train(arguments: list[str]) -> int:
     )
     checkpoint_every = Duration.parse(options.checkpoint_every)
     experiment, config = options.experiment, options.experiment.config
-    if experiment.threads is not None:
-        torch.set_num_threads(experiment.threads)
     folder = options.out / config.experiment_name(recipe.config)
 
     console = Console()
@@ -52,19 +55,20 @@ def train(arguments: list[str]) -> int:
         )
     with console.status(f"reading {config.dataset}"):
         dataset = load_dataset(config.dataset, options.data_dir)
-    with ProgressDisplay(console, len(experiment.runs())) as progress:
-        runs = run_experiment(
-            experiment,
-            dataset,
-            folder,
-            callbacks=[progress, Diagnosis(progress.say)],
-            checkpoint_every=checkpoint_every,
-            command=shlex.join(["dirprune", "train", *arguments]),
-        )
-    show(console, folder)
-    diverged = [run.path.name for run in runs if (run.result() or {}).get("status") == "diverged"]
+    jobs = experiment.jobs(
+        folder,
+        data_dir=options.data_dir,
+        checkpoint_every=checkpoint_every,
+        command=shlex.join(["dirprune", "train", *arguments]),
+    )
+    with ProgressDisplay(console, len(jobs)) as display:
+        outcomes = run_jobs(jobs, dataset, display, at_once=options.jobs, ray=options.ray)
+    if any((job.folder / "config.json").is_file() for job in jobs):
+        show(console, folder)
+    raise_failures(outcomes)
+    diverged = [outcome.name for outcome in outcomes if outcome.status == "diverged"]
     if diverged:
-        raise DivergenceError(f"{len(diverged)} of {len(runs)} runs diverged: {', '.join(diverged)}")
+        raise DivergenceError(f"{len(diverged)} of {len(outcomes)} runs diverged: {', '.join(diverged)}")
     return 0
 
 

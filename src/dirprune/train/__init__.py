@@ -1,12 +1,15 @@
 """Training: configuration, one short loop, exact resume, sets of runs."""
 
-from dirprune.train.callbacks import Callback, Position, ProgressDisplay, Run
+from dirprune.train.callbacks import Callback, Position, Run
 from dirprune.train.config import METHODS, Method, TrainConfig
 from dirprune.train.diagnosis import Diagnosis
+from dirprune.train.display import ProgressDisplay
 from dirprune.train.duration import Duration
+from dirprune.train.engines import run_jobs
 from dirprune.train.environment import describe_environment
 from dirprune.train.experiment import Experiment, run_experiment
 from dirprune.train.interruption import StopRequested
+from dirprune.train.jobs import Job, Outcome, raise_failures
 from dirprune.train.measures import evaluate
 from dirprune.train.trainer import Trainer
 
@@ -16,7 +19,9 @@ __all__ = [
     "Diagnosis",
     "Duration",
     "Experiment",
+    "Job",
     "Method",
+    "Outcome",
     "Position",
     "ProgressDisplay",
     "Run",
@@ -25,5 +30,7 @@ __all__ = [
     "Trainer",
     "describe_environment",
     "evaluate",
+    "raise_failures",
     "run_experiment",
+    "run_jobs",
 ]
