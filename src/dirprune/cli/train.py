@@ -78,10 +78,15 @@ def show(console: Console, folder: Path) -> None:
     console.print(f"report: {write_report(folder)}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _usage() -> str:
-    recipes = "".join(
+def recipe_list() -> str:
+    """Return a line for each recipe."""
+    return "".join(
         f"  {name:24} {(function.__doc__ or '').splitlines()[0]}\n" for name, function in RECIPES.items()
     )
+
+
+def _usage() -> str:
     return (
-        f"usage: dirprune train RECIPE [OPTIONS]\n\n{recipes}\n  dirprune train RECIPE --help   its options\n"
+        f"usage: dirprune train RECIPE [OPTIONS]\n\n{recipe_list()}\n"
+        "  dirprune train RECIPE --help   its options\n"
     )

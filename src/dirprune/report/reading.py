@@ -36,8 +36,8 @@ class Run:
     """One run.
 
     `curves` maps each name of `CURVES` to a float64 array as long as `epochs`, with NaN where a value is not
-    finite. `outcome` is None unless the run finished; `message` says why it diverged or failed; `warnings` are
-    what training found amiss, in sentences.
+    finite. `outcome` is None unless the run finished; `message` says why it diverged or failed; `warnings`
+    are what training found amiss, in sentences.
     """
 
     name: str

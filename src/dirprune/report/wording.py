@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dirprune.report.reading import Status
 from dirprune.report.summary import Spread, VariantSummary, plain
 
 CLOSE = 0.01  # a point of accuracy: up to this far below SGD, a setting counts as keeping the accuracy
 NOTHING = "\u2013"
 MINUS = "\u2212"
 _NBSP = "\u00a0"
-_TROUBLES = ("diverged", "failed", "unfinished")
+_TROUBLES: tuple[Status, ...] = ("diverged", "failed", "unfinished")
 _SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 

@@ -11,6 +11,7 @@ from dirprune.train.experiment import Experiment, run_experiment
 from dirprune.train.interruption import StopRequested
 from dirprune.train.jobs import Job, Outcome, raise_failures
 from dirprune.train.measures import evaluate
+from dirprune.train.snapshots import KeepSnapshots, Snapshot, read_snapshot
 from dirprune.train.trainer import Trainer
 
 __all__ = [
@@ -20,17 +21,20 @@ __all__ = [
     "Duration",
     "Experiment",
     "Job",
+    "KeepSnapshots",
     "Method",
     "Outcome",
     "Position",
     "ProgressDisplay",
     "Run",
+    "Snapshot",
     "StopRequested",
     "TrainConfig",
     "Trainer",
     "describe_environment",
     "evaluate",
     "raise_failures",
+    "read_snapshot",
     "run_experiment",
     "run_jobs",
 ]

@@ -19,6 +19,7 @@ from dirprune.runs import RunFolder
 from dirprune.train.callbacks import Callback, Run, figures
 from dirprune.train.config import TrainConfig
 from dirprune.train.duration import Duration
+from dirprune.train.snapshots import KeepSnapshots
 from dirprune.train.trainer import Trainer
 
 
@@ -33,6 +34,7 @@ class Job:
         threads: Threads on the CPU; None leaves them as they are.
         checkpoint_every: How often to save.
         command: The command line, for the record.
+        snapshots: Epochs after which the accumulators are kept; see :mod:`dirprune.train.snapshots`.
 
     Example:
         >>> config = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
@@ -47,6 +49,7 @@ class Job:
     threads: int | None = None
     checkpoint_every: Duration = Duration(1, "ep")  # noqa: RUF009 - frozen
     command: str = ""
+    snapshots: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,6 +72,7 @@ class Job:
                 "config": TrainConfig(**config),
                 "folder": Path(content["folder"]),
                 "checkpoint_every": Duration.parse(content["checkpoint_every"]),
+                "snapshots": tuple(content["snapshots"]),
             }
         )
 
@@ -137,7 +141,7 @@ def attempt(job: Job, dataset: ImageDataset, callbacks: Sequence[Callback] = ())
             job.config,
             dataset,
             run,
-            callbacks=[_Record(), *callbacks],
+            callbacks=[_Record(), KeepSnapshots(job.snapshots), *callbacks],
             checkpoint_every=job.checkpoint_every,
             command=job.command,
         ).run()
