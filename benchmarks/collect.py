@@ -65,6 +65,7 @@ def summary_record(folder: Path) -> list[dict[str, object]]:
             "label": variant.label,
             "finished": variant.finished,
             "diverged": variant.diverged,
+            "failed": variant.failed,
             "unfinished": variant.unfinished,
             **{
                 name: {"mean": spread.mean, "sd": spread.sd} if spread else None

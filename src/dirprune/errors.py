@@ -28,6 +28,14 @@ class RunFolderError(UsageError):
     """A run folder cannot be read, written, or belongs to another configuration."""
 
 
+class RunInUseError(RunFolderError):
+    """Another process trains into that run folder."""
+
+
+class FailedRunsError(DirpruneError):
+    """Runs of a set failed or diverged; the others are done."""
+
+
 class DivergenceError(DirpruneError):
     """Training met a non-finite loss or weight."""
 

@@ -14,7 +14,7 @@ import pytest
 import dirprune
 from dirprune.cli import main
 
-QUICK = ["--seeds", "1", "--epochs", "2", "--threads", "1"]
+QUICK = ["--seeds", "1", "--epochs", "2", "--threads", "1", "--jobs", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,19 +39,24 @@ BAD = [
     (["train"], 2, ""),
     (["train", "digitz"], 2, "did you mean 'digits'?"),
     (["train", "digits", "--muu", "0.6"], 2, "did you mean --mu?"),
-    (["train", "digits", "--mu", "much"], 2, "could not convert string to float: 'much'"),
+    (["train", "digits", "--mu", "much"], 2, "'much'"),
     (["train", "digits", "--mu", "0"], 2, "--mu must be in (0, 1], got 0.0"),
     (["train", "digits", "--c", "-1"], 2, "--c must be a finite number >= 0, got -1.0"),
     (["train", "digits", "--epochs", "0"], 2, "--epochs must be >= 1"),
     (["train", "digits", "--seeds", "0"], 2, "--seeds must be >= 1"),
     (["train", "digits", "--threads", "0"], 2, "--threads must be >= 1"),
+    (["train", "digits", "--jobs", "0"], 2, "--jobs must be >= 1"),
     (["train", "digits", "--methods", "adam"], 2, "invalid choice 'adam'"),
     (["train", "digits", "--checkpoint-every", "5"], 2, "such as '1ep' or '500it'"),
     (["train", "digits", "--dataset", "digit"], 2, "did you mean"),
-    (["train", "digits", "--model", "lenet"], 2, "unknown network 'lenet'"),
+    (["train", "digits", "--model", "lenet", *QUICK], 2, "unknown network 'lenet'"),
     (["train", "digits", "--model", "vgg16", *QUICK], 2, ""),
-    (["train", "digits", "--mean", "0.1", "0.2", "--std", "1", "1"], 2, "--mean must have 1 value"),
+    (["train", "digits", "--mean", "0.1", "0.2", "--std", "1", "1", *QUICK], 2, "--mean must have 1 value"),
     (["train", "lenet5-fashion_mnist", "--data-dir", "./nowhere"], 2, "nowhere"),
+    (["tune"], 2, ""),
+    (["tune", "digitz"], 2, "did you mean 'digits'?"),
+    (["tune", "digits", "--target-sparsity", "1.5"], 2, "--target-sparsity must be in (0, 1)"),
+    (["tune", "digits", "--target-sparsity", "0.9", "--trial-epochs", "2"], 2, "--trial-epochs must be >= 4"),
     (["report"], 2, "FOLDER"),
     (["report", "nowhere"], 2, "nowhere does not exist"),
     (["report", "."], 2, "holds no runs"),
@@ -113,6 +118,30 @@ def test_train_report_and_resume(tmp_path, capsys):
     page.unlink()
     assert main(["report", str(page.parent)]) == 0
     assert page.is_file()
+
+
+def test_tune_for_a_sparsity_ends_with_the_line_to_use(tmp_path, capsys):
+    command = ["tune", "digits", "--epochs", "8", "--trial-epochs", "4", "--target-sparsity", "0.3", "--flip"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    found = json.loads(next(tmp_path.glob("runs/tune-digits-*/target-sparsity.json")).read_text())
+    (line,) = found["train"]
+    assert out.endswith(f"\n{line}\n")
+    assert line.startswith("dirprune train digits --c 0.0")
+    assert line.endswith(" --mu 0.6 --epochs 8 --flip")
+    assert min(abs(trial["prediction"]["sparsity"] - 0.3) for trial in found["tried"]) < 0.01
+    assert main(command) == 0  # nothing is trained again
+    assert "epoch" not in capsys.readouterr().out.partition("predicted")[0]
+
+
+def test_tune_by_accuracy_shows_every_c_with_its_verdict(tmp_path, capsys):
+    command = ["tune", "digits", "--trial-epochs", "1", "--seeds", "1", "--margin", "30", "--jobs", "1"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "comparable" in out
+    assert out.splitlines()[-1].startswith("dirprune train digits --c ")
+    found = json.loads(next(tmp_path.glob("runs/tune-digits-*/greatest-c.json")).read_text())
+    assert "-30.0 points" in found["rule"]
 
 
 def test_divergence_ends_with_code_1_and_a_report(tmp_path, capsys):
@@ -246,10 +275,22 @@ def test_interruption_saves_and_says_how_to_go_on(number, endless):
     assert list((folder / "checkpoints").glob("step-*.pt"))
 
 
-def test_two_processes_do_not_share_a_run(endless, capsys):
+def test_a_run_of_another_process_is_left_to_it(endless, capsys):
     _, command, _ = endless
-    assert main(command) == 2
-    assert "another process" in capsys.readouterr().err
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "grda-c0.01-mu0.6-seed0: left to another process" in out
+    assert "unfinished" in out
+
+
+def test_a_set_of_settings_at_once(tmp_path, capsys):
+    assert main(["train", "digits", *QUICK, "--mu", "0.51", "0.6", "--methods", "grda", "--jobs", "2"]) == 0
+    folder = tmp_path / "runs" / "digits-epochs2"
+    assert {path.parent.name for path in folder.glob("*/result.json")} == {
+        "grda-c0.01-mu0.51-seed0",
+        "grda-c0.01-mu0.6-seed0",
+    }
+    assert "2 of 2 runs are over" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ class Experiment:
         *,
         metrics: list[dict[str, Any]] | None = None,
         environment: dict[str, Any] = ENVIRONMENT,
+        failure: str | None = None,
     ) -> Path:
         """Write a run; `config` and `result` say what differs from the standard ones."""
         run = self.path / name
@@ -75,6 +76,8 @@ class Experiment:
         (run / "timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in timing))
         if result is not None:
             (run / "result.json").write_text(json.dumps(base | result))
+        if failure is not None:
+            (run / "failure.json").write_text(json.dumps({"message": failure, "date": "2026-03-01"}))
         return run
 
     def pair(self, seed: int, sgd: float, grda: float, **result: Any) -> None:

@@ -88,3 +88,11 @@ def test_a_run_that_was_killed_at_its_very_start(experiment: Experiment) -> None
 def test_a_single_run_folder_will_do(experiment: Experiment) -> None:
     (run,) = read_runs(experiment.add("only", {}, {}))
     assert (run.name, run.status, run.seconds) == ("only", "finished", 12.5)
+
+
+def test_a_failure_counts_until_there_is_a_result(experiment: Experiment) -> None:
+    experiment.add("a", {}, failure="out of memory")
+    experiment.add("b", {"seed": 1}, {}, failure="left from before")
+    failed, finished = read_runs(experiment.path)
+    assert (failed.status, failed.message, failed.outcome) == ("failed", "out of memory", None)
+    assert (finished.status, finished.message) == ("finished", "")

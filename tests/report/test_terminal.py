@@ -30,12 +30,13 @@ def busy(experiment: Experiment) -> Experiment:
         )
     experiment.add("grda-2", {"method": "grda", "c": 0.0005, "seed": 2}, DIVERGED)
     experiment.add("grda-3", {"method": "grda", "c": 0.0005, "seed": 3})
+    experiment.add("grda-4", {"method": "grda", "c": 0.0005, "seed": 4}, failure="out of memory")
     return experiment
 
 
 FIGURES = [
     *("96.72 ± 0.83", "78.22 ± 2.96", "-18.50 ± 2.12", "91.31", "121 KiB", "9.7x smaller", "9.9 min"),
-    *("2/2", "2/4", "1 diverged", "1 unfinished", "SGD", "gRDA", "c=5e-4", "mu=0.6"),
+    *("2/2", "2/5", "1 diverged", "1 failed", "1 unfinished", "SGD", "gRDA", "c=5e-4", "mu=0.6"),
 ]
 
 

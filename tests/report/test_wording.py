@@ -36,6 +36,13 @@ def test_a_loss_is_called_a_cost(experiment: Experiment) -> None:
     ]
 
 
+def test_failed_runs_are_counted(experiment: Experiment) -> None:
+    experiment.add("a", {}, failure="out of memory")
+    experiment.add("b", {"seed": 1}, DIVERGED)
+    experiment.add("c", {"seed": 2})
+    assert spoken(experiment) == ["No run has finished: 1 diverged, 1 failed and 1 unfinished."]
+
+
 def test_runs_that_diverged_or_were_interrupted_are_counted(experiment: Experiment) -> None:
     experiment.pair(0, 0.9, 0.9)
     experiment.add("sgd-1", {"seed": 1}, {"test_accuracy": 0.9})

@@ -121,3 +121,12 @@ def test_files_are_plain_json(folder):
     folder.write_result({"status": "finished"})
     assert json.loads((folder.path / "environment.json").read_text()) == folder.environment() == {"cores": 2}
     assert folder.result() == {"status": "finished"}
+
+
+def test_a_failure_is_kept_until_it_is_cleared(folder):
+    assert folder.failure() is None
+    folder.write_failure("out of memory")
+    assert folder.failure()["message"] == "out of memory"
+    folder.clear_failure()
+    folder.clear_failure()
+    assert folder.failure() is None

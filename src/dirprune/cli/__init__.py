@@ -12,6 +12,7 @@ from dirprune.errors import DirpruneError, UsageError, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train RECIPE", "train a dense network and its sparse twin, end with a table and a report"),
+    "tune": ("tune RECIPE", "choose c from short runs: by accuracy, or for a sparsity"),
     "report": ("report FOLDER", "make the report of a folder of runs again"),
 }
 

@@ -4,7 +4,6 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from dirprune.cli.arguments import parse
@@ -14,14 +13,14 @@ from dirprune.errors import DivergenceError
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report import print_table, summarise, write_report
 from dirprune.train import (
-    Diagnosis,
     Duration,
     Execution,
     Experiment,
     ProgressDisplay,
     first_process,
     leave,
-    run_experiment,
+    raise_failures,
+    run_jobs,
 )
 
 
@@ -36,6 +35,12 @@ class TrainOptions:
     """Where the experiment's folder is made."""
     checkpoint_every: str = "1ep"
     """How often to save: epochs ("1ep") or iterations ("200it")."""
+    jobs: int | None = None
+    """Runs at once, each in a process of its own; default: one for each CUDA device, or as many as --threads
+    lets the cores hold."""
+    ray: str | None = None
+    """Let a ray cluster train the runs: its address, "auto" to find it, or "local" to start one here. All its
+    machines must see the folder --out."""
     execution: Execution = field(default_factory=Execution)
     dry_run: bool = False
     """Print parameters, memory, steps and time from a few steps on random images; write nothing."""
@@ -53,8 +58,6 @@ def train(arguments: list[str]) -> int:
     )
     checkpoint_every = Duration.parse(options.checkpoint_every)
     experiment, config = options.experiment, options.experiment.config
-    if experiment.threads is not None:
-        torch.set_num_threads(experiment.threads)
     folder = options.out / config.experiment_name(recipe.config)
 
     if options.dry_run:
@@ -68,23 +71,24 @@ def train(arguments: list[str]) -> int:
         )
     with console.status(f"reading {config.dataset}"):
         dataset = load_dataset(config.dataset, options.data_dir)
-    with ProgressDisplay(console, len(experiment.runs())) as progress:
-        runs = run_experiment(
-            experiment,
-            dataset,
-            folder,
-            callbacks=[progress, Diagnosis(progress.say)],
-            checkpoint_every=checkpoint_every,
-            command=shlex.join(["dirprune", "train", *arguments]),
-            execution=options.execution,
-        )
+    jobs = experiment.jobs(
+        folder,
+        data_dir=options.data_dir,
+        checkpoint_every=checkpoint_every,
+        command=shlex.join(["dirprune", "train", *arguments]),
+        execution=options.execution,
+    )
+    with ProgressDisplay(console, len(jobs)) as display:
+        outcomes = run_jobs(jobs, dataset, display, at_once=options.jobs, ray=options.ray)
     leave()
     if not first_process():  # the folder is the first one's
-        return 0
-    show(console, folder)
-    diverged = [run.path.name for run in runs if (run.result() or {}).get("status") == "diverged"]
+        return int(any(outcome.error for outcome in outcomes))
+    if any((job.folder / "config.json").is_file() for job in jobs):
+        show(console, folder)
+    raise_failures(outcomes)
+    diverged = [outcome.name for outcome in outcomes if outcome.status == "diverged"]
     if diverged:
-        raise DivergenceError(f"{len(diverged)} of {len(runs)} runs diverged: {', '.join(diverged)}")
+        raise DivergenceError(f"{len(diverged)} of {len(outcomes)} runs diverged: {', '.join(diverged)}")
     return 0
 
 
@@ -94,10 +98,15 @@ def show(console: Console, folder: Path) -> None:
     console.print(f"report: {write_report(folder)}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _usage() -> str:
-    recipes = "".join(
+def recipe_list() -> str:
+    """Return a line for each recipe."""
+    return "".join(
         f"  {name:24} {(function.__doc__ or '').splitlines()[0]}\n" for name, function in RECIPES.items()
     )
+
+
+def _usage() -> str:
     return (
-        f"usage: dirprune train RECIPE [OPTIONS]\n\n{recipes}\n  dirprune train RECIPE --help   its options\n"
+        f"usage: dirprune train RECIPE [OPTIONS]\n\n{recipe_list()}\n"
+        "  dirprune train RECIPE --help   its options\n"
     )

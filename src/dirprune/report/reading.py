@@ -13,7 +13,7 @@ from dirprune.errors import RunFolderError
 from dirprune.runs import RunFolder, find_runs
 
 Floats = NDArray[np.float64]
-Status = Literal["finished", "diverged", "unfinished"]
+Status = Literal["finished", "diverged", "failed", "unfinished"]
 CURVES = ("train_loss", "test_accuracy", "sparsity")
 
 _T = TypeVar("_T")
@@ -49,8 +49,8 @@ class Run:
     """One run.
 
     `curves` maps each name of `CURVES` to a float64 array as long as `epochs`, with NaN where a value is not
-    finite. `outcome` is None unless the run finished; `message` says why it diverged; `warnings` are what
-    training found amiss, in sentences.
+    finite. `outcome` is None unless the run finished; `message` says why it diverged or failed; `warnings`
+    are what training found amiss, in sentences.
     """
 
     name: str
@@ -94,7 +94,8 @@ def _read(folder: RunFolder) -> Run:
     timing = [_Record(line, folder.path / "timing.jsonl") for line in folder.timing()]
     content = folder.result()
     result = None if content is None else _Record(content, folder.path / "result.json")
-    status = _status(result)
+    failure = None if result is not None else folder.failure()
+    status = "failed" if failure is not None else _status(result)
     finished = result if status == "finished" else None
     hash_ = None if result is None else result.fields.get("initial_weights")
     return Run(
@@ -104,7 +105,7 @@ def _read(folder: RunFolder) -> Run:
         method=config.take("method", str),
         seed=config.take("seed", int),
         status=status,
-        message=result.take("message", str) if result and status == "diverged" else "",
+        message=_message(folder, result, failure),
         epochs=np.array([record.count("epoch", least=1) for record in metrics], dtype=np.float64),
         curves={name: _finite([record.number(name) for record in metrics]) for name in CURVES},
         seconds=finished.number("seconds") if finished else sum(r.number("train_seconds") for r in timing),
@@ -164,6 +165,13 @@ def _status(result: _Record | None) -> Status:
     if status == "diverged":
         return "diverged"
     raise RunFolderError(f'{result.path}: status must be "finished" or "diverged", not {status!r:.40}')
+
+
+def _message(folder: RunFolder, result: _Record | None, failure: Mapping[str, Any] | None) -> str:
+    """Why the run came to no good end; nothing for one that did, or is on its way."""
+    if failure is not None:
+        return _Record(failure, folder.path / "failure.json").take("message", str)
+    return result.take("message", str) if result and _status(result) == "diverged" else ""
 
 
 def _finite(values: list[float]) -> Floats:

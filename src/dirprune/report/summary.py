@@ -80,6 +80,11 @@ class VariantSummary:
         return self._seeds("diverged")
 
     @property
+    def failed(self) -> tuple[int, ...]:
+        """Seeds whose last attempt failed; they can be tried again."""
+        return self._seeds("failed")
+
+    @property
     def unfinished(self) -> tuple[int, ...]:
         """Seeds that were interrupted, or are still at work."""
         return self._seeds("unfinished")

@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dirprune.report.reading import Status
 from dirprune.report.summary import Spread, VariantSummary, plain
 
 CLOSE = 0.01  # a point of accuracy: up to this far below SGD, a setting counts as keeping the accuracy
 NOTHING = "\u2013"
 MINUS = "\u2212"
 _NBSP = "\u00a0"
+_TROUBLES: tuple[Status, ...] = ("diverged", "failed", "unfinished")
 _SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -106,7 +108,7 @@ def seeds(summary: VariantSummary) -> str:
     Returns:
         For instance "3/3" or "2/3, 1 diverged".
     """
-    others = [(len(summary.diverged), "diverged"), (len(summary.unfinished), "unfinished")]
+    others = [(sum(run.status == word for run in summary.runs), word) for word in _TROUBLES]
     parts = [f"{len(summary.finished)}/{len(summary.runs)}", *(f"{n} {word}" for n, word in others if n)]
     return ", ".join(parts)
 
@@ -234,7 +236,8 @@ def _troubles_note(summaries: Sequence[VariantSummary]) -> str:
 
 def _troubles(summaries: Sequence[VariantSummary]) -> str:
     states = Counter(run.status for summary in summaries for run in summary.runs)
-    return " and ".join(f"{states[word]} {word}" for word in ("diverged", "unfinished") if states[word])
+    parts = [f"{states[word]} {word}" for word in _TROUBLES if states[word]]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def _zeros(summary: VariantSummary) -> float:

@@ -10,8 +10,11 @@
     checkpoints/        step-00000123.pt, the newest is the one to resume from
     model.safetensors   the finished network as a sparse file
     result.json         how it ended; its presence says that the run is over
+    failure.json        why the last attempt failed, until another one begins
+    log.txt             what was said while it ran; traceback of a failure
 """
 
+import datetime
 import json
 import os
 import re
@@ -27,7 +30,7 @@ import filelock
 import torch
 
 from dirprune.core.atomic import atomic_write
-from dirprune.errors import RunFolderError
+from dirprune.errors import RunFolderError, RunInUseError
 
 _KEPT_CHECKPOINTS = 2
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})\.pt")
@@ -58,6 +61,11 @@ class RunFolder:
         """Where the finished network lies."""
         return self.path / "model.safetensors"
 
+    @property
+    def log(self) -> Path:
+        """Where the run's own log lies."""
+        return self.path / "log.txt"
+
     # -- reading ---------------------------------------------------------------------------------------
 
     def config(self) -> Json:
@@ -71,6 +79,10 @@ class RunFolder:
     def result(self) -> Json | None:
         """Return how the run ended, or None while it is not over."""
         return self._read_json("result.json") if (self.path / "result.json").is_file() else None
+
+    def failure(self) -> Json | None:
+        """Return why the last attempt failed (``message``, ``date``), or None if it did not."""
+        return self._read_json("failure.json") if (self.path / "failure.json").is_file() else None
 
     def metrics(self) -> list[Json]:
         """Return a record for each finished epoch."""
@@ -114,14 +126,14 @@ class RunFolder:
         """Hold the folder against a second process that would train into it.
 
         Raises:
-            RunFolderError: Another process holds it.
+            RunInUseError: Another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with filelock.FileLock(self.path / ".lock", timeout=0):
                 yield
         except filelock.Timeout:
-            raise RunFolderError(
+            raise RunInUseError(
                 f"{self.path} is being written by another process: wait for it, or choose another --out"
             ) from None
 
@@ -158,6 +170,15 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write how the run ended, and with that declare it over."""
         self._write_json("result.json", result)
+
+    def write_failure(self, message: str) -> None:
+        """Write why an attempt failed; the run is not over, and can be tried again."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._write_json("failure.json", {"message": message, "date": now})
+
+    def clear_failure(self) -> None:
+        """Forget why the last attempt failed, for another one has begun."""
+        (self.path / "failure.json").unlink(missing_ok=True)
 
     def append_epoch(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append an epoch's records; they count once a later checkpoint has been saved."""

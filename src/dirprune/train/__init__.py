@@ -1,28 +1,36 @@
 """Training: configuration, one short loop, exact resume, sets of runs."""
 
-from dirprune.train.callbacks import Callback, Position, ProgressDisplay, Run
+from dirprune.train.accumulators import Accumulators, KeepAccumulators, read_accumulators
+from dirprune.train.callbacks import Callback, Position, Run
 from dirprune.train.config import METHODS, Method, TrainConfig
 from dirprune.train.diagnosis import Diagnosis
+from dirprune.train.display import ProgressDisplay
 from dirprune.train.dry_run import Estimate, estimate, shape_of
 from dirprune.train.duration import Duration
+from dirprune.train.engines import run_jobs
 from dirprune.train.environment import describe_environment
 from dirprune.train.execution import Execution
 from dirprune.train.experiment import Experiment, run_experiment
 from dirprune.train.interruption import StopRequested
+from dirprune.train.jobs import Job, Outcome, raise_failures
 from dirprune.train.measures import Measured, evaluate
 from dirprune.train.ranks import first_process, leave
 from dirprune.train.trainer import Trainer
 
 __all__ = [
     "METHODS",
+    "Accumulators",
     "Callback",
     "Diagnosis",
     "Duration",
     "Estimate",
     "Execution",
     "Experiment",
+    "Job",
+    "KeepAccumulators",
     "Measured",
     "Method",
+    "Outcome",
     "Position",
     "ProgressDisplay",
     "Run",
@@ -34,6 +42,9 @@ __all__ = [
     "evaluate",
     "first_process",
     "leave",
+    "raise_failures",
+    "read_accumulators",
     "run_experiment",
+    "run_jobs",
     "shape_of",
 ]

@@ -33,9 +33,9 @@ class TrainConfig:
     """How it is trained: gRDA, or its dense twin SGD."""
     lr: float = 0.1
     """Learning rate gamma."""
-    c: float = 5e-4
+    c: Annotated[float, tyro.conf.Suppress] = 5e-4
     """gRDA: scale of the threshold."""
-    mu: float = 0.6
+    mu: Annotated[float, tyro.conf.Suppress] = 0.6
     """gRDA: exponent of the threshold's growth; greater is sparser."""
     momentum: float = 0.0
     """Momentum beta, for SGD and gRDA alike."""

@@ -1,7 +1,8 @@
-"""A set of runs that belong together: methods and seeds of one configuration."""
+"""A set of runs that belong together: methods, settings of gRDA, and seeds of one configuration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from dirprune.data import EncodedDataset, ImageDataset
@@ -11,7 +12,7 @@ from dirprune.train.callbacks import Callback
 from dirprune.train.config import METHODS, Method, TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.execution import Execution
-from dirprune.train.trainer import Trainer
+from dirprune.train.jobs import Job, raise_failures, run_here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +21,24 @@ class Experiment:
 
     Args:
         config: The settings that all runs share; its ``seed`` is the first seed.
+        c: gRDA: scale of the threshold; several make a run each, beside one SGD run.
+        mu: gRDA: exponent of the threshold's growth, greater is sparser; several make a run each.
         seeds: Number of seeds. Runs of one seed start from the same initial weights.
         methods: Methods to run for each seed.
-        threads: Threads on the CPU; None for all cores. Small networks are fastest with one.
+        threads: Threads on the CPU for each run; None for all cores. Small networks are fastest with one.
 
     Raises:
-        UsageError: Nothing would be run.
+        UsageError: Nothing would be run, or a run has a setting outside its range.
 
     Example:
         >>> config = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
-        >>> [run.run_name for run in Experiment(config=config, seeds=1).runs()]
-        ['sgd-seed0', 'grda-c0.0005-mu0.6-seed0']
+        >>> [run.run_name for run in Experiment(config=config, mu=(0.51, 0.6)).runs()]
+        ['sgd-seed0', 'grda-c0.0005-mu0.51-seed0', 'grda-c0.0005-mu0.6-seed0']
     """
 
     config: TrainConfig
+    c: tuple[float, ...] = ()
+    mu: tuple[float, ...] = ()
     seeds: int = 1
     methods: tuple[Method, ...] = METHODS
     threads: int | None = None
@@ -45,14 +50,50 @@ class Experiment:
             raise UsageError(f"--threads must be >= 1, got {self.threads}")
         if not self.methods:
             raise UsageError(f"--methods must name at least one of {', '.join(METHODS)}")
+        object.__setattr__(self, "c", self.c or (self.config.c,))
+        object.__setattr__(self, "mu", self.mu or (self.config.mu,))
+        self.runs()  # every setting within its range
 
     def runs(self) -> list[TrainConfig]:
-        """Return the configuration of every run, the methods of one seed side by side."""
+        """Return the configuration of every run, those of one seed side by side."""
         first = self.config.seed
-        return [
-            replace(self.config, seed=seed).with_method(method)
+        runs = (
+            replace(self.config, seed=seed, c=c, mu=mu).with_method(method)
             for seed in range(first, first + self.seeds)
-            for method in dict.fromkeys(self.methods)
+            for method in self.methods
+            for c, mu in product(self.c, self.mu)
+        )
+        return list(dict.fromkeys(runs))  # one SGD run is the twin of every c and mu
+
+    def jobs(
+        self,
+        folder: Path,
+        *,
+        data_dir: str | None = None,
+        checkpoint_every: Duration = Duration(1, "ep"),  # noqa: B008 - frozen
+        command: str = "",
+        execution: Execution = Execution(),  # noqa: B008 - frozen
+    ) -> list[Job]:
+        """Return every run with all that a process needs to train it.
+
+        Args:
+            folder: Where the runs' folders are made.
+            data_dir: Where the data set is read from; see :func:`dirprune.data.load_dataset`.
+            checkpoint_every: How often each run is saved.
+            command: The command line, for the record.
+            execution: How each run uses the machine.
+        """
+        return [
+            Job(
+                config=config,
+                folder=folder / config.run_name,
+                data_dir=data_dir,
+                threads=self.threads,
+                checkpoint_every=checkpoint_every,
+                command=command,
+                execution=execution,
+            )
+            for config in self.runs()
         ]
 
 
@@ -66,13 +107,14 @@ def run_experiment(
     command: str = "",
     execution: Execution = Execution(),  # noqa: B008 - frozen
 ) -> list[RunFolder]:
-    """Train every run that is not over yet, one after the other.
+    """Train every run that is not over yet, one after the other in this process.
 
-    A run that diverges is recorded as such and does not keep the others from running.
+    A run that diverges or fails is recorded as such and does not keep the others from running. One that
+    another process is training is left to it. :func:`~dirprune.train.engines.run_jobs` runs several at once.
 
     Args:
         experiment: What to run.
-        dataset: The data of all runs.
+        dataset: The data of all runs, whatever the configuration names.
         folder: Where the runs' folders are made.
         callbacks: Told about the progress of each run.
         checkpoint_every: How often each run is saved.
@@ -83,21 +125,11 @@ def run_experiment(
         The runs' folders, in the order of ``experiment.runs()``.
 
     Raises:
-        RunFolderError: A folder holds another run, or is in use.
+        FailedRunsError: Runs failed; the others are done. A single one raises what it failed with.
+        UsageError: The request cannot be met.
         StopRequested: Ctrl-C or SIGTERM came; the same call goes on from there.
         OSError: Something could not be written.
     """
-    folders = []
-    for config in experiment.runs():
-        run = RunFolder(folder / config.run_name)
-        Trainer(
-            config,
-            dataset,
-            run,
-            callbacks=callbacks,
-            checkpoint_every=checkpoint_every,
-            command=command,
-            execution=execution,
-        ).run()
-        folders.append(run)
-    return folders
+    jobs = experiment.jobs(folder, checkpoint_every=checkpoint_every, command=command, execution=execution)
+    raise_failures(run_here(jobs, dataset, callbacks))
+    return [RunFolder(job.folder) for job in jobs]

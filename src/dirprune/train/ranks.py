@@ -126,6 +126,11 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes() -> int:
+    """Return how many processes torchrun started; known at once."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def leave() -> None:
     """Say goodbye to the other processes, if there are any."""
     if dist.is_initialized():

@@ -1,0 +1,199 @@
+"""`dirprune tune RECIPE`: c from short runs."""
+
+import json
+import shlex
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dirprune.cli.arguments import parse
+from dirprune.cli.train import recipe_list
+from dirprune.core.atomic import atomic_write
+from dirprune.data import load_dataset
+from dirprune.recipes import get_recipe
+from dirprune.train import TrainConfig, describe_environment
+from dirprune.tune import Candidate, Trial, c_for_sparsity, greatest_comparable_c
+from dirprune.tune.trials import Bench
+
+_VALIDATION = 0.2
+_EPOCHS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """Choose c from short runs; what is done is not done again.
+
+    Without --target-sparsity, by the paper's rule: for each mu the greatest c whose accuracy over the first
+    epochs is comparable with SGD's. Measured on held-back training images, never on the test set; comparable
+    means that the one-sided lower 95 % bound of the paired difference is above minus the margin.
+
+    With --target-sparsity, the c whose whole training is predicted to end at that sparsity.
+    """
+
+    config: TrainConfig
+    mu: tuple[float, ...] = field(default=())
+    """gRDA: exponent of the threshold's growth; c is chosen for each of several."""
+    target_sparsity: float | None = None
+    """Sparsity at the end of the whole training, in (0, 1)."""
+    trial_epochs: int | None = None
+    """Epochs of a short run; default: 3, for a target a quarter of the training."""
+    margin: float = 0.5
+    """Loss of accuracy that does not matter, in points."""
+    seeds: int = 3
+    """Seeds that accuracies are compared over."""
+    threads: int | None = None
+    """Threads on the CPU for each run; None for all cores."""
+    jobs: int | None = None
+    """Runs at once, each in a process of its own."""
+    data_dir: str | None = None
+    """Folder with the data set as parquet, or a hub name (owner/name) to download; default: from the hub."""
+    out: Path = Path("runs")
+    """Where the folder of the short runs is made."""
+
+
+def tune(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: dirprune tune RECIPE [OPTIONS]\n\n{recipe_list()}", end="")
+        print("\n  dirprune tune RECIPE --help   its options")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    recipe = get_recipe(name)
+    default = TuneOptions(config=recipe.config, mu=recipe.mu, threads=recipe.threads)
+    options = parse(TuneOptions, rest, prog=f"dirprune tune {name}", default=default)
+    command = shlex.join(["dirprune", "tune", *arguments])
+    console = Console()
+    with console.status(f"reading {options.config.dataset}"):
+        dataset = load_dataset(options.config.dataset, options.data_dir)
+    config = _short(options)
+    folder = options.out / f"tune-{config.experiment_name(recipe.config)}"
+    bench = Bench(
+        dataset=dataset,
+        folder=folder,
+        console=console,
+        data_dir=options.data_dir,
+        threads=options.threads,
+        at_once=options.jobs,
+        command=command,
+    )
+    search = _by_accuracy if options.target_sparsity is None else _by_sparsity
+    chosen, record = search(options, config, bench)
+    lines = [_train_command(each, options, recipe.config) for each in chosen]
+    path = folder / ("greatest-c.json" if options.target_sparsity is None else "target-sparsity.json")
+    content = {**record, "train": lines, "environment": describe_environment(command)}
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+    console.print(f"result: {path}", soft_wrap=True, highlight=False, markup=False)
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return 0 if lines else 1
+
+
+def _short(options: TuneOptions) -> TrainConfig:
+    """Return the configuration of the short runs."""
+    config = options.config
+    default = _EPOCHS if options.target_sparsity is None else max(4, round(config.epochs / 4))
+    short = replace(
+        config,
+        epochs=min(options.trial_epochs or default, config.epochs),
+        schedule_epochs=config.schedule_epochs or config.epochs,
+    )
+    if options.target_sparsity is None and not config.validation:
+        short = replace(short, validation=_VALIDATION)
+    return short
+
+
+def _by_accuracy(
+    options: TuneOptions, config: TrainConfig, bench: Bench
+) -> tuple[list[TrainConfig], dict[str, Any]]:
+    """Search by the paper's rule; print each c, and return what was chosen."""
+    tried: list[Candidate] = []
+    chosen = []
+    for mu in options.mu:
+        found = greatest_comparable_c(
+            replace(config, mu=mu), options.seeds, options.margin / 100, bench, tried.append
+        )
+        if found is not None:
+            chosen.append(replace(options.config, mu=mu, c=found))
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("c", "mu", "validation accuracy %", "vs SGD, points (90 % interval)", "verdict"):
+        table.add_column(heading)
+    for candidate in sorted(tried, key=lambda each: (each.mu, each.c)):
+        table.add_row(*_accuracy_cells(candidate))
+    bench.console.print(table)
+    if len(chosen) < len(options.mu):
+        bench.console.print(
+            "no c of 1e-4 or more is shown to be comparable for some mu: more --seeds, or a greater "
+            "--validation narrow the interval; --margin says what loss does not matter"
+        )
+    rule = (
+        f"greatest c whose one-sided lower 95 % bound of the paired difference to SGD is above "
+        f"-{options.margin} points, {options.seeds} seeds, {config.epochs} epochs, "
+        f"{config.validation:g} of the training images held back"
+    )
+    return chosen, {"rule": rule, "tried": [candidate.to_json() for candidate in tried]}
+
+
+def _accuracy_cells(candidate: Candidate) -> list[str]:
+    comparison = candidate.comparison
+    if candidate.accuracy is None or comparison is None:
+        return [f"{candidate.c:g}", f"{candidate.mu:g}", "-", "-", "diverged"]
+    interval = f"{100 * comparison.lower:+.2f} to {100 * comparison.upper:+.2f}"
+    return [
+        f"{candidate.c:g}",
+        f"{candidate.mu:g}",
+        f"{100 * candidate.accuracy:.2f}",
+        f"{100 * comparison.difference:+.2f} ({interval})",
+        comparison.verdict,
+    ]
+
+
+def _by_sparsity(
+    options: TuneOptions, config: TrainConfig, bench: Bench
+) -> tuple[list[TrainConfig], dict[str, Any]]:
+    """Search for a sparsity; print each trial, and return what was chosen."""
+    assert options.target_sparsity is not None
+    tried: list[Trial] = []
+    best = c_for_sparsity(
+        options.config, options.mu, options.target_sparsity, config.epochs, bench, tried.append
+    )
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("c", "mu", "predicted zeros % (interval)", "training loss of the short run"):
+        table.add_column(heading)
+    for trial in sorted(tried, key=lambda each: (each.mu, each.c)):
+        predicted = trial.prediction
+        interval = (
+            f"{100 * predicted.sparsity:.2f} ({100 * predicted.lower:.1f} to {100 * predicted.upper:.1f})"
+            if predicted
+            else "diverged"
+        )
+        loss = "-" if trial.train_loss is None else f"{trial.train_loss:.4f}"
+        table.add_row(f"{trial.c:g}", f"{trial.mu:g}", interval, loss)
+    bench.console.print(table)
+    rule = (
+        f"for each mu the c whose training is predicted to end at {options.target_sparsity:g} zeros, from "
+        f"its first {config.epochs} of {options.config.epochs} epochs; lowest training loss first"
+    )
+    chosen = [replace(options.config, c=trial.c, mu=trial.mu) for trial in best]
+    return chosen, {"rule": rule, "tried": [trial.to_json() for trial in tried]}
+
+
+def _train_command(config: TrainConfig, options: TuneOptions, recipe: TrainConfig) -> str:
+    """Return the line that trains with what was chosen."""
+    words = ["dirprune", "train", recipe.recipe, "--c", f"{config.c:g}", "--mu", f"{config.mu:g}"]
+    before = asdict(recipe)
+    for name in (each.name for each in fields(config)):
+        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
+        if name in ("c", "mu", "validation") or value == before[name]:
+            continue
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{name.replace('_', '-')}")
+        else:
+            words += [option, *map(str, value if isinstance(value, tuple) else (value,))]
+    if options.data_dir is not None:
+        words += ["--data-dir", options.data_dir]
+    return shlex.join(words)

@@ -1,0 +1,248 @@
+"""Runs as independent jobs: one that fails is recorded with its reason and does not lose the others."""
+
+import datetime
+import os
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dirprune import errors
+from dirprune.core.sparsity import SparsityReport
+from dirprune.data import EncodedDataset, ImageDataset
+from dirprune.errors import DirpruneError, FailedRunsError, RunFolderError, RunInUseError, UsageError
+from dirprune.runs import RunFolder
+from dirprune.train.accumulators import KeepAccumulators
+from dirprune.train.callbacks import Callback, Run, figures
+from dirprune.train.config import TrainConfig
+from dirprune.train.duration import Duration
+from dirprune.train.execution import Execution
+from dirprune.train.ranks import first_process
+from dirprune.train.trainer import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run, with all that a process needs to train it.
+
+    Args:
+        config: What to train.
+        folder: Where everything is written.
+        data_dir: Where the data set is read from; see :func:`dirprune.data.load_dataset`.
+        threads: Threads on the CPU; None leaves them as they are.
+        checkpoint_every: How often to save.
+        command: The command line, for the record.
+        accumulators: Epochs after which the accumulators are kept; see :mod:`dirprune.train.accumulators`.
+        execution: How the machine is used.
+
+    Example:
+        >>> config = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
+        >>> job = Job(config=config, folder=Path("runs/mine/sgd-seed0"))
+        >>> Job.from_json(job.to_json()) == job
+        True
+    """
+
+    config: TrainConfig
+    folder: Path
+    data_dir: str | None = None
+    threads: int | None = None
+    checkpoint_every: Duration = Duration(1, "ep")  # noqa: RUF009 - frozen
+    command: str = ""
+    accumulators: tuple[int, ...] = ()
+    execution: Execution = Execution()  # noqa: RUF009 - frozen
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.config.run_name
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what JSON can hold, for another process."""
+        paths = {"folder": str(self.folder), "checkpoint_every": str(self.checkpoint_every)}
+        return {**asdict(self), **paths}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Job":
+        """Read what :meth:`to_json` returned."""
+        settings = content["config"].items()
+        config: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings}
+        return cls(
+            **{
+                **content,
+                "config": TrainConfig(**config),
+                "folder": Path(content["folder"]),
+                "checkpoint_every": Duration.parse(content["checkpoint_every"]),
+                "accumulators": tuple(content["accumulators"]),
+                "execution": Execution(**content["execution"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        name: Name of the run.
+        status: ``"busy"``: another process is training it; ``"failed"``: it will be tried again.
+        message: Why, in one line, unless it finished.
+        error: What it failed with.
+    """
+
+    name: str
+    status: Literal["finished", "diverged", "failed", "busy"]
+    message: str = ""
+    error: Exception | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what JSON can hold, for another process."""
+        error = self.error
+        kind = None if error is None else type(error).__name__
+        system = [error.errno, error.strerror, error.filename] if isinstance(error, OSError) else None
+        return {
+            "name": self.name,
+            "status": self.status,
+            "message": self.message,
+            "kind": kind,
+            "system": system,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Outcome":
+        """Read what :meth:`to_json` returned; errors of other libraries lose their type."""
+        content = dict(content)
+        kind, system = content.pop("kind"), content.pop("system")
+        error: Exception | None = None
+        if system is not None:
+            error = OSError(*system)
+        elif kind is not None:
+            error = getattr(errors, kind, DirpruneError)(content["message"])
+        return cls(**content, error=error)
+
+
+def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequence[Callback] = ()) -> Outcome:
+    """Train one run in this process; what goes wrong is recorded in its folder.
+
+    Args:
+        job: The run.
+        dataset: Its data.
+        callbacks: Told about its progress.
+
+    Returns:
+        What became of it.
+
+    Raises:
+        StopRequested: Ctrl-C or SIGTERM came.
+    """
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    run = RunFolder(job.folder)
+    try:
+        result = Trainer(
+            job.config,
+            dataset,
+            run,
+            callbacks=[_Record(), KeepAccumulators(job.accumulators), *callbacks],
+            checkpoint_every=job.checkpoint_every,
+            command=job.command,
+            execution=job.execution,
+        ).run()
+    except RunInUseError as error:
+        return Outcome(job.name, "busy", str(error))
+    except Exception as error:
+        message = str(error) if isinstance(error, DirpruneError) else f"{type(error).__name__}: {error}"
+        message = " ".join(message.split())
+        if first_process():
+            record_failure(run, message, traceback.format_exc())
+        return Outcome(job.name, "failed", message, error)
+    return Outcome(job.name, result["status"], result.get("message", ""))
+
+
+def record_failure(run: RunFolder, message: str, details: str = "") -> None:
+    """Write into a run's folder why it failed, if it came so far as to have one."""
+    if not (run.path / "config.json").is_file():
+        return
+    try:
+        run.write_failure(message)
+        _log(run, f"failed: {message}\n{details}".rstrip())
+    except OSError as error:  # perhaps the very disk that failed the run, which the caller still says
+        warnings.warn(f"{run.path}: the failure could not be recorded ({error})", stacklevel=2)
+
+
+def run_here(
+    jobs: Sequence[Job],
+    dataset: ImageDataset | EncodedDataset,
+    callbacks: Sequence[Callback],
+    ended: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Train runs one after the other in this process.
+
+    Args:
+        jobs: The runs.
+        dataset: The data of all.
+        callbacks: Told about the progress of each.
+        ended: Told what became of each.
+
+    Raises:
+        StopRequested: Ctrl-C or SIGTERM came.
+        UsageError: The request cannot be met.
+        OSError: Something could not be written.
+    """
+    outcomes = []
+    for job in jobs:
+        outcomes.append(attempt(job, dataset, callbacks))
+        if ended is not None:
+            ended(outcomes[-1])
+        raise_if_hopeless(outcomes[-1])
+    return outcomes
+
+
+def raise_if_hopeless(outcome: Outcome) -> None:
+    """Raise what the other runs of the set would meet too: a wrong request, or a disk that fails."""
+    error = outcome.error
+    wrong_request = isinstance(error, UsageError) and not isinstance(error, RunFolderError)
+    if error is not None and (wrong_request or isinstance(error, OSError)):
+        raise error
+
+
+def raise_failures(outcomes: Sequence[Outcome]) -> None:
+    """Raise if runs failed.
+
+    Raises:
+        FailedRunsError: More than one did; a single one raises what it failed with.
+    """
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if len(failed) == 1 and failed[0].error is not None:
+        raise failed[0].error
+    if failed:
+        reasons = "; ".join(f"{outcome.name}: {outcome.message}" for outcome in failed)
+        raise FailedRunsError(
+            f"{len(failed)} of {len(outcomes)} runs failed, the same command tries them again: {reasons}"
+        )
+
+
+class _Record(Callback):
+    """Keeps the run's own log, and forgets the failure of an earlier attempt."""
+
+    def on_start(self, run: Run) -> None:
+        self._run = run
+        run.folder.clear_failure()
+        where = f" from epoch {run.position.epoch}, step {run.position.step}" if run.position.step else ""
+        _log(run.folder, f"starts{where}, process {os.getpid()}, {torch.get_num_threads()} threads")
+
+    def on_epoch(self, metrics: dict[str, Any], sparsity: SparsityReport) -> None:  # noqa: ARG002
+        _log(self._run.folder, f"epoch {metrics['epoch']}/{self._run.position.epochs}  {figures(metrics)}")
+
+    def on_end(self, result: dict[str, Any]) -> None:
+        _log(self._run.folder, " ".join([result["status"], result.get("message", "")]).rstrip())
+
+
+def _log(run: RunFolder, text: str) -> None:
+    """Append to a run's log, with the time."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with run.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{now} {text}\n")

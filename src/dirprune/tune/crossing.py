@@ -1,0 +1,131 @@
+"""How sparse a run will end, from how the accumulators of its beginning move."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dirprune.core.threshold import threshold_increment
+from dirprune.errors import UsageError
+from dirprune.train import Accumulators, TrainConfig
+
+_WIDTH = 0.25  # of the interval at least, in log odds to either side: 2.2 points at 90 % zeros
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The sparsity at the end of a run, a fraction, and the interval in which it is expected."""
+
+    sparsity: float
+    lower: float
+    upper: float
+
+
+def predict_sparsity(
+    accumulators: Sequence[Accumulators], config: TrainConfig, steps_per_epoch: int
+) -> Prediction:
+    r"""Predict the final sparsity of a run from accumulators of its beginning.
+
+    In the valley, gRDA is directional pruning with a growing threshold: every weight moves linearly in it,
+
+    .. math:: |v_j| - \tau = |w_j| - s_j \tau
+
+    and is zero once the right-hand side is. The slope of :math:`|v_j|` over the threshold is measured for
+    each weight between two accumulators; from one doubling of time to the next it falls, by the line
+    :math:`\sigma' = a \sigma + b` that is fitted to the weights of the run itself (which also takes out part
+    of the noise). So every weight is followed to the end, and counts as zero once its :math:`|v_j|` is
+    within the threshold, which is known in advance.
+
+    The interval is, in log odds, as wide as the error that the same rule makes within the accumulators: from
+    the earlier ones to the last. It is never narrower than 0.25 to either side.
+
+    Args:
+        accumulators: Of one run, in geometric progression, the last three being at a quarter, half and all of
+            what was trained; two or more earlier ones let the interval follow the rule's own error.
+        config: Of the whole run, with its epochs and schedule.
+        steps_per_epoch: Of the whole run.
+
+    Returns:
+        The sparsity at the end, among all trainable parameters.
+
+    Raises:
+        UsageError: There are fewer than three accumulators.
+
+    References:
+        Chao et al. 2020, "Directional Pruning of Deep Neural Networks", Definition 1.1 and Theorem 3.1.
+    """
+    if len(accumulators) < 3:
+        raise UsageError(f"a prediction needs three accumulators of a run, got {len(accumulators)}")
+    last = accumulators[-1]
+    thresholds = thresholds_after(config, steps_per_epoch)
+    sparsity = _follow(accumulators[-3:], thresholds, config.epochs * steps_per_epoch)
+    width = _WIDTH
+    if len(accumulators) >= 5:
+        hindcast = _follow(accumulators[:-2], thresholds, last.step)
+        width = max(width, abs(_log_odds(hindcast, last.numel) - _log_odds(last.sparsity, last.numel)))
+    odds = _log_odds(sparsity, last.numel)
+    return Prediction(sparsity, _from_log_odds(odds - width), _from_log_odds(odds + width))
+
+
+def thresholds_after(config: TrainConfig, steps_per_epoch: int) -> Tensor:
+    """Return the threshold after every step of a run: float64 [steps + 1], the first is 0.
+
+    Args:
+        config: Of the run.
+        steps_per_epoch: Of the run.
+
+    Example:
+        >>> config = TrainConfig(recipe="", dataset="digits", model="lenet5", lr=1.0, c=0.5, mu=0.5, epochs=2)
+        >>> thresholds_after(config, 2).tolist()[::4]
+        [0.0, 1.0]
+    """
+    steps = torch.arange(config.epochs * steps_per_epoch, dtype=torch.float64)
+    epochs = [
+        threshold_increment(taken, config.learning_rate(epoch), config.c, config.mu)
+        for epoch, taken in enumerate(torch.split(steps, steps_per_epoch), start=1)
+    ]
+    return torch.cat([torch.zeros(1, dtype=torch.float64), *epochs]).cumsum(0)
+
+
+def _follow(accumulators: Sequence[Accumulators], thresholds: Tensor, end: int) -> float:
+    """Follow every weight from three accumulators to a step; return the fraction of zeros there."""
+    _, middle, last = accumulators
+    alive = last.accumulator.abs() > last.threshold
+    slopes = []
+    for before, after in pairwise(accumulators):
+        moved = after.accumulator.abs().double() - before.accumulator.abs().double()
+        slopes.append(moved / (after.threshold - before.threshold))
+    a, b = _line(*(slope[middle.accumulator.abs() > middle.threshold] for slope in slopes))
+    slope, height = slopes[1][alive], last.accumulator.abs().double()[alive]
+    step, threshold = last.step, last.threshold
+    while step < end:
+        step = min(round(step * last.step / middle.step), end)
+        # The run may have taken other steps an epoch (validation): what it has is kept, the rest is added.
+        grown = last.threshold + float(thresholds[step] - thresholds[min(last.step, end)])
+        slope = a * slope + b
+        height = height + slope * (grown - threshold)
+        threshold = grown
+        over = height > threshold
+        slope, height = slope[over], height[over]
+    unthresholded = last.numel - last.accumulator.numel()
+    return 1 - (len(height) + unthresholded) / last.numel
+
+
+def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Fit y = a x + b by least squares; the identity where there is nothing to fit."""
+    if len(x) < 3 or float(x.var()) == 0:
+        return 1.0, 0.0
+    a = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+    return a, float(y.mean()) - a * float(x.mean())
+
+
+def _log_odds(fraction: float, numel: int) -> float:
+    fraction = min(max(fraction, 0.5 / numel), 1 - 0.5 / numel)
+    return math.log(fraction / (1 - fraction))
+
+
+def _from_log_odds(odds: float) -> float:
+    return 1 / (1 + math.exp(-odds))

@@ -1,0 +1,144 @@
+"""Sets of runs: one that fails is recorded, does not lose the others, and is tried again."""
+
+import errno
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+import pytest
+
+from dirprune.data import load_dataset
+from dirprune.errors import DataError, FailedRunsError, RunFolderError, UsageError
+from dirprune.runs import RunFolder
+from dirprune.train import (
+    Callback,
+    Duration,
+    Experiment,
+    Job,
+    Outcome,
+    TrainConfig,
+    raise_failures,
+    run_experiment,
+)
+
+CONFIG = TrainConfig(
+    recipe="test", dataset="digits", model="lenet-300-100", c=5e-3, mu=0.6, batch_size=256, epochs=1
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+class Fail(Callback):
+    """Raises once a run of that name has started."""
+
+    def __init__(self, name, error):
+        self.name = name
+        self.error = error
+
+    def on_start(self, run):
+        self.running = run.config.run_name
+
+    def on_step(self, _):
+        if self.running == self.name:
+            raise self.error
+
+
+def test_several_values_make_a_run_each_beside_one_sgd_run_for_a_seed():
+    experiment = Experiment(config=CONFIG, c=(1e-3, 5e-3), mu=(0.51, 0.6, 0.6), seeds=2)
+    names = [run.run_name for run in experiment.runs()]
+    assert names == [
+        f"{name}-seed{seed}"
+        for seed in (0, 1)
+        for name in (
+            *("sgd", "grda-c0.001-mu0.51", "grda-c0.001-mu0.6"),
+            *("grda-c0.005-mu0.51", "grda-c0.005-mu0.6"),
+        )
+    ]
+
+
+def test_without_values_those_of_the_configuration_are_run():
+    experiment = Experiment(config=CONFIG)
+    assert (experiment.c, experiment.mu) == ((5e-3,), (0.6,))
+    assert experiment.runs() == [CONFIG.with_method("sgd"), CONFIG]
+
+
+def test_a_value_out_of_range_is_found_at_once():
+    with pytest.raises(UsageError, match=r"--mu must be in \(0, 1\], got 0\.0"):
+        Experiment(config=CONFIG, mu=(0.6, 0.0))
+
+
+def test_a_job_goes_through_json():
+    config = replace(CONFIG, mean=(0.1,), std=(0.2,), schedule="StepLR", schedule_args=("step_size=2",))
+    job = Job(config=config, folder=Path("a/b"), data_dir="x", threads=2, checkpoint_every=Duration(3, "it"))
+    assert Job.from_json(json.loads(json.dumps(job.to_json()))) == job
+
+
+@pytest.mark.parametrize(
+    ("error", "same"),
+    [
+        (OSError(errno.ENOSPC, "full", "a/b"), OSError),
+        (DataError("no data"), DataError),
+        (ZeroDivisionError("x"), Exception),
+    ],
+)
+def test_an_outcome_goes_through_json(error, same):
+    outcome = Outcome("grda", "failed", str(error), error)
+    again = Outcome.from_json(json.loads(json.dumps(outcome.to_json())))
+    assert (again.name, again.status, again.message) == ("grda", "failed", str(error))
+    assert isinstance(again.error, same)
+    assert str(again.error) == str(error)
+
+
+def test_a_failed_run_is_recorded_does_not_lose_the_others_and_is_tried_again(digits, tmp_path):
+    experiment = Experiment(config=CONFIG, seeds=2)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_experiment(
+            experiment, digits, tmp_path, callbacks=[Fail("sgd-seed0", RuntimeError("out of memory"))]
+        )
+    runs = [RunFolder(tmp_path / config.run_name) for config in experiment.runs()]
+    assert [run.result() is not None for run in runs] == [False, True, True, True]
+    assert runs[0].failure()["message"] == "RuntimeError: out of memory"
+    assert "Traceback" in runs[0].log.read_text()
+
+    assert run_experiment(experiment, digits, tmp_path) == runs
+    assert runs[0].result()["status"] == "finished"
+    assert [run.failure() for run in runs] == [None] * 4
+    assert "epoch 1/1" in runs[0].log.read_text()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), UsageError("no such network")])
+def test_what_every_run_would_meet_ends_the_set(error, digits, tmp_path):
+    with pytest.raises(type(error)):
+        run_experiment(Experiment(config=CONFIG), digits, tmp_path, callbacks=[Fail("sgd-seed0", error)])
+    assert [path.name for path in tmp_path.iterdir()] == ["sgd-seed0"]
+
+
+def test_a_damaged_run_does_not_end_the_set(digits, tmp_path):
+    (tmp_path / "sgd-seed0").mkdir()
+    (tmp_path / "sgd-seed0" / "config.json").write_text("[")
+    with pytest.raises(RunFolderError, match="not valid JSON"):
+        run_experiment(Experiment(config=CONFIG), digits, tmp_path)
+    assert (tmp_path / "grda-c0.005-mu0.6-seed0" / "result.json").is_file()
+
+
+def test_a_run_of_another_process_is_left_to_it(digits, tmp_path):
+    (tmp_path / "sgd-seed0").mkdir()
+    with filelock.FileLock(tmp_path / "sgd-seed0" / ".lock"):
+        runs = run_experiment(Experiment(config=CONFIG), digits, tmp_path)
+    assert [run.result() is not None for run in runs] == [False, True]
+    assert runs[0].failure() is None
+
+
+def test_failures_are_one_error():
+    good = Outcome("a", "finished")
+    raise_failures([good, Outcome("b", "busy", "at work"), Outcome("c", "diverged", "NaN")])
+    with pytest.raises(DataError):
+        raise_failures([good, Outcome("b", "failed", "gone", DataError("gone"))])
+    with pytest.raises(FailedRunsError, match=r"2 of 3 runs failed, .*: b: gone; c: lost"):
+        raise_failures(
+            [good, *(Outcome(n, "failed", m, DataError(m)) for n, m in (("b", "gone"), ("c", "lost")))]
+        )

@@ -1,0 +1,191 @@
+"""Runs in processes of their own: real ones once, and shell scripts in their place for what can go wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dirprune.data import load_dataset
+from dirprune.errors import UsageError
+from dirprune.runs import RunFolder
+from dirprune.train import (
+    Experiment,
+    Outcome,
+    ProgressDisplay,
+    StopRequested,
+    TrainConfig,
+    engines,
+    processes,
+    run_jobs,
+)
+
+CONFIG = TrainConfig(
+    recipe="test", dataset="digits", model="lenet-300-100", c=5e-3, mu=0.6, batch_size=64, epochs=2
+)
+DONE = Outcome("grda-c0.005-mu0.6-seed0", "finished")
+REFUSED = Outcome("sgd-seed0", "failed", "no network", UsageError("no network"))
+
+
+def display(runs=2):
+    return ProgressDisplay(Console(file=Path(os.devnull).open("w")), runs)
+
+
+def jobs_of(folder, threads=1):
+    return Experiment(config=CONFIG, threads=threads).jobs(folder)
+
+
+@pytest.fixture
+def in_place_of_python(tmp_path, monkeypatch):
+    """Let a shell script stand in for the worker."""
+
+    def install(script):
+        path = tmp_path / "worker"
+        path.write_text(f"#!/bin/sh\nread job\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(path))
+
+    return install
+
+
+def say(outcome):
+    return f"echo '{json.dumps({'kind': 'outcome', 'outcome': outcome.to_json()})}'"
+
+
+FIRST = 'case "$job" in *\'"method": "sgd"\'*)'  # the SGD run; the other one follows after ;; *)
+
+
+def test_same_bits_as_in_one_process_and_nothing_is_done_twice(tmp_path, monkeypatch):
+    digits = load_dataset("digits")
+    alone, together = (jobs_of(tmp_path / name) for name in ("alone", "together"))
+    run_jobs(alone, digits, display(), at_once=1)
+    outcomes = run_jobs(together, digits, display(), at_once=2)
+    assert [outcome.status for outcome in outcomes] == ["finished", "finished"]
+    for one, other in zip(alone, together, strict=True):
+        for name in ("model.safetensors", "metrics.jsonl"):
+            assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes()
+        assert "epoch 2/2" in RunFolder(other.folder).log.read_text()
+
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert run_jobs(together, digits, display(), at_once=2) == outcomes
+
+
+def test_a_killed_process_is_one_failed_run(tmp_path, in_place_of_python):
+    jobs = jobs_of(tmp_path)
+    jobs[0].folder.mkdir()
+    (jobs[0].folder / "config.json").touch()
+    in_place_of_python(f"{FIRST} printf '{{'; kill -9 $$;; *) {say(DONE)};; esac")
+    killed, finished = processes.run_in_processes(jobs, 2, [], display())
+    assert (killed.status, finished.status) == ("failed", "finished")
+    assert killed.message.startswith("its process was killed by SIGKILL, perhaps for want of memory")
+    assert RunFolder(jobs[0].folder).failure()["message"] == killed.message
+
+
+def test_a_process_that_ends_without_a_word_gives_its_last_line(tmp_path, in_place_of_python):
+    in_place_of_python("echo some trouble >&2; exit 3")
+    outcome, _ = processes.run_in_processes(jobs_of(tmp_path), 1, [], display())
+    assert outcome.message == "its process ended with code 3: some trouble"
+
+
+def test_a_wrong_request_stops_the_others_and_is_raised(tmp_path, in_place_of_python):
+    stopped = tmp_path / "stopped"
+    in_place_of_python(
+        f"{FIRST} sleep 0.3; {say(REFUSED)};;"
+        f" *) trap 'touch {stopped}; exit 130' TERM; while :; do sleep 0.05; done;; esac"
+    )
+    with pytest.raises(UsageError, match="no network"):
+        processes.run_in_processes(jobs_of(tmp_path), 2, [], display())
+    assert stopped.exists()
+
+
+def test_each_process_sees_one_device(tmp_path, in_place_of_python):
+    in_place_of_python(f'echo "$CUDA_VISIBLE_DEVICES" >> {tmp_path}/devices; sleep 0.5; exit 1')
+    processes.run_in_processes(jobs_of(tmp_path), 2, ["3", "GPU-5"], display())
+    assert sorted((tmp_path / "devices").read_text().split()) == ["3", "GPU-5"]
+
+
+def test_a_process_that_does_not_stop_is_killed(tmp_path, in_place_of_python, monkeypatch):
+    monkeypatch.setattr(processes, "_SECONDS_TO_SAVE", 0.3)
+    in_place_of_python(
+        f"trap '' TERM; echo $$ >> {tmp_path}/pids; kill -INT $PPID; while :; do sleep 0.05; done"
+    )
+    with pytest.raises(StopRequested):
+        processes.run_in_processes(jobs_of(tmp_path), 1, [], display())
+    pid = int((tmp_path / "pids").read_text())
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert condition()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_all_runs_are_saved_when_the_command_is_stopped_or_killed(number, tmp_path):
+    command = ["train", "digits", "--seeds", "1", "--epochs", "5000", "--jobs", "2", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dirprune", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    folder = tmp_path / "digits-epochs5000"
+    runs = [folder / "sgd-seed0", folder / "grda-c0.01-mu0.6-seed0"]
+    try:
+        wait_for(lambda: all((run / "metrics.jsonl").is_file() for run in runs))
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert error.startswith("dirprune: stopped")
+    pids = [int((run / "log.txt").read_text().split("process ")[1].split(",")[0]) for run in runs]
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    for run in runs:
+        saved = RunFolder(run)
+        assert saved.failure() is None
+        assert saved.newest_checkpoint().state["recorded_epochs"] == len(saved.metrics())
+
+
+def test_how_many_fit(monkeypatch):
+    monkeypatch.setattr(engines, "_cores", lambda: 8)
+    monkeypatch.setattr(engines, "_cuda_devices", list)
+    assert [engines.fitting(threads) for threads in (None, 1, 3, 16)] == [1, 8, 2, 1]
+    monkeypatch.setattr(engines, "_cuda_devices", lambda: ["0", "1"])
+    assert engines.fitting(None) == 2
+
+
+def test_runs_that_would_each_take_all_cores_share_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "_cores", lambda: 8)
+    monkeypatch.setattr(engines, "_cuda_devices", list)
+    seen = []
+
+    def record(jobs, at_once, devices, shown):
+        seen.extend((job.threads, at_once) for job in jobs)
+        return []
+
+    monkeypatch.setattr(engines, "run_in_processes", record)
+    jobs = Experiment(config=replace(CONFIG, epochs=1), seeds=3).jobs(tmp_path)
+    with pytest.raises(KeyError):
+        run_jobs(jobs, load_dataset("digits"), display(), at_once=2)
+    assert seen == [(4, 2)] * 6
+
+
+@pytest.mark.parametrize(("visible", "names"), [(None, ["0", "1"]), ("2,GPU-7", ["2", "GPU-7"]), ("", [])])
+def test_devices_by_the_names_that_a_child_needs(visible, names, monkeypatch):
+    monkeypatch.setattr(engines.torch.cuda, "device_count", lambda: 0 if visible == "" else 2)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert engines._cuda_devices() == names
