@@ -13,5 +13,7 @@ def test_data_sets() -> None:
         "fashion_mnist": ("zalando-datasets/fashion_mnist", "image", "label", 10, (1, 28, 28)),
         "cifar10": ("uoft-cs/cifar10", "img", "label", 10, (3, 32, 32)),
         "cifar100": ("uoft-cs/cifar100", "img", "fine_label", 100, (3, 32, 32)),
+        "imagenet": ("ILSVRC/imagenet-1k", "image", "label", 1000, (3, 224, 224)),
     }
+    assert [name for name, spec in DATASETS.items() if spec.streamed] == ["imagenet"]
     assert all(spec.name == name for name, spec in DATASETS.items())

@@ -31,7 +31,7 @@ def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
         >>> sorted(epoch_permutation(5, seed=0, epoch=1).tolist())
         [0, 1, 2, 3, 4]
     """
-    return torch.randperm(n, generator=_generator("order", seed, epoch))
+    return torch.randperm(n, generator=seeded("order", seed, epoch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,21 +94,17 @@ class Batches:
             >>> [step for step, _, _ in batches.epoch(1, start_step=1)]
             [1, 2]
         """
-        if not 0 <= start_step <= len(self):
-            raise UsageError(
-                f"start_step should be 0..{len(self)}, the steps of an epoch; it is {start_step}"
-            )
         order = epoch_permutation(len(self.split), self.seed, epoch)
-        for step in range(start_step, len(self)):
+        for step in range(checked_start(start_step, len(self)), len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            part = _part(len(batch), rank, world_size)
+            own = part(len(batch), rank, world_size)
             # Every rank draws for the whole batch, so the choices do not depend on how many ranks there are.
-            choices = self.augmentation.draw(len(batch), _generator("augmentation", self.seed, epoch, step))
-            rows = batch[part].to(self.split.labels.device)
+            choices = self.augmentation.draw(len(batch), seeded("augmentation", self.seed, epoch, step))
+            rows = batch[own].to(self.split.labels.device)
             images = self.split.images.index_select(0, rows)
             yield (
                 step,
-                self.augmentation.apply(images, choices[part]),
+                self.augmentation.apply(images, choices[own]),
                 self.split.labels.index_select(0, rows),
             )
 
@@ -126,8 +122,7 @@ class Batches:
             >>> len(Batches(split, 2, seed=0, augmentation=Augmentation()).data_order_digest(1))
             8
         """
-        order = epoch_permutation(len(self.split), self.seed, epoch).numpy()
-        return f"{zlib.crc32(order.astype('<i8').tobytes()):08x}"
+        return order_digest(len(self.split), self.seed, epoch)
 
     @staticmethod
     def evaluation(
@@ -160,18 +155,31 @@ class Batches:
                 split.images[start : start + batch_size],
                 split.labels[start : start + batch_size],
             )
-            part = _part(len(labels), rank, world_size)
-            yield augmentation.evaluation_batch(images[part]), labels[part]
+            own = part(len(labels), rank, world_size)
+            yield augmentation.evaluation_batch(images[own]), labels[own]
 
 
-def _part(total: int, rank: int, world_size: int) -> slice:
+def order_digest(n: int, seed: int, epoch: int) -> str:
+    """Return the CRC-32 of an epoch's permutation as little-endian int64, eight hexadecimal digits."""
+    order = epoch_permutation(n, seed, epoch).numpy()
+    return f"{zlib.crc32(order.astype('<i8').tobytes()):08x}"
+
+
+def checked_start(start_step: int, steps: int) -> int:
+    """Return the first step of an epoch to yield, or raise UsageError."""
+    if not 0 <= start_step <= steps:
+        raise UsageError(f"start_step should be 0..{steps}, the steps of an epoch; it is {start_step}")
+    return start_step
+
+
+def part(total: int, rank: int, world_size: int) -> slice:
     """Return a rank's share of a batch; shares differ by one image at most."""
     if not 0 <= rank < world_size:
         raise UsageError(f"rank should be 0..{world_size - 1} for {world_size} processes; it is {rank}")
     return slice(total * rank // world_size, total * (rank + 1) // world_size)
 
 
-def _generator(purpose: str, *where: int) -> torch.Generator:
+def seeded(purpose: str, *where: int) -> torch.Generator:
     """Seed a generator by a hash: sums such as seed + epoch would give different runs the same batches."""
     digest = hashlib.sha256(repr((purpose, *where)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))

@@ -22,7 +22,9 @@ class DatasetSpec:
         image_column: column of encoded images.
         label_column: column of integer labels.
         num_classes: labels lie in 0..num_classes-1.
-        image_shape: (channels, height, width) of every image.
+        image_shape: (channels, height, width) of every image; of streamed ones, what they are brought to.
+        counts: number of training and of test images, for estimates before anything is read.
+        streamed: whether images are too large and too many for memory, and are decoded batch by batch.
 
     Example:
         >>> DATASETS["cifar100"].label_column
@@ -35,15 +37,35 @@ class DatasetSpec:
     label_column: str
     num_classes: int
     image_shape: tuple[int, int, int]
+    counts: tuple[int, int]
+    streamed: bool = False
 
 
 DATASETS: dict[str, DatasetSpec] = {
     spec.name: spec
     for spec in (
-        DatasetSpec("digits", None, "image", "label", 10, (1, 8, 8)),
-        DatasetSpec("fashion_mnist", "zalando-datasets/fashion_mnist", "image", "label", 10, (1, 28, 28)),
-        DatasetSpec("cifar10", "uoft-cs/cifar10", "img", "label", 10, (3, 32, 32)),
-        DatasetSpec("cifar100", "uoft-cs/cifar100", "img", "fine_label", 100, (3, 32, 32)),
+        DatasetSpec("digits", None, "image", "label", 10, (1, 8, 8), (1_437, 360)),
+        DatasetSpec(
+            "fashion_mnist",
+            "zalando-datasets/fashion_mnist",
+            "image",
+            "label",
+            10,
+            (1, 28, 28),
+            (60_000, 10_000),
+        ),
+        DatasetSpec("cifar10", "uoft-cs/cifar10", "img", "label", 10, (3, 32, 32), (50_000, 10_000)),
+        DatasetSpec("cifar100", "uoft-cs/cifar100", "img", "fine_label", 100, (3, 32, 32), (50_000, 10_000)),
+        DatasetSpec(
+            "imagenet",
+            "ILSVRC/imagenet-1k",
+            "image",
+            "label",
+            1000,
+            (3, 224, 224),
+            (1_281_167, 50_000),
+            streamed=True,
+        ),
     )
 }
 
@@ -88,6 +110,10 @@ class Split:
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+    def subset(self, rows: Tensor) -> Split:
+        """Return the images at the given positions, int64 [m], in that order."""
+        return Split(self.images[rows], self.labels[rows])
 
     def to(self, device: torch.device | str) -> Split:
         """Copy both tensors to a device, so that batches are made there.

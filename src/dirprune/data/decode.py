@@ -46,6 +46,17 @@ class Rows:
     read: Callable[[str], Any]
     files: tuple[Path, ...]
 
+    def check(self, spec: DatasetSpec, most: int) -> None:
+        """Raise DataError unless there are rows, `most` at most, and the columns of the specification."""
+        for column in (spec.image_column, spec.label_column):
+            if self.schema.names.count(column) != 1:
+                names = ", ".join(self.schema.names)
+                raise DataError(
+                    f"{self.origin} should have one column {column!r} for {spec.name}; it has: {names}"
+                )
+        if not 0 < self.count <= most:
+            raise DataError(f"{self.origin} should have 1 to {most:,} rows; it has {self.count:,}")
+
 
 def first_line(error: BaseException) -> str:
     r"""Return an exception's type and the first line of its message, to quote in a message of one line.
@@ -124,23 +135,55 @@ def decode_split(rows: Rows, spec: DatasetSpec) -> Split:
         >>> png = io.BytesIO()
         >>> Image.new("L", (8, 8), 7).save(png, "PNG")
         >>> table = pa.table({"image": [{"bytes": png.getvalue()}], "label": [3]})
-        >>> spec = DatasetSpec("tiny", None, "image", "label", 10, (1, 8, 8))
+        >>> spec = DatasetSpec("tiny", None, "image", "label", 10, (1, 8, 8), (1, 1))
         >>> split = decode_split(Rows("here", table.schema, 1, table.column, ()), spec)
         >>> split.images.shape, split.images.unique(), split.labels
         (torch.Size([1, 1, 8, 8]), tensor([7], dtype=torch.uint8), tensor([3]))
     """
-    for column in (spec.image_column, spec.label_column):
-        if rows.schema.names.count(column) != 1:
-            names = ", ".join(rows.schema.names)
-            raise DataError(
-                f"{rows.origin} should have one column {column!r} for {spec.name}; it has: {names}"
-            )
-    if not 0 < rows.count <= MAX_ROWS:
-        raise DataError(f"{rows.origin} should have 1 to {MAX_ROWS:,} rows; it has {rows.count:,}")
-    labels = _labels(rows, spec)
+    rows.check(spec, MAX_ROWS)
+    labels = read_labels(rows, spec)
     shape = (rows.count, *spec.image_shape)
     images = cached_images(rows.files, spec.image_column, shape, lambda: _images(rows, spec))
     return Split(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def read_labels(rows: Rows, spec: DatasetSpec) -> NDArray[np.int64]:
+    """Read the labels and check their range.
+
+    Args:
+        rows: where from.
+        spec: which column holds labels, and how many classes there are.
+
+    Returns:
+        int64 [n], in 0..num_classes-1.
+
+    Raises:
+        DataError: a label is missing, not an integer, or out of range.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> spec = DatasetSpec("pets", None, "image", "label", 2, (1, 8, 8), (2, 1))
+        >>> table = pa.table({"label": [1, 0]})
+        >>> read_labels(Rows("here", table.schema, 2, table.column, ()), spec)
+        array([1, 0])
+    """
+    import pyarrow as pa
+
+    column = _column(rows, spec.label_column)
+    if not pa.types.is_integer(column.type) or column.null_count:
+        got = f"{column.type} with {column.null_count:,} missing"
+        raise DataError(
+            f"{rows.origin}: column {spec.label_column!r} should hold integers, none missing; it is {got}"
+        )
+    values: NDArray[np.int64] = column.to_numpy()
+    wrong = np.flatnonzero((values < 0) | (values >= spec.num_classes))
+    if wrong.size:
+        row = int(wrong[0])
+        limits = f"0..{spec.num_classes - 1}"
+        raise DataError(
+            f"{rows.origin}: labels of {spec.name} should be {limits}; row {row} has {values[row]}"
+        )
+    return values.astype(np.int64)
 
 
 def class_names(schema: Any, spec: DatasetSpec) -> tuple[str, ...]:
@@ -158,7 +201,7 @@ def class_names(schema: Any, spec: DatasetSpec) -> tuple[str, ...]:
 
     Example:
         >>> import pyarrow as pa
-        >>> spec = DatasetSpec("pets", None, "image", "label", 2, (1, 8, 8))
+        >>> spec = DatasetSpec("pets", None, "image", "label", 2, (1, 8, 8), (2, 1))
         >>> note = '{"info": {"features": {"label": {"names": ["cat", "dog"]}}}}'
         >>> class_names(pa.schema([("label", pa.int64())], {"huggingface": note}), spec)
         ('cat', 'dog')
@@ -179,27 +222,6 @@ def _column(rows: Rows, name: str) -> Any:
     if len(column) != rows.count:
         raise DataError(f"{rows.origin} claims {rows.count:,} rows; column {name!r} has {len(column):,}")
     return column
-
-
-def _labels(rows: Rows, spec: DatasetSpec) -> NDArray[np.int64]:
-    """Read the labels, int64 [n], and check their range."""
-    import pyarrow as pa
-
-    column = _column(rows, spec.label_column)
-    if not pa.types.is_integer(column.type) or column.null_count:
-        got = f"{column.type} with {column.null_count:,} missing"
-        raise DataError(
-            f"{rows.origin}: column {spec.label_column!r} should hold integers, none missing; it is {got}"
-        )
-    values: NDArray[np.int64] = column.to_numpy()
-    wrong = np.flatnonzero((values < 0) | (values >= spec.num_classes))
-    if wrong.size:
-        row = int(wrong[0])
-        limits = f"0..{spec.num_classes - 1}"
-        raise DataError(
-            f"{rows.origin}: labels of {spec.name} should be {limits}; row {row} has {values[row]}"
-        )
-    return values.astype(np.int64)
 
 
 def _images(rows: Rows, spec: DatasetSpec) -> NDArray[np.uint8]:

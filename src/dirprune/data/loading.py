@@ -11,14 +11,16 @@ import numpy as np
 import torch
 
 from dirprune.data.catalogue import DatasetSpec, ImageDataset, Split, find_spec
-from dirprune.data.decode import Rows, class_names, decode_split, first_line, parquet_rows
+from dirprune.data.decode import class_names, decode_split, first_line, parquet_rows
+from dirprune.data.encoded import EncodedDataset
+from dirprune.data.image_folder import encoded_tables, load_image_folder, table_rows, without_progress_bars
 from dirprune.errors import DataError
 
 DIGITS_TEST = 360  # of 1,797; the rest, 1,437, are for training
 
 
-def load_dataset(name: str, source: str | Path | None = None) -> ImageDataset:
-    """Load both splits of a known data set into memory.
+def load_dataset(name: str, source: str | Path | None = None) -> ImageDataset | EncodedDataset:
+    """Load both splits of a known data set: into memory, or, where they are too large for it, encoded.
 
     `digits` are scikit-learn's 8 x 8 grey images, their values 0..16 scaled to 0..255, split once and for all
     into 1,437 training and 360 test images: stratified by class, with a fixed seed.
@@ -26,10 +28,11 @@ def load_dataset(name: str, source: str | Path | None = None) -> ImageDataset:
     Args:
         name: a key of `DATASETS`.
         source: an existing folder that holds `<name>/train.parquet` and `<name>/test.parquet`, or those two
-            files directly; or a hub name `owner/name` to download; None downloads the set's own hub name.
+            files directly (for streamed data sets what `load_image_folder` says); or a hub name `owner/name`
+            to download; None downloads the set's own hub name.
 
     Returns:
-        The decoded data set.
+        The data set, decoded unless its specification says streamed.
 
     Raises:
         DataError: the name is unknown, or the source is missing, damaged, or not of the data set's form.
@@ -48,9 +51,18 @@ def load_dataset(name: str, source: str | Path | None = None) -> ImageDataset:
         return _digits(spec)
     folder = Path(os.path.expanduser(source)) if source is not None else None  # noqa: PTH111 - never raises
     if folder is not None and folder.exists():
+        if spec.streamed:
+            return load_image_folder(folder, spec)
         train, test = (parquet_rows(path) for path in _parquet_paths(folder, name))
     elif source is None or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-        train, test = _hub_rows(spec, spec.hub_name if source is None else str(source))
+        hub_name = spec.hub_name if source is None else str(source)
+        splits = ("train", "validation" if spec.streamed else "test")
+        tables = _hub_tables(spec, hub_name, splits)
+        train, test = (
+            table_rows(f"{hub_name} ({split})", table) for split, table in zip(splits, tables, strict=True)
+        )
+        if spec.streamed:
+            return encoded_tables(train, test, spec, tables)
     else:
         raise DataError(
             f"data folder {os.fspath(source)!r} does not exist; give a folder or a hub name owner/name"
@@ -74,41 +86,30 @@ def _parquet_paths(folder: Path, name: str) -> tuple[Path, Path]:
     raise DataError(f"no data for {name} in {str(folder)!r}; looked for {looked}")
 
 
-def _hub_rows(spec: DatasetSpec, hub_name: str) -> tuple[Rows, Rows]:
+def _hub_tables(spec: DatasetSpec, hub_name: str, splits: tuple[str, str]) -> tuple[Any, Any]:
     """Download a data set through HF `datasets`, which keeps its own copy for the next time."""
     import datasets
 
-    quiet = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
+    wanted = (
+        "train/CLASS/*.JPEG and val/CLASS/*.JPEG"
+        if spec.streamed
+        else (f"{spec.name}/train.parquet and {spec.name}/test.parquet")
+    )
     try:
-        found = datasets.load_dataset(hub_name)
+        with without_progress_bars():
+            found = datasets.load_dataset(hub_name)
     except Exception as error:  # network, hub, disk and format errors of several libraries
         raise DataError(
             f"{hub_name!r} is no local folder, and as a hub data set it could not be downloaded "
-            f"({first_line(error)}); give a folder (--data-dir) "
-            f"that holds {spec.name}/train.parquet and {spec.name}/test.parquet"
+            f"({first_line(error)}); give a folder (--data-dir) that holds {wanted}"
         ) from error
-    finally:
-        if not quiet:
-            datasets.enable_progress_bars()
-    for split in ("train", "test"):
+    for split in splits:
         if split not in found:
             raise DataError(
                 f"hub data set {hub_name!r} should have a split {split!r}; it has: {', '.join(found)}"
             )
-    return _dataset_rows(hub_name, "train", found), _dataset_rows(hub_name, "test", found)
-
-
-def _dataset_rows(hub_name: str, split: str, found: Any) -> Rows:
-    """Describe one split of a downloaded data set, its images still encoded."""
-    table = found[split].with_format("arrow")
-    return Rows(
-        origin=f"{hub_name} ({split})",
-        schema=table.features.arrow_schema,
-        count=len(table),
-        read=lambda column: table.select_columns([column])[:].column(column),
-        files=tuple(Path(file["filename"]) for file in table.cache_files),
-    )
+    train, test = (found[split].with_format("arrow") for split in splits)
+    return train, test
 
 
 def _digits(spec: DatasetSpec) -> ImageDataset:
