@@ -32,6 +32,10 @@ class DivergenceError(DirpruneError):
     """Training met a non-finite loss or weight."""
 
 
+class PeerError(DirpruneError):
+    """Another process of the same run failed; the message is its."""
+
+
 class LostShadowWarning(UserWarning):
     """A new GRDA starts on weights that are already sparse, without the accumulator that made them so."""
 

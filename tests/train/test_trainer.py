@@ -93,8 +93,10 @@ def test_result_agrees_with_the_sparse_file(digits, tmp_path):
     report = sparsity_report(model)
     assert (result["zeros"], result["parameters"]) == (report.zeros, report.numel)
     assert result["sparse_bytes"] == (tmp_path / "model.safetensors").stat().st_size
-    loss, accuracy = evaluate(model, Batches.evaluation(digits.test, Augmentation(mean=(0.5,), std=(0.5,))))
-    assert (loss, accuracy) == (result["test_loss"], result["test_accuracy"])
+    test = evaluate(model, Batches.evaluation(digits.test, Augmentation(mean=(0.5,), std=(0.5,))))
+    assert (test.loss, test.accuracy) == (result["test_loss"], result["test_accuracy"])
+    best = max(RunFolder(tmp_path).metrics(), key=lambda record: record["test_accuracy"])
+    assert result["best"] == {key: best[key] for key in ("epoch", "test_accuracy", "sparsity")}
 
 
 def test_finished_run_is_not_done_again(digits, tmp_path):
@@ -225,13 +227,13 @@ def test_non_finite_state_stops_names_the_parameter_and_keeps_the_last_good_chec
     class Poison(Callback):
         def on_step(self, position):
             if position.step == 30:
-                state = trainer._optimizer.state[dict(trainer._model.named_parameters())[third]]
+                state = trainer._optimizer.state[dict(trainer._bare.named_parameters())[third]]
                 state["accumulator"][0, 0] = float("nan")
 
     trainer = Trainer(
         CONFIG, digits, RunFolder(tmp_path), callbacks=[Poison()], checkpoint_every=Duration(10, "it")
     )
-    third = [name for name, _ in trainer._model.named_parameters()][2]
+    third = [name for name, _ in trainer._bare.named_parameters()][2]
     result = trainer.run()
     assert result["status"] == "diverged"
     checkpoint = RunFolder(tmp_path).newest_checkpoint()
@@ -279,8 +281,8 @@ def test_other_data_is_another_run(digits, tmp_path):
 
 def test_validation_measures_on_held_back_training_images(digits, tmp_path):
     trainer = Trainer(replace(CONFIG, validation=0.2), digits, RunFolder(tmp_path))
-    held = trainer._evaluated.images.flatten(1)
-    trained = trainer._batches.split.images.flatten(1)
+    held = trainer._inputs.evaluated.images.flatten(1)
+    trained = trainer._inputs.training.split.images.flatten(1)
     assert len(held) == round(0.2 * len(digits.train))
     assert len(held) + len(trained) == len(digits.train)
     together = torch.cat([trained, held]).double()

@@ -12,7 +12,7 @@ from dirprune.data import load_dataset
 from dirprune.errors import DivergenceError
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report import print_table, summarise, write_report
-from dirprune.train import Diagnosis, Duration, Experiment, ProgressDisplay, run_experiment
+from dirprune.train import Diagnosis, Duration, Execution, Experiment, ProgressDisplay, run_experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class TrainOptions:
     """Where the experiment's folder is made."""
     checkpoint_every: str = "1ep"
     """How often to save: epochs ("1ep") or iterations ("200it")."""
+    execution: Execution = Execution()
 
 
 def train(arguments: list[str]) -> int:
@@ -60,6 +61,7 @@ def train(arguments: list[str]) -> int:
             callbacks=[progress, Diagnosis(progress.say)],
             checkpoint_every=checkpoint_every,
             command=shlex.join(["dirprune", "train", *arguments]),
+            execution=options.execution,
         )
     show(console, folder)
     diverged = [run.path.name for run in runs if (run.result() or {}).get("status") == "diverged"]

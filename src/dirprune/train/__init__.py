@@ -5,9 +5,10 @@ from dirprune.train.config import METHODS, Method, TrainConfig
 from dirprune.train.diagnosis import Diagnosis
 from dirprune.train.duration import Duration
 from dirprune.train.environment import describe_environment
+from dirprune.train.execution import Execution
 from dirprune.train.experiment import Experiment, run_experiment
 from dirprune.train.interruption import StopRequested
-from dirprune.train.measures import evaluate
+from dirprune.train.measures import Measured, evaluate
 from dirprune.train.trainer import Trainer
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "Callback",
     "Diagnosis",
     "Duration",
+    "Execution",
     "Experiment",
+    "Measured",
     "Method",
     "Position",
     "ProgressDisplay",

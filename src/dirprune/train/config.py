@@ -58,6 +58,8 @@ class TrainConfig:
     schedule_epochs: int | None = None
     """Epochs that the schedule is laid out for; None: as many as are trained. With more than --epochs the
     run is the beginning of a longer one."""
+    image_size: int | None = None
+    """Height and width that streamed images are brought to, in pixels; None: what the data set has."""
     crop_padding: int = 0
     """Augmentation: zero padding, in pixels, before a random crop; 0 for none."""
     flip: bool = False
@@ -91,6 +93,7 @@ class TrainConfig:
                 self.schedule_epochs is None or self.schedule_epochs >= self.epochs,
                 ">= --epochs",
             ),
+            ("image-size", self.image_size is None or self.image_size >= 1, ">= 1"),
             ("crop-padding", self.crop_padding >= 0, ">= 0"),
             ("mean", len(self.mean) == len(self.std), "as long as --std"),
             ("std", all(deviation > 0 for deviation in self.std), "> 0 in every channel"),

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dirprune.data import ImageDataset
+from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import UsageError
 from dirprune.runs import RunFolder
 from dirprune.train.callbacks import Callback
 from dirprune.train.config import METHODS, Method, TrainConfig
 from dirprune.train.duration import Duration
+from dirprune.train.execution import Execution
 from dirprune.train.trainer import Trainer
 
 
@@ -57,12 +58,13 @@ class Experiment:
 
 def run_experiment(
     experiment: Experiment,
-    dataset: ImageDataset,
+    dataset: ImageDataset | EncodedDataset,
     folder: Path,
     *,
     callbacks: Sequence[Callback] = (),
     checkpoint_every: Duration = Duration(1, "ep"),  # noqa: B008 - frozen
     command: str = "",
+    execution: Execution = Execution(),  # noqa: B008 - frozen
 ) -> list[RunFolder]:
     """Train every run that is not over yet, one after the other.
 
@@ -75,6 +77,7 @@ def run_experiment(
         callbacks: Told about the progress of each run.
         checkpoint_every: How often each run is saved.
         command: The command line, for the record.
+        execution: How the machine is used.
 
     Returns:
         The runs' folders, in the order of ``experiment.runs()``.
@@ -88,7 +91,13 @@ def run_experiment(
     for config in experiment.runs():
         run = RunFolder(folder / config.run_name)
         Trainer(
-            config, dataset, run, callbacks=callbacks, checkpoint_every=checkpoint_every, command=command
+            config,
+            dataset,
+            run,
+            callbacks=callbacks,
+            checkpoint_every=checkpoint_every,
+            command=command,
+            execution=execution,
         ).run()
         folders.append(run)
     return folders

@@ -1,32 +1,35 @@
 """The training loop: one short loop on Accelerate that can be killed at any moment and resumed exactly."""
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dirprune.core.prunable import prunable_groups
 from dirprune.core.sparsity import sparsity_report
-from dirprune.data import Augmentation, Batches, ImageDataset, Split
-from dirprune.errors import DataError, DivergenceError, UsageError
+from dirprune.data import EncodedDataset, ImageDataset
+from dirprune.data.batches import seeded
+from dirprune.errors import DivergenceError, RunFolderError
 from dirprune.export import save_sparse
-from dirprune.models import create_model
 from dirprune.optim import GRDA
 from dirprune.runs import RunFolder
+from dirprune.train.build import build_model, make_accelerator, place_model, weights_digest
 from dirprune.train.callbacks import Callback, Position, Run
+from dirprune.train.checkpoint import restore, state_of
 from dirprune.train.config import TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.environment import describe_environment
+from dirprune.train.execution import Execution
+from dirprune.train.inputs import make_inputs
 from dirprune.train.interruption import StopRequested, stop_requests
-from dirprune.train.measures import evaluate, first_non_finite
+from dirprune.train.measures import all_finite, evaluate, first_non_finite
+from dirprune.train.ranks import Ranks, whole, without_exchange
 
 # On an accelerator reading the loss makes the host wait, so it is read once in so many steps.
 _STEPS_BETWEEN_CHECKS = 50
@@ -49,15 +52,18 @@ class Trainer:
     """Trains one run into its folder, from the start or from where it was interrupted.
 
     The final weights, the metrics and the order of the data are the same, bit for bit on one CPU with one
-    number of threads, however often the process was killed and started again.
+    number of threads, however often the process was killed and started again. Started by torchrun or
+    accelerate launch, several processes train one run together; each takes its part of every batch, and the
+    first one reads and writes the folder.
 
     Args:
         config: What to train.
         dataset: Its data.
         folder: Where everything is written.
-        callbacks: Told about progress.
+        callbacks: Told about progress, in the first process only: they must not talk to the others.
         checkpoint_every: How often to save; the end of the run is always saved.
         command: The command line, for the record.
+        execution: How the machine is used.
 
     Example:
         >>> import tempfile
@@ -73,52 +79,35 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        dataset: ImageDataset,
+        dataset: ImageDataset | EncodedDataset,
         folder: RunFolder,
         *,
         callbacks: Sequence[Callback] = (),
         checkpoint_every: Duration = Duration(1, "ep"),  # noqa: B008 - frozen
         command: str = "",
+        execution: Execution = Execution(),  # noqa: B008 - frozen
     ) -> None:
         self._config = config
         self._folder = folder
-        self._callbacks = callbacks
         self._command = command
-        if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.precision:
-            AcceleratorState._reset_state()  # one process may train runs of several precisions
-        self._accelerator = Accelerator(mixed_precision=config.precision)
-        if self._accelerator.num_processes > 1:
-            raise UsageError("training runs in one process: start it without torchrun or accelerate launch")
+        self._execution = execution
+        self._accelerator = make_accelerator(config)
+        self._ranks = Ranks(self._accelerator.num_processes, self._accelerator.process_index)
+        self._callbacks = callbacks if self._ranks.main else ()
         device = self._accelerator.device
-        channels, height, _ = dataset.image_shape
-        if len(config.mean) not in (1, channels):
-            raise UsageError(
-                f"--mean must have 1 value, or one for each of the {channels} channels of {config.dataset}, "
-                f"got {len(config.mean)}"
-            )
-        self._data_digest = dataset.digest
-        training, self._evaluated = _splits(dataset, config.validation)
-        self._evaluated = self._evaluated.to(device)
-        augmentation = Augmentation(config.crop_padding, config.flip, config.mean, config.std)
-        self._batches = Batches(training.to(device), config.batch_size, config.seed, augmentation)
-        self._checkpoint_steps = checkpoint_every.iterations(len(self._batches))
+        with self._ranks.together():
+            self._inputs = make_inputs(config, dataset, device, execution)
+            model = build_model(config, self._inputs.shape, self._inputs.num_classes)
+            self._initial_weights = weights_digest(model)
+        self._model = place_model(model, config, self._accelerator, execution)
+        self._bare = self._accelerator.unwrap_model(self._model)
+        self._optimizer = self._accelerator.prepare_optimizer(build_optimizer(config, self._bare))
 
-        torch.manual_seed(config.seed)
-        model = create_model(
-            config.model,
-            num_classes=dataset.num_classes,
-            in_channels=channels,
-            image_size=height,
-            width=config.width,
-        )
-        if config.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        self._initial_weights = _digest(model)
-        self._model, self._optimizer = self._accelerator.prepare(model, build_optimizer(config, model))
-
-        self._position = Position(1, 0, 0, len(self._batches), config.epochs)
-        exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs know no float64
-        self._sums = torch.zeros(2, dtype=exact, device=device)  # loss, correct
+        steps = len(self._inputs.training)
+        self._checkpoint_steps = checkpoint_every.iterations(steps)
+        self._position = Position(1, 0, 0, steps, config.epochs)
+        self._exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's know no float64
+        self._sums = torch.zeros(2, dtype=self._exact, device=device)  # loss, correct
         self._seconds = {"train": 0.0, "evaluation": 0.0, "total": 0.0}
 
     def run(self) -> dict[str, Any]:
@@ -132,52 +121,55 @@ class Trainer:
             StopRequested: Ctrl-C or SIGTERM came.
             OSError: Something could not be written.
         """
-        with self._folder.locked():
-            defaults = {
-                field.name: field.default for field in fields(self._config) if field.default is not MISSING
-            }
-            self._folder.prepare({**asdict(self._config), "data": self._data_digest}, defaults=defaults)
-            result = self._folder.result()
+        with ExitStack() as held:
+            result: dict[str, Any] | None = self._ranks.on_main(lambda: self._open(held))
             if result is not None:
                 return result
             self._resume()
-            run = Run(
-                self._config,
-                self._folder,
-                self._accelerator.unwrap_model(self._model),
-                self._optimizer,
-                self._position,
-            )
-            for callback in self._callbacks:
-                callback.on_start(run)
-            with stop_requests() as stop:
-                try:
-                    self._train(stop)
-                    result = self._finish()
-                except DivergenceError as error:
-                    epochs = self._position.epoch - 1
-                    result = {
-                        "status": "diverged",
-                        "message": str(error),
-                        "epochs": epochs,
-                        **self._identity(),
-                    }
-                self._folder.write_result(result)
+            stop = held.enter_context(stop_requests())
+            try:
+                self._train(stop)
+                result = self._finish()
+            except DivergenceError as error:
+                epochs = self._position.epoch - 1
+                result = {
+                    "status": "diverged",
+                    "message": str(error),
+                    "epochs": epochs,
+                    **self._identity(),
+                }
+            with self._ranks.together():
+                if self._ranks.main:
+                    self._folder.write_result(result)
                 for callback in self._callbacks:
                     callback.on_end(result)
-                if stop:
-                    raise StopRequested
+            if self._ranks.any(bool(stop)):
+                raise StopRequested
             return result
+
+    def _open(self, held: ExitStack) -> dict[str, Any] | None:
+        """Lock the folder and check that it is this run's; returns the result if the run is over."""
+        held.enter_context(self._folder.locked())
+        defaults = {
+            field.name: field.default for field in fields(self._config) if field.default is not MISSING
+        }
+        self._folder.prepare({**asdict(self._config), "data": self._inputs.digest}, defaults=defaults)
+        return self._folder.result()
 
     # -- the loop --------------------------------------------------------------------------------------
 
     def _train(self, stop: list[int]) -> None:
-        position, config = self._position, self._config
-        while position.epoch <= config.epochs:
+        position, ranks = self._position, self._ranks
+        while position.epoch <= self._config.epochs:
             self._set_learning_rate()
             self._model.train()
             started = time.perf_counter()
-            for _, images, labels in self._batches.epoch(position.epoch, start_step=position.step_in_epoch):
+            batches = self._inputs.training.epoch(
+                position.epoch, position.step_in_epoch, ranks.rank, ranks.count
+            )
+            while position.step_in_epoch < position.steps_per_epoch:
+                with ranks.together():
+                    _, images, labels = next(batches)
                 self._step(images, labels)
                 position.step += 1
                 position.step_in_epoch += 1
@@ -185,68 +177,102 @@ class Trainer:
                     callback.on_step(position)
                 if position.step_in_epoch == position.steps_per_epoch:
                     break
-                if stop or position.step % self._checkpoint_steps == 0:
+                stopping = ranks.any(bool(stop))
+                if stopping or position.step % self._checkpoint_steps == 0:
                     self._count_time("train", started)
                     self._save()
                     started = time.perf_counter()
-                if stop:
+                if stopping:
                     raise StopRequested
             self._count_time("train", started)
             self._finish_epoch()
-            if stop or position.step % self._checkpoint_steps == 0 or position.epoch > config.epochs:
+            over = position.epoch > self._config.epochs
+            stopping = ranks.any(bool(stop))
+            if stopping or over or position.step % self._checkpoint_steps == 0:
                 self._save()
-            if stop and position.epoch <= config.epochs:
+            if stopping and not over:
                 raise StopRequested
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
-        """Take one optimiser step on one batch."""
+        """Take one optimiser step on this process's part of one batch."""
+        position, ranks = self._position, self._ranks
+        if ranks.count > 1:  # dropout that differs between processes, and that a resume repeats
+            where = (self._config.seed, position.step, ranks.rank)
+            torch.manual_seed(seeded("dropout", *where).initial_seed())
+        batch_size = self._config.batch_size
+        images_in_all = min(batch_size, self._inputs.images - position.step_in_epoch * batch_size)
+        parts = self._execution.micro_batches(images_in_all, ranks.count)
+        sums = torch.zeros_like(self._sums)
+        self._optimizer.zero_grad()
+        for part in range(parts):
+            mine = slice(len(labels) * part // parts, len(labels) * (part + 1) // parts)
+            with without_exchange(self._model, last=part == parts - 1):
+                loss, correct = self._loss(images[mine], labels[mine])
+                # Gradients are averaged over the processes: each part counts by its share of the whole batch.
+                share = (mine.stop - mine.start) * ranks.count / images_in_all
+                self._accelerator.backward(loss * share)
+            loss_sum = loss.detach().to(self._exact) * (mine.stop - mine.start)
+            sums += torch.stack([loss_sum, correct.to(self._exact)])
+        self._sums += ranks.total(sums)
+        if self._sums.device.type == "cpu" or position.step % _STEPS_BETWEEN_CHECKS == 0:
+            self._check_loss()
+        self._optimizer.step()
+
+    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of some images and how many are right; zeros of no images."""
+        if not len(labels):
+            # A process without images takes part in the exchange all the same, with no trace in BatchNorm.
+            self._model.eval()
+            logits = self._forward(images.new_zeros(1, *images.shape[1:]))
+            self._model.train()
+            return 0 * logits.float().sum(), torch.zeros((), device=logits.device)
+        logits = self._forward(images)
+        loss = functional.cross_entropy(logits.float(), labels)
+        return loss, (logits.detach().argmax(dim=1) == labels).sum()
+
+    def _forward(self, images: Tensor) -> Tensor:
         if self._config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with self._accelerator.autocast():
-            logits = self._model(images)
-        loss = functional.cross_entropy(logits.float(), labels)
-        with torch.no_grad():
-            correct = (logits.argmax(dim=1) == labels).sum()
-            self._sums += torch.stack([loss.to(self._sums.dtype) * len(labels), correct.to(self._sums.dtype)])
-        if self._sums.device.type == "cpu" or self._position.step % _STEPS_BETWEEN_CHECKS == 0:
-            self._check_loss()
-        self._optimizer.zero_grad()
-        self._accelerator.backward(loss)
-        self._optimizer.step()
+            logits: Tensor = self._model(images)
+        return logits
 
     def _finish_epoch(self) -> None:
         """Measure, record, and go to the next epoch."""
         self._check_state()
         started = time.perf_counter()
-        test_loss, test_accuracy = evaluate(
-            self._model, Batches.evaluation(self._evaluated, self._batches.augmentation)
-        )
+        self._ranks.share_buffers(self._bare)
+        batches = self._inputs.evaluation(self._ranks.rank, self._ranks.count)
+        test = evaluate(self._bare, batches, ranks=self._ranks, autocast=self._accelerator.autocast)
         self._count_time("evaluation", started)
-        if not math.isfinite(test_loss):
+        if not math.isfinite(test.loss):
             raise DivergenceError(self._diagnosis("the loss in evaluation"))
-        position, images = self._position, len(self._batches.split)
+        position, images = self._position, self._inputs.images
         train_loss, correct = self._sums.tolist()
-        sparsity = sparsity_report(self._model)
+        sparsity = sparsity_report(self._bare)
         metrics = {
             "epoch": position.epoch,
             "step": position.step,
             "lr": self._optimizer.param_groups[0]["lr"],
             "train_loss": train_loss / images,
             "train_accuracy": correct / images,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
+            "test_loss": test.loss,
+            "test_accuracy": test.accuracy,
+            **({} if test.top5 is None else {"test_top5": test.top5}),
             "sparsity": sparsity.sparsity,
             "threshold": self._threshold(),
-            "data_order": self._batches.data_order_digest(position.epoch),
+            "data_order": self._inputs.training.data_order_digest(position.epoch),
         }
         timing = {
             "epoch": position.epoch,
             "train_seconds": self._seconds["train"],
             "evaluation_seconds": self._seconds["evaluation"],
         }
-        self._folder.append_epoch(metrics, timing)
-        for callback in self._callbacks:
-            callback.on_epoch(metrics, sparsity)
+        with self._ranks.together():
+            if self._ranks.main:
+                self._folder.append_epoch(metrics, timing)
+            for callback in self._callbacks:
+                callback.on_epoch(metrics, sparsity)
         self._seconds["train"] = self._seconds["evaluation"] = 0.0
         self._sums.zero_()
         position.epoch += 1
@@ -254,17 +280,21 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         """Write the sparse file and return the result."""
-        model = self._accelerator.unwrap_model(self._model)
-        info = save_sparse(model, self._folder.sparse_file)
-        report = sparsity_report(model)
-        last = self._folder.metrics()[-1]
-        measured = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+        report = sparsity_report(self._bare)
+        state = whole(dict(self._bare.state_dict()))
+        info, metrics = self._ranks.on_main(
+            lambda: (save_sparse(state, self._folder.sparse_file), self._folder.metrics())
+        )
+        last, best = metrics[-1], max(metrics, key=lambda record: record["test_accuracy"])
+        measured = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5")
+        of_best = ("epoch", "test_accuracy", "test_top5", "sparsity")
         return {
             "status": "finished",
             "epochs": self._config.epochs,
             "measured_on": "validation" if self._config.validation else "test",
             "steps": self._position.step,
-            **{key: last[key] for key in measured},
+            **{key: last[key] for key in measured if key in last},
+            "best": {key: best[key] for key in of_best if key in best},
             "sparsity": report.sparsity,
             "parameters": report.numel,
             "zeros": report.zeros,
@@ -302,7 +332,7 @@ class Trainer:
         """Raise DivergenceError if a loss, a weight, or anything that the optimiser holds is not finite."""
         self._check_loss()
         held = [tensor for state in self._optimizer.state.values() for tensor in state.values()]
-        if not all(torch.isfinite(tensor).all() for tensor in [*self._model.state_dict().values(), *held]):
+        if not all_finite([*self._bare.state_dict().values(), *held], self._ranks):
             raise DivergenceError(self._diagnosis("a weight or the state of the optimiser"))
 
     def _diagnosis(self, what: str) -> str:
@@ -311,7 +341,7 @@ class Trainer:
         remedy = "lower --lr" if self._config.method == "sgd" else "lower --lr, --mu or --c"
         return (
             f"{what} is not finite in epoch {position.epoch} after {position.step} steps "
-            f"({first_non_finite(self._model)}); {remedy}"
+            f"({first_non_finite(self._bare)}); {remedy}"
         )
 
     # -- interruption ----------------------------------------------------------------------------------
@@ -319,64 +349,45 @@ class Trainer:
     def _save(self) -> None:
         """Save everything that the rest of the run depends on."""
         self._check_state()  # the last good checkpoint must not be replaced by a bad one
+        self._ranks.share_buffers(self._bare)
         position = self._position
         state = {
-            "model": self._accelerator.unwrap_model(self._model).state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            **state_of(self._accelerator, self._bare, self._optimizer),
             "position": [position.epoch, position.step_in_epoch, position.step],
             "sums": self._sums.cpu(),
             "seconds": dict(self._seconds),
-            "cpu_rng": torch.get_rng_state(),
-            "device_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        if self._accelerator.scaler is not None:
-            state["scaler"] = self._accelerator.scaler.state_dict()
-        self._folder.save_checkpoint(position.step, state)
+        with self._ranks.together():
+            if self._ranks.main:
+                self._folder.save_checkpoint(position.step, state)
 
     def _resume(self) -> None:
-        """Go to the newest checkpoint, if there is one."""
+        """Go to the newest checkpoint, if there is one, and tell the callbacks that training goes on."""
+        state, digest = self._ranks.on_main(lambda: (self._read_checkpoint(), self._inputs.digest))
+        with self._ranks.together():
+            if digest != self._inputs.digest:
+                raise RunFolderError("the processes see different data: give all of them the same --data-dir")
+        if state is not None:
+            restore(state, self._accelerator, self._bare, self._optimizer)
+            self._position.epoch, self._position.step_in_epoch, self._position.step = state["position"]
+            self._sums.copy_(state["sums"])
+            self._seconds.update(state["seconds"])
+        run = Run(self._config, self._folder, self._bare, self._optimizer, self._position)
+        with self._ranks.together():
+            for callback in self._callbacks:
+                callback.on_start(run)
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        """Read the newest checkpoint, forget what was recorded after it, and note the new start."""
         checkpoint = self._folder.newest_checkpoint()
         self._folder.rewind(checkpoint)
-        here = describe_environment(self._command, self._accelerator.device)
+        here = {
+            **describe_environment(self._command, self._accelerator.device),
+            "processes": self._ranks.count,
+        }
         if checkpoint is None:
             self._folder.write_environment(here)
-            return
+            return None
         before = self._folder.environment()
         self._folder.write_environment({**before, "resumed": [*before.get("resumed", []), here]})
-        state = checkpoint.state
-        self._accelerator.unwrap_model(self._model).load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._position.epoch, self._position.step_in_epoch, self._position.step = state["position"]
-        self._sums.copy_(state["sums"])
-        self._seconds.update(state["seconds"])
-        torch.set_rng_state(state["cpu_rng"])
-        if state["device_rng"]:
-            torch.cuda.set_rng_state_all(state["device_rng"])
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.load_state_dict(state["scaler"])
-
-
-def _splits(dataset: ImageDataset, validation: float) -> tuple[Split, Split]:
-    """Return what to train on and what to measure on."""
-    if validation == 0:
-        return dataset.train, dataset.test
-    images = len(dataset.train)
-    held_back = round(images * validation)
-    if not 0 < held_back < images:
-        raise DataError(
-            f"--validation {validation} of {images} images leaves nothing to train or to measure on"
-        )
-    order = torch.randperm(images, generator=torch.Generator().manual_seed(0))  # one split for all runs
-    train, held = dataset.train, (order[held_back:], order[:held_back])
-    return Split(train.images[held[0]], train.labels[held[0]]), Split(
-        train.images[held[1]], train.labels[held[1]]
-    )
-
-
-def _digest(model: nn.Module) -> str:
-    """Return a short hash of all weights and buffers."""
-    total = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
+        return checkpoint.state

@@ -1,0 +1,79 @@
+"""The network of a run, placed on its devices."""
+
+import hashlib
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+
+from dirprune.errors import UsageError
+from dirprune.models import create_model
+from dirprune.train.config import TrainConfig
+from dirprune.train.execution import Execution
+from dirprune.train.ranks import shard
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Return what knows the devices, the processes and the mixed precision.
+
+    Raises:
+        UsageError: The precision needs a device that is not there.
+    """
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.precision:
+        AcceleratorState._reset_state()  # one process may train runs of several precisions
+    # Buffers are shared when they are used (in evaluation, for a checkpoint), not at every step.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    try:
+        return Accelerator(mixed_precision=config.precision, kwargs_handlers=[ddp])
+    except ValueError as error:
+        raise UsageError(f"--precision {config.precision} does not work here: {error}") from error
+
+
+def build_model(config: TrainConfig, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """Return the network of a configuration with the initial weights of its seed.
+
+    Args:
+        config: What to train.
+        shape: (channels, height, width) of the images.
+        num_classes: Number of outputs.
+    """
+    torch.manual_seed(config.seed)
+    return create_model(
+        config.model,
+        num_classes=num_classes,
+        in_channels=shape[0],
+        image_size=shape[1],
+        width=config.width,
+    )
+
+
+def place_model(
+    model: nn.Module, config: TrainConfig, accelerator: Accelerator, execution: Execution
+) -> nn.Module:
+    """Bring a network to this process's device, and divide or wrap it where there are several processes."""
+    sharded = accelerator.num_processes > 1 and execution.parallel == "fsdp2"
+    if config.channels_last and not sharded:  # a part of a tensor has no channels
+        model = model.to(memory_format=torch.channels_last)
+    if not sharded:
+        prepared: nn.Module = accelerator.prepare_model(model)
+        return prepared
+    # Accelerate shards on GPUs only; torch's own function is the same everywhere.
+    model = model.to(accelerator.device)
+    shard(model)
+    return model
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return a short hash of all weights and buffers."""
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode())
+        total.update(_bytes(tensor))
+    return total.hexdigest()[:16]
+
+
+def _bytes(tensor: torch.Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

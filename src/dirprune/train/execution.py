@@ -1,0 +1,48 @@
+"""How a run is computed, as far as its result does not depend on it."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from dirprune.errors import UsageError
+
+Parallel = Literal["ddp", "fsdp2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run uses the machine; a run may be resumed with other values.
+
+    Raises:
+        UsageError: A value is outside its range.
+
+    Example:
+        >>> Execution(accumulation=4).micro_batches(images=256, processes=8)
+        4
+    """
+
+    parallel: Parallel = "ddp"
+    """With several processes (torchrun): each holds the whole model (ddp), or a part of it (fsdp2)."""
+    accumulation: int = 1
+    """Take each batch in this many parts, one after the other: less memory, same gradient. BatchNorm sees
+    the parts, as it sees each process's part."""
+    workers: int | None = None
+    """Processes that decode images of streamed data sets; None: the cores, shared by the training processes
+    of this machine; 0: the training process itself."""
+
+    def __post_init__(self) -> None:
+        if self.accumulation < 1:
+            raise UsageError(f"--accumulation must be >= 1, got {self.accumulation}")
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"--workers must be >= 0, got {self.workers}")
+
+    def micro_batches(self, images: int, processes: int) -> int:
+        """Return in how many parts each process takes a batch: the same number for all of them."""
+        return min(self.accumulation, -(-images // processes))
+
+    def decoders(self) -> int:
+        """Return the number of worker processes for this one."""
+        if self.workers is not None:
+            return self.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

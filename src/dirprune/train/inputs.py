@@ -1,0 +1,134 @@
+"""What a run reads: training batches and evaluation batches, alike for data in memory and streamed data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from dirprune.data import (
+    Augmentation,
+    Batches,
+    EncodedDataset,
+    EncodedSplit,
+    Framing,
+    ImageDataset,
+    Split,
+    StreamedBatches,
+)
+from dirprune.errors import DataError, UsageError
+from dirprune.train.config import TrainConfig
+from dirprune.train.execution import Execution
+
+SomeSplit = TypeVar("SomeSplit", Split, EncodedSplit)
+
+_IN_MEMORY_EVALUATION = 1000  # images at once
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The batches of a run.
+
+    Args:
+        training: Batches to train on.
+        evaluated: What is measured on after every epoch.
+        evaluation_size: Images at once in evaluation, over all processes.
+        shape: (channels, height, width) of what the network sees.
+        num_classes: Number of classes.
+        digest: Fingerprint of the data.
+    """
+
+    training: Batches | StreamedBatches
+    evaluated: Split | EncodedSplit
+    evaluation_size: int
+    shape: tuple[int, int, int]
+    num_classes: int
+    digest: str
+
+    @property
+    def images(self) -> int:
+        """Number of training images."""
+        return len(self.training.split)
+
+    def evaluation(self, rank: int, processes: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process's parts of the evaluation batches."""
+        if isinstance(self.training, StreamedBatches):
+            assert isinstance(self.evaluated, EncodedSplit)
+            return self.training.evaluation(self.evaluated, self.evaluation_size, rank, processes)
+        assert isinstance(self.evaluated, Split)
+        augmentation = self.training.augmentation
+        return Batches.evaluation(self.evaluated, augmentation, self.evaluation_size, rank, processes)
+
+
+def make_inputs(
+    config: TrainConfig, dataset: ImageDataset | EncodedDataset, device: torch.device, execution: Execution
+) -> Inputs:
+    """Make the batches that a configuration asks for.
+
+    Args:
+        config: What to train.
+        dataset: Its data.
+        device: Where batches are handed over.
+        execution: How the machine is used.
+
+    Returns:
+        Training and evaluation batches.
+
+    Raises:
+        UsageError: A setting does not suit the data.
+        DataError: --validation leaves nothing to train or to measure on.
+    """
+    channels, height, width = dataset.image_shape
+    if len(config.mean) not in (1, channels):
+        raise UsageError(
+            f"--mean must have 1 value, or one for each of the {channels} channels of {config.dataset}, "
+            f"got {len(config.mean)}"
+        )
+    augmentation = Augmentation(config.crop_padding, config.flip, config.mean, config.std)
+    if isinstance(dataset, ImageDataset):
+        if config.image_size not in (None, height):
+            raise UsageError(
+                f"--image-size does not apply to {config.dataset}: its images are {height} pixels"
+            )
+        train, test = _splits(dataset.train, dataset.test, config.validation)
+        batches = Batches(train.to(device), config.batch_size, config.seed, augmentation)
+        return Inputs(
+            batches,
+            test.to(device),
+            _IN_MEMORY_EVALUATION,
+            (channels, height, width),
+            dataset.num_classes,
+            dataset.digest,
+        )
+    if config.crop_padding:
+        raise UsageError(
+            f"--crop-padding does not apply to {config.dataset}: its images are cropped and resized"
+        )
+    size = config.image_size or height
+    encoded, held = _splits(dataset.train, dataset.test, config.validation)
+    streamed = StreamedBatches(
+        encoded,
+        config.batch_size,
+        config.seed,
+        Framing(size, config.flip),
+        augmentation,
+        device,
+        execution.decoders(),
+    )
+    at_once = -(-config.batch_size // execution.accumulation)
+    return Inputs(streamed, held, at_once, (channels, size, size), dataset.num_classes, dataset.digest)
+
+
+def _splits(train: SomeSplit, test: SomeSplit, validation: float) -> tuple[SomeSplit, SomeSplit]:
+    """Return what to train on and what to measure on."""
+    if validation == 0:
+        return train, test
+    images = len(train)
+    held_back = round(images * validation)
+    if not 0 < held_back < images:
+        raise DataError(
+            f"--validation {validation} of {images} images leaves nothing to train or to measure on"
+        )
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(0))  # one split for all runs
+    return train.subset(order[held_back:]), train.subset(order[:held_back])

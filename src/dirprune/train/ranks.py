@@ -1,0 +1,168 @@
+"""What the processes of one training run say to each other."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import Any, ContextManager, TypeVar  # noqa: UP035 - as a type only
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from dirprune.errors import PeerError
+
+T = TypeVar("T")
+
+_LEAST_SHARD = 2**16  # elements; a layer smaller than this is gathered together with its neighbours
+
+
+@cache
+def _control() -> Any:
+    """A group on the host: what it says does not wait for the devices."""
+    return dist.new_group(backend="gloo")
+
+
+class Ranks:
+    """The processes of a run, of which number 0 alone reads and writes the run's folder.
+
+    With one process every method does the obvious thing at no cost.
+
+    Args:
+        count: Number of processes.
+        rank: Number of this one.
+
+    Example:
+        >>> ranks = Ranks(count=1, rank=0)
+        >>> ranks.on_main(lambda: "read once"), ranks.any(False)
+        ('read once', False)
+    """
+
+    def __init__(self, count: int, rank: int) -> None:
+        self.count = count
+        self.rank = rank
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that reads and writes."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all have to ask."""
+        if self.count == 1:
+            return flag
+        flags = torch.tensor([int(flag)])
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=_control())
+        return bool(flags.item())
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes."""
+        if self.count > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def total_of(self, numbers: list[float]) -> list[float]:
+        """Return the sums of some numbers over the processes, in double precision."""
+        if self.count == 1:
+            return numbers
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(sums, group=_control())
+        totals: list[float] = sums.tolist()
+        return totals
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block that says nothing to the others; if it fails in one process, it fails in all.
+
+        Raises:
+            PeerError: It failed in another process.
+            Exception: What it raised in this one.
+        """
+        if self.count == 1:
+            yield
+            return
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        if self.any(error is not None):
+            said: list[str | None] = [None] * self.count
+            mine = None if error is None else str(error) or type(error).__name__
+            dist.all_gather_object(said, mine, group=_control())
+            if error is not None:
+                raise error
+            rank, line = next((rank, line) for rank, line in enumerate(said) if line is not None)
+            raise PeerError(f"process {rank} failed: {line}")
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Run an action in process 0 and return its result in all of them.
+
+        Raises:
+            PeerError: It failed, and this is another process.
+            Exception: What it raised in process 0.
+        """
+        results: list[Any] = [None]
+        with self.together():
+            if self.main:
+                results = [action()]
+        if self.count > 1:
+            dist.broadcast_object_list(results, src=0, group=_control())
+        result: T = results[0]
+        return result
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the buffers of process 0, such as BatchNorm's running statistics."""
+        if self.count > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+def shard(model: nn.Module) -> None:
+    """Divide a model among the processes (FSDP2): block by block, so that one is whole at a time."""
+    for block in _blocks(model):
+        if sum(parameter.numel() for parameter in block.parameters()) >= _LEAST_SHARD:
+            fully_shard(block)
+    fully_shard(model)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The parts that containers string together: residual blocks, or layers."""
+    for child in module.children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            yield from _blocks(child)
+        else:
+            yield child
+
+
+def without_exchange(model: nn.Module, last: bool) -> ContextManager[None]:
+    """Return a context in which gradients are only added up, unless this is the last part of a batch."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    elif isinstance(model, DistributedDataParallel) and not last:
+        context: ContextManager[None] = model.no_sync()
+        return context
+    return nullcontext()
+
+
+def whole(tree: Any) -> Any:
+    """Return a state with every sharded tensor gathered; all processes have to ask."""
+    if isinstance(tree, dict):
+        return {key: whole(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [whole(value) for value in tree]
+    return tree.full_tensor() if isinstance(tree, DTensor) else tree
+
+
+def placed_like(tensor: Tensor, model: Tensor) -> Tensor:
+    """Return a whole tensor divided as another one of its shape is; every process holds the whole one."""
+    if not isinstance(model, DTensor) or tensor.shape != model.shape:
+        return tensor
+    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements, src_data_rank=None)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor, and any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
