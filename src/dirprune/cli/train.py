@@ -1,18 +1,28 @@
 """`dirprune train RECIPE`: data in, sparse network out."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from dirprune.cli.arguments import parse
+from dirprune.cli.dry_run import print_estimates
 from dirprune.data import load_dataset
 from dirprune.errors import DivergenceError
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report import print_table, summarise, write_report
-from dirprune.train import Diagnosis, Duration, Execution, Experiment, ProgressDisplay, run_experiment
+from dirprune.train import (
+    Diagnosis,
+    Duration,
+    Execution,
+    Experiment,
+    ProgressDisplay,
+    first_process,
+    leave,
+    run_experiment,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +36,9 @@ class TrainOptions:
     """Where the experiment's folder is made."""
     checkpoint_every: str = "1ep"
     """How often to save: epochs ("1ep") or iterations ("200it")."""
-    execution: Execution = Execution()
+    execution: Execution = field(default_factory=Execution)
+    dry_run: bool = False
+    """Print parameters, memory, steps and time from a few steps on random images; write nothing."""
 
 
 def train(arguments: list[str]) -> int:
@@ -45,7 +57,10 @@ def train(arguments: list[str]) -> int:
         torch.set_num_threads(experiment.threads)
     folder = options.out / config.experiment_name(recipe.config)
 
-    console = Console()
+    if options.dry_run:
+        print_estimates(experiment, options.execution, options.data_dir)
+        return 0
+    console = Console(quiet=not first_process())
     if config.stops_early:
         console.print(
             f"note: trains the first {config.epochs} of {config.schedule_epochs} epochs that the rate's "
@@ -63,6 +78,9 @@ def train(arguments: list[str]) -> int:
             command=shlex.join(["dirprune", "train", *arguments]),
             execution=options.execution,
         )
+    leave()
+    if not first_process():  # the folder is the first one's
+        return 0
     show(console, folder)
     diverged = [run.path.name for run in runs if (run.result() or {}).get("status") == "diverged"]
     if diverged:

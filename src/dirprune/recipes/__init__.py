@@ -8,11 +8,19 @@ from dirprune.errors import UsageError, unknown
 from dirprune.recipes.cifar import vgg16_cifar10, wrn28x10_cifar10, wrn28x10_cifar100
 from dirprune.recipes.digits import digits
 from dirprune.recipes.fashion_mnist import lenet5_fashion_mnist
+from dirprune.recipes.imagenet import resnet50_imagenet
 from dirprune.train import Experiment
 
 RECIPES: dict[str, Callable[[], Experiment]] = {
     recipe().config.recipe: recipe
-    for recipe in (digits, lenet5_fashion_mnist, vgg16_cifar10, wrn28x10_cifar10, wrn28x10_cifar100)
+    for recipe in (
+        digits,
+        lenet5_fashion_mnist,
+        vgg16_cifar10,
+        wrn28x10_cifar10,
+        wrn28x10_cifar100,
+        resnet50_imagenet,
+    )
 }
 _WIDE_RESNET = re.compile(r"wrn\d+x\d+")
 

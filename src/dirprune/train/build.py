@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from dirprune.errors import UsageError
@@ -24,10 +23,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.precision:
         AcceleratorState._reset_state()  # one process may train runs of several precisions
-    # Buffers are shared when they are used (in evaluation, for a checkpoint), not at every step.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
     try:
-        return Accelerator(mixed_precision=config.precision, kwargs_handlers=[ddp])
+        # Several processes on CPUs are only seen where the CPU is asked for.
+        return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=config.precision)
     except ValueError as error:
         raise UsageError(f"--precision {config.precision} does not work here: {error}") from error
 

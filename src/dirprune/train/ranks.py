@@ -1,5 +1,6 @@
 """What the processes of one training run say to each other."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -118,6 +119,18 @@ class Ranks:
         if self.count > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
+
+
+def first_process() -> bool:
+    """Whether this is the only process, or number 0 of those that torchrun started; known at once."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leave() -> None:
+    """Say goodbye to the other processes, if there are any."""
+    if dist.is_initialized():
+        _control.cache_clear()
+        dist.destroy_process_group()
 
 
 def shard(model: nn.Module) -> None:

@@ -1,0 +1,78 @@
+"""`dirprune train RECIPE --dry-run`: what the recipe takes, in words."""
+
+from pathlib import Path
+
+from dirprune.data import load_dataset
+from dirprune.data.catalogue import find_spec
+from dirprune.report import wording
+from dirprune.train import (
+    Estimate,
+    Execution,
+    Experiment,
+    TrainConfig,
+    estimate,
+    first_process,
+    leave,
+    shape_of,
+)
+
+_DAY = 24 * 3600
+
+
+def print_estimates(experiment: Experiment, execution: Execution, data_dir: str | None) -> None:
+    """Print parameters, memory, steps and time for each method of an experiment; writes nothing.
+
+    Args:
+        experiment: What would be run.
+        execution: How the machine would be used.
+        data_dir: A folder of large images is listed, to count them; other data sets have known numbers.
+    """
+    config = experiment.config
+    spec = find_spec(config.dataset)
+    images, num_classes = spec.counts[0], spec.num_classes
+    if spec.streamed and data_dir is not None and Path(data_dir).is_dir():
+        dataset = load_dataset(config.dataset, data_dir)
+        images, num_classes = len(dataset.train), dataset.num_classes
+    images -= round(images * config.validation)
+    runs = experiment.runs()
+    total = 0.0
+    for method, run in {run.method: run for run in runs}.items():
+        found = estimate(run, execution, images=images, num_classes=num_classes, shape=shape_of(config, spec))
+        count = sum(other.method == method for other in runs)
+        total += count * found.step * found.steps_per_epoch * found.epochs
+        if first_process():
+            print("\n".join(_lines(run, found, images, count)))
+    if first_process():
+        print(f"all {len(runs)} runs: {_time(total)}; without reading data, evaluation and checkpoints")
+    leave()
+
+
+def _lines(config: TrainConfig, found: Estimate, images: int, runs: int) -> list[str]:
+    size, epoch = wording.size, found.step * found.steps_per_epoch
+    devices = f" on each of {found.processes} devices" if found.processes > 1 else ""
+    lines = [
+        f"{config.recipe}, {config.method}, {runs} run{'s' if runs > 1 else ''}",
+        f"  parameters   {found.parameters:,}",
+        f"  memory       {size(found.memory)}{devices}: weights {size(found.weights)}, gradients "
+        f"{size(found.gradients)}, optimiser {size(found.optimizer)}, activations "
+        f"{size(found.activations)} for {found.at_once:,} images at once",
+        f"  peak         {size(found.peak)} measured with {found.measured_images:,} images at once "
+        "(on a CPU: of the whole process)",
+        f"  steps        {found.steps_per_epoch:,} an epoch of {images:,} images, "
+        f"{found.steps_per_epoch * found.epochs:,} in {found.epochs:,} epochs",
+        f"  time         {_time(found.step)} a step, {_time(epoch)} an epoch, "
+        f"{_time(epoch * found.epochs)} a run (steps measured with {found.measured_images:,} images)",
+    ]
+    if found.memory > found.available:
+        needed = 2 ** (found.memory // max(1, found.available)).bit_length()
+        lines.append(
+            f"  note         {size(found.available)} are free: divide the batch (--accumulation {needed}) "
+            "or use more devices"
+        )
+    return lines
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    return f"{seconds / _DAY:.1f} days" if seconds > 2 * _DAY else wording.duration(seconds)

@@ -1,0 +1,120 @@
+"""Started by torchrun in two processes: every kind of run on a small folder of JPEGs, for the test to read."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dirprune.data import load_dataset
+from dirprune.errors import DirpruneError
+from dirprune.models import MODELS
+from dirprune.runs import RunFolder
+from dirprune.train import Duration, Execution, StopRequested, TrainConfig, Trainer, leave
+from tests.train.dropout_net import dropout_conv_net
+
+MODELS["dropout-conv-net"] = dropout_conv_net
+CONFIG = TrainConfig(
+    recipe="test",
+    dataset="imagenet",
+    model="lenet5",
+    image_size=20,
+    width=0.3,
+    lr=0.05,
+    c=5e-3,
+    mu=0.6,
+    batch_size=8,  # 25 images: the last batch has one, so that one of two processes has none
+    epochs=2,
+    flip=True,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+NO_WORKERS = Execution(workers=0)
+RUNS = {
+    "ddp": (CONFIG, NO_WORKERS),
+    "fsdp2": (CONFIG, Execution(parallel="fsdp2", workers=1)),
+    "accumulation": (CONFIG, Execution(accumulation=3, workers=0)),
+    "fsdp2-accumulation": (CONFIG, Execution(parallel="fsdp2", accumulation=2, workers=0)),
+    "momentum": (replace(CONFIG, momentum=0.5, prune="weights"), Execution(parallel="fsdp2", workers=0)),
+    "norm-ddp": (replace(CONFIG, model="dropout-conv-net"), NO_WORKERS),
+    "norm-fsdp2": (replace(CONFIG, model="dropout-conv-net"), Execution(parallel="fsdp2", workers=0)),
+}
+RESNET = replace(CONFIG, model="resnet50", width=1.0, image_size=64, batch_size=13, epochs=1)
+
+
+def main(images: Path, out: Path) -> None:
+    dataset = load_dataset("imagenet", images)
+    rank = int(os.environ["RANK"])
+    for name, (config, execution) in RUNS.items():
+        Trainer(config, dataset, RunFolder(out / name), execution=execution).run()
+    for parallel in ("ddp", "fsdp2"):
+        execution = Execution(parallel=parallel, workers=0)
+        Trainer(RESNET, dataset, RunFolder(out / f"resnet50-{parallel}"), execution=execution).run()
+    failures = {
+        "stopped": lambda: stopped(dataset, out / "stopped", rank),
+        "damaged": lambda: damaged(images.parent / "damaged", out / "damaged"),
+        "unwritable": lambda: Trainer(CONFIG, dataset, RunFolder(out / "file" / "run")).run(),
+        "taken": lambda: Trainer(replace(CONFIG, epochs=9), dataset, RunFolder(out / "ddp")).run(),
+        "diverged": lambda: Trainer(
+            replace(CONFIG, lr=1e30).with_method("sgd"), dataset, RunFolder(out / "diverged")
+        ).run(),
+    }
+    said = {}
+    for name, action in failures.items():
+        try:
+            said[name] = str(action())
+        except (DirpruneError, OSError, StopRequested) as error:
+            said[name] = f"{type(error).__name__}: {error}"
+    (out / f"said{rank}.json").write_text(json.dumps(said))
+    leave()
+
+
+def stopped(dataset, folder, rank):
+    """A signal reaches the second process alone; both stop, and the run goes on to the same end."""
+    trainer = Trainer(CONFIG, dataset, RunFolder(folder), execution=NO_WORKERS)
+    step = trainer._step
+
+    def interrupted(images, labels):
+        step(images, labels)
+        if rank == 1 and trainer._position.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer._step = interrupted
+    try:
+        trainer.run()
+    except StopRequested:
+        Trainer(CONFIG, dataset, RunFolder(folder), execution=NO_WORKERS).run()
+        return "stopped and resumed"
+
+
+def damaged(images, folder):
+    """One image cannot be decoded, in one process."""
+    return Trainer(CONFIG, load_dataset("imagenet", images), RunFolder(folder), execution=NO_WORKERS).run()
+
+
+def killed(images: Path, out: Path) -> None:
+    """Every process but those of the last start is killed at some step; torchrun starts them again."""
+    start, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
+    config, execution = RUNS["norm-fsdp2"]
+    trainer = Trainer(
+        config, load_dataset("imagenet", images), RunFolder(out / "killed"), execution=execution,
+        checkpoint_every=Duration(2, "it"),
+    )  # fmt: skip
+    step = trainer._step
+
+    def deadly(images, labels):
+        step(images, labels)
+        if start < 2 and rank == 1 - start and trainer._position.step == (2, 6)[start]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer._step = deadly
+    trainer.run()
+    leave()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"main": main, "killed": killed}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
