@@ -1,4 +1,4 @@
-"""Started by torchrun in two processes: every kind of run on a small folder of JPEGs, for the test to read."""
+"""Started by torchrun in two processes: every kind of run on a small folder of JPEGs, for tests to read."""
 
 import json
 import os
@@ -24,7 +24,7 @@ CONFIG = TrainConfig(
     image_size=20,
     width=0.3,
     lr=0.05,
-    c=5e-3,
+    c=0.05,
     mu=0.6,
     batch_size=8,  # 25 images: the last batch has one, so that one of two processes has none
     epochs=2,
