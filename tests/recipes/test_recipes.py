@@ -58,3 +58,12 @@ def test_a_smaller_wide_resnet_is_the_same_recipe():
     assert (small.recipe, small.model) == ("wrn16x4-cifar100", "wrn16x4")
     with pytest.raises(UsageError, match="unknown recipe"):
         get_recipe("wrn16x4-mnist")
+
+
+def test_resnet50_imagenet_is_as_published():
+    config = get_recipe("resnet50-imagenet").config
+    assert (config.batch_size, config.lr, config.momentum, config.weight_decay) == (256, 0.1, 0.0, 0.0)
+    assert (config.c, config.mu, config.prune, config.flip) == (0.005, 0.55, "all", True)
+    rates = [round(config.learning_rate(epoch), 12) for epoch in range(1, 151)]
+    assert rates == [0.1] * 140 + [0.01] * 10
+    assert (config.mean, config.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
+from dirprune.errors import RunFolderError
 from dirprune.report import write_report
 from dirprune.report.summary import summarise
 from dirprune.report.terminal import print_table
@@ -90,3 +91,32 @@ def test_warnings_of_training_are_told_once_with_their_seeds(experiment):
     print_table(summarise(experiment.path), console)
     assert console.file.getvalue().count("seeds 0, 1: fc is <dead>") == 1
     assert "seeds 0, 1: fc is &lt;dead&gt;" in write_report(experiment.path).read_text()
+
+
+def ranked(experiment: Experiment) -> None:
+    """Two seeds with many classes."""
+    for seed, best in ((0, 0.71), (1, 0.73)):
+        best_epoch = {"epoch": 2, "test_accuracy": best, "test_top5": best + 0.2, "sparsity": 0.8}
+        config, result = {"seed": seed}, {"test_accuracy": best - 0.01, "test_top5": best + 0.18}
+        experiment.add(f"sgd-{seed}", config, {**result, "best": best_epoch})
+
+
+def test_best_and_last_top_1_and_top_5(experiment: Experiment) -> None:
+    ranked(experiment)
+    lines = printed(experiment).splitlines()
+    shown = [
+        next(line for line in lines if text in line) for text in ("71.00", "90.00", "best 72.00", "92.00")
+    ]
+    assert shown == sorted(shown, key=lines.index)
+    assert "top-5 90.00" in shown[1]
+    assert "top-5 92.00" in shown[3]
+    assert max(map(len, lines)) <= 80
+    page = write_report(experiment.path).read_text()
+    assert "<small>top-5 90.00</small><small>best 72.00</small><small>top-5 92.00</small>" in page
+    assert "chosen by the same images" in page
+
+
+def test_damaged_best_is_named(experiment: Experiment) -> None:
+    experiment.add("a", {}, {"test_top5": 0.9})
+    with pytest.raises(RunFolderError, match="best must be of type dict, but is missing"):
+        summarise(experiment.path)

@@ -20,8 +20,20 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """Top-5 accuracy in the last epoch; top-1 and top-5 in the epoch with the best top-1."""
+
+    top5: float
+    best: float
+    best_top5: float
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What a finished run ended with; fractions in [0, 1], sizes in bytes."""
+    """What a finished run ended with; fractions in [0, 1], sizes in bytes.
+
+    `ranking` is None with ten classes or fewer.
+    """
 
     train_loss: float
     test_accuracy: float
@@ -29,6 +41,7 @@ class Outcome:
     layers: tuple[LayerSparsity, ...]
     sparse_bytes: int
     dense_bytes: int
+    ranking: Ranking | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +181,13 @@ def _outcome(result: _Record) -> Outcome:
         layers=tuple(_layer(layer) for layer in layers),
         sparse_bytes=result.count("sparse_bytes", least=1),
         dense_bytes=result.count("dense_bytes", least=1),
+        ranking=_ranking(result) if "test_top5" in result.fields else None,
     )
+
+
+def _ranking(result: _Record) -> Ranking:
+    best = _Record(result.take("best", dict), result.path)
+    return Ranking(result.number("test_top5"), best.number("test_accuracy"), best.number("test_top5"))
 
 
 def _layer(record: _Record) -> LayerSparsity:

@@ -49,7 +49,8 @@ class VariantSummary:
     The spreads are over finished runs and None without any: fractions in [0, 1] for `test_accuracy` and
     `sparsity`, bytes for `sparse_bytes`, seconds of training for `seconds`. `difference` is the accuracy
     minus that of the SGD run of the same seed, over the seeds for which both finished from equal weights;
-    `twin` is the variant that those SGD runs make up, if there is one.
+    `twin` is the variant that those SGD runs make up, if there is one. `top5`, and `best` and `best_top5` of
+    each run's best epoch, are None with ten classes or fewer.
     """
 
     label: str
@@ -64,6 +65,9 @@ class VariantSummary:
     seconds: Spread | None
     difference: Spread | None
     twin: "VariantSummary | None"
+    top5: Spread | None
+    best: Spread | None
+    best_top5: Spread | None
 
     @property
     def finished(self) -> tuple[int, ...]:
@@ -194,6 +198,7 @@ def _check_seeds(runs: Sequence[Run]) -> None:
 
 def _summary(label: str, runs: Sequence[Run], twin: VariantSummary | None) -> VariantSummary:
     done = [run.outcome for run in runs if run.outcome]
+    rankings = [outcome.ranking for outcome in done if outcome.ranking]
     return VariantSummary(
         label=label,
         method=runs[0].method,
@@ -207,6 +212,9 @@ def _summary(label: str, runs: Sequence[Run], twin: VariantSummary | None) -> Va
         seconds=Spread.of(run.seconds for run in runs if run.outcome),
         difference=Spread.of(_differences(runs, twin.runs if twin else ())),
         twin=twin,
+        top5=Spread.of(ranking.top5 for ranking in rankings),
+        best=Spread.of(ranking.best for ranking in rankings),
+        best_top5=Spread.of(ranking.best_top5 for ranking in rankings),
     )
 
 

@@ -60,7 +60,7 @@ def _cells(summary: VariantSummary) -> list[str]:
     file = summary.sparse_bytes
     return [
         summary.label,
-        wording.spread(summary.test_accuracy),
+        "\n".join((wording.spread(summary.test_accuracy), *wording.ranking(summary))),
         wording.points(summary.difference),
         wording.percent(summary.sparsity.mean) if summary.sparsity else wording.NOTHING,
         f"{wording.size(file.mean)}\n{wording.factor(summary)}" if file else wording.NOTHING,

@@ -72,7 +72,7 @@ def estimate(
 
     The activations are affine in the number of images, and are counted exactly, with two and four images.
     Time is measured with as many images as fit into half of the free memory, at most a real step's, until a
-    step takes a second; it is then scaled by the number of images.
+    step takes a second; the gradient's part is then scaled by the number of images, the update's is not.
 
     Args:
         config: What would be trained.
@@ -108,11 +108,9 @@ def estimate(
             logits = model(inputs)
         return functional.cross_entropy(logits.float(), labels)
 
-    def step(count: int) -> None:
-        loss = forward(count)
+    def gradient(count: int) -> None:
         optimizer.zero_grad()
-        accelerator.backward(loss)
-        optimizer.step()
+        accelerator.backward(forward(count))
 
     local_batch = -(-min(config.batch_size, images) // ranks.count)
     parts = execution.micro_batches(min(config.batch_size, images), ranks.count)
@@ -124,18 +122,18 @@ def estimate(
     affordable = max(2, available // 2 // max(1, each))
     count = 2
     while True:
-        seconds = _timed(partial(step, count), device, 1)
+        seconds = _timed(partial(gradient, count), device, 1)
         larger = min(2 * count, at_once, affordable)
         if ranks.any(seconds > _LONG_ENOUGH) or larger <= count:
             break
         count = larger
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = _timed(partial(step, count), device, _STEPS)
+    seconds = _timed(partial(gradient, count), device, _STEPS)
+    update_seconds = _timed(optimizer.step, device, _STEPS)
 
     gradients = sum(local(p.grad).nbytes for p in bare.parameters() if p.grad is not None)
     held = (tensor for state in optimizer.state.values() for tensor in state.values())
-    batch_seconds = seconds * local_batch / count
     return Estimate(
         parameters=parameters,
         weights=sum(local(tensor).nbytes for tensor in [*bare.parameters(), *bare.buffers()]),
@@ -146,7 +144,7 @@ def estimate(
         peak=_peak(device),
         available=available,
         measured_images=count,
-        step=batch_seconds,
+        step=seconds * local_batch / count + update_seconds,
         steps_per_epoch=math.ceil(images / config.batch_size),
         epochs=config.epochs,
         processes=ranks.count,

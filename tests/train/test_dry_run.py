@@ -1,0 +1,66 @@
+"""The dry run: memory in closed form, nothing written."""
+
+from dataclasses import replace
+
+import pytest
+
+from dirprune.cli import main
+from dirprune.recipes import RECIPES, get_recipe
+from dirprune.train import Execution, TrainConfig, estimate
+
+CONFIG = TrainConfig(recipe="test", dataset="digits", model="lenet-300-100", batch_size=40, epochs=3)
+P = 64 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
+
+
+def digits(config, **execution):
+    return estimate(config, Execution(**execution), images=1437, num_classes=10, shape=(1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("method", "momentum", "copies"), [("sgd", 0.0, 0), ("sgd", 0.9, 1), ("grda", 0.0, 1), ("grda", 0.9, 2)]
+)
+def test_memory_of_weights_gradients_and_state(method, momentum, copies):
+    found = digits(replace(CONFIG, momentum=momentum).with_method(method))
+    assert (found.parameters, found.weights, found.gradients) == (P, 4 * P, 4 * P)
+    scalars = 2 * 8 * 6 if method == "grda" else 0  # step and threshold of six tensors
+    assert found.optimizer == 4 * P * copies + scalars
+
+
+def test_activations_and_steps():
+    """Kept for the backward pass: the input, two hidden layers after ReLU, and the log-probabilities."""
+    whole, parts = digits(CONFIG), digits(CONFIG, accumulation=4)
+    each = 4 * (64 + 300 + 100 + 10) + 8  # float32, and a label in int64
+    assert (whole.at_once, parts.at_once) == (40, 10)
+    assert whole.activations == pytest.approx(40 * each, abs=64)
+    assert parts.activations == pytest.approx(10 * each, abs=64)
+    assert (whole.steps_per_epoch, whole.epochs) == (36, 3)
+    assert 0 < whole.step < 1
+    assert whole.peak > whole.weights
+    assert whole.measured_images == 40
+
+
+def test_command_prints_both_methods_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["train", "digits", "--dry-run", "--seeds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "digits, sgd, 2 runs" in out
+    assert "digits, grda, 2 runs" in out
+    assert out.count("parameters   50,610") == 2
+    assert "45 an epoch of 1,437 images, 9,000 in 200 epochs" in out
+    assert "all 4 runs: " in out
+    assert list(here.iterdir()) == []
+    assert not (tmp_path / "dirprune").exists()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe(name, capsys):
+    """Made small where the network allows it."""
+    assert get_recipe(name).config.epochs > 1
+    width = [] if name == "resnet50-imagenet" else ["--width", "0.1"]
+    size = ["--image-size", "32"] if name == "resnet50-imagenet" else []
+    small = ["--batch-size", "4", "--methods", "grda", *width, *size]
+    assert main(["train", name, "--dry-run", *small]) == 0
+    assert f"{name}, grda" in capsys.readouterr().out
