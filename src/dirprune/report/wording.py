@@ -33,7 +33,7 @@ def spread(value: Spread | None, digits: int = 2) -> str:
 
 
 def ranking(summary: VariantSummary) -> tuple[str, ...]:
-    """Say what else is known of the accuracy, as means in per cent: top-5; top-1 and top-5 of the best epoch."""
+    """Say what else is known of the accuracy, means in per cent: top-5; top-1, top-5 of the best epoch."""
     named = (("top-5", summary.top5), ("best", summary.best), ("top-5", summary.best_top5))
     return tuple(f"{name} {percent(value.mean)}" for name, value in named if value)
 
