@@ -12,8 +12,10 @@ import torch
 from dirprune.data import load_dataset
 from dirprune.errors import DirpruneError
 from dirprune.models import MODELS
+from dirprune.optim import GRDA
 from dirprune.runs import RunFolder
 from dirprune.train import Duration, Execution, StopRequested, TrainConfig, Trainer, leave
+from dirprune.train.ranks import shard
 from tests.train.dropout_net import dropout_conv_net
 
 MODELS["dropout-conv-net"] = dropout_conv_net
@@ -58,6 +60,7 @@ def main(images: Path, out: Path) -> None:
         "damaged": lambda: damaged(images.parent / "damaged", out / "damaged"),
         "unwritable": lambda: Trainer(CONFIG, dataset, RunFolder(out / "file" / "run")).run(),
         "taken": lambda: Trainer(replace(CONFIG, epochs=9), dataset, RunFolder(out / "ddp")).run(),
+        "scaler": lambda: scaler(rank),
         "diverged": lambda: Trainer(
             replace(CONFIG, lr=1e30).with_method("sgd"), dataset, RunFolder(out / "diverged")
         ).run(),
@@ -93,6 +96,23 @@ def stopped(dataset, folder, rank):
 def damaged(images, folder):
     """One image cannot be decoded, in one process."""
     return Trainer(CONFIG, load_dataset("imagenet", images), RunFolder(folder), execution=NO_WORKERS).run()
+
+
+def scaler(rank):
+    """One process overflows in its shard; both skip that step."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 4, bias=False)
+    shard(layer)
+    optimizer = GRDA(layer.parameters(), lr=0.1, c=0.1)
+    scaling = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for step in range(3):
+        optimizer.zero_grad()
+        scaling.scale(layer(torch.ones(2, 4)).sum()).backward()
+        if step == 1 and rank == 1:
+            layer.weight.grad.to_local().fill_(float("inf"))
+        scaling.step(optimizer)
+        scaling.update()
+    return f"scale {scaling.get_scale()}, {optimizer.state[layer.weight]['step'].item()} steps"
 
 
 def killed(images: Path, out: Path) -> None:

@@ -360,6 +360,12 @@ def test_callbacks_see_the_model_and_the_optimiser(digits, tmp_path):
     assert seen == [(True, epoch, tmp_path) for epoch in (1, 2, 3)]
 
 
+def test_fp16_on_a_cpu_is_refused(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(UsageError, match="--precision fp16 needs a GPU"):
+        Trainer(replace(CONFIG, precision="fp16"), digits, RunFolder(tmp_path))
+
+
 def test_channels_of_mean_must_fit(digits, tmp_path):
     with pytest.raises(UsageError, match="--mean must have 1 value"):
         Trainer(replace(CONFIG, mean=(0.5,) * 3, std=(0.5,) * 3), digits, RunFolder(tmp_path))

@@ -19,15 +19,15 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Return what knows the devices, the processes and the mixed precision.
 
     Raises:
-        UsageError: The precision needs a device that is not there.
+        UsageError: fp16 on a CPU, where Accelerate would compute in float32 and not say so.
     """
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.precision:
         AcceleratorState._reset_state()  # one process may train runs of several precisions
-    try:
-        # Several processes on CPUs are only seen where the CPU is asked for.
-        return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=config.precision)
-    except ValueError as error:
-        raise UsageError(f"--precision {config.precision} does not work here: {error}") from error
+    # Several processes on CPUs are only seen where the CPU is asked for.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=config.precision)
+    if config.precision == "fp16" and accelerator.device.type == "cpu":
+        raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16, or no for float32")
+    return accelerator
 
 
 def build_model(config: TrainConfig, shape: tuple[int, int, int], num_classes: int) -> nn.Module:

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dirprune.core.prunable import prunable_groups
 from dirprune.core.sparsity import sparsity_report
 from dirprune.data import EncodedDataset, ImageDataset
-from dirprune.data.batches import seeded
 from dirprune.errors import DivergenceError, RunFolderError
 from dirprune.export import save_sparse
 from dirprune.optim import GRDA
@@ -26,10 +24,11 @@ from dirprune.train.config import TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.environment import describe_environment
 from dirprune.train.execution import Execution
+from dirprune.train.gradient import BatchGradient
 from dirprune.train.inputs import make_inputs
 from dirprune.train.interruption import StopRequested, stop_requests
 from dirprune.train.measures import all_finite, evaluate, first_non_finite
-from dirprune.train.ranks import Ranks, whole, without_exchange
+from dirprune.train.ranks import Ranks, whole
 
 # On an accelerator reading the loss makes the host wait, so it is read once in so many steps.
 _STEPS_BETWEEN_CHECKS = 50
@@ -90,7 +89,6 @@ class Trainer:
         self._config = config
         self._folder = folder
         self._command = command
-        self._execution = execution
         self._accelerator = make_accelerator(config)
         self._ranks = Ranks(self._accelerator.num_processes, self._accelerator.process_index)
         self._callbacks = callbacks if self._ranks.main else ()
@@ -103,11 +101,13 @@ class Trainer:
         self._bare = self._accelerator.unwrap_model(self._model)
         self._optimizer = self._accelerator.prepare_optimizer(build_optimizer(config, self._bare))
 
+        self._gradient = BatchGradient(config, self._model, self._accelerator, self._ranks, execution)
+
         steps = len(self._inputs.training)
         self._checkpoint_steps = checkpoint_every.iterations(steps)
         self._position = Position(1, 0, 0, steps, config.epochs)
-        self._exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's know no float64
-        self._sums = torch.zeros(2, dtype=self._exact, device=device)  # loss, correct
+        exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs know no float64
+        self._sums = torch.zeros(2, dtype=exact, device=device)  # loss, correct
         self._seconds = {"train": 0.0, "evaluation": 0.0, "total": 0.0}
 
     def run(self) -> dict[str, Any]:
@@ -195,47 +195,15 @@ class Trainer:
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """Take one optimiser step on this process's part of one batch."""
-        position, ranks = self._position, self._ranks
-        if ranks.count > 1:  # dropout that differs between processes, and that a resume repeats
-            where = (self._config.seed, position.step, ranks.rank)
-            torch.manual_seed(seeded("dropout", *where).initial_seed())
-        batch_size = self._config.batch_size
-        images_in_all = min(batch_size, self._inputs.images - position.step_in_epoch * batch_size)
-        parts = self._execution.micro_batches(images_in_all, ranks.count)
-        sums = torch.zeros_like(self._sums)
+        position, batch_size = self._position, self._config.batch_size
+        whole_batch = min(batch_size, self._inputs.images - position.step_in_epoch * batch_size)
         self._optimizer.zero_grad()
-        for part in range(parts):
-            mine = slice(len(labels) * part // parts, len(labels) * (part + 1) // parts)
-            with without_exchange(self._model, last=part == parts - 1):
-                loss, correct = self._loss(images[mine], labels[mine])
-                # Gradients are averaged over the processes: each part counts by its share of the whole batch.
-                share = (mine.stop - mine.start) * ranks.count / images_in_all
-                self._accelerator.backward(loss * share)
-            loss_sum = loss.detach().to(self._exact) * (mine.stop - mine.start)
-            sums += torch.stack([loss_sum, correct.to(self._exact)])
-        self._sums += ranks.total(sums)
+        self._sums += self._gradient(
+            images, labels, of=whole_batch, step=position.step, dtype=self._sums.dtype
+        )
         if self._sums.device.type == "cpu" or position.step % _STEPS_BETWEEN_CHECKS == 0:
             self._check_loss()
         self._optimizer.step()
-
-    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of some images and how many are right; zeros of no images."""
-        if not len(labels):
-            # A process without images takes part in the exchange all the same, with no trace in BatchNorm.
-            self._model.eval()
-            logits = self._forward(images.new_zeros(1, *images.shape[1:]))
-            self._model.train()
-            return 0 * logits.float().sum(), torch.zeros((), device=logits.device)
-        logits = self._forward(images)
-        loss = functional.cross_entropy(logits.float(), labels)
-        return loss, (logits.detach().argmax(dim=1) == labels).sum()
-
-    def _forward(self, images: Tensor) -> Tensor:
-        if self._config.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with self._accelerator.autocast():
-            logits: Tensor = self._model(images)
-        return logits
 
     def _finish_epoch(self) -> None:
         """Measure, record, and go to the next epoch."""
