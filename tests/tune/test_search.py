@@ -12,7 +12,7 @@ from dirprune.errors import DivergenceError, UsageError
 from dirprune.runs import RunFolder
 from dirprune.train import TrainConfig
 from dirprune.tune import Prediction, Trial, c_for_sparsity, greatest, greatest_comparable_c
-from dirprune.tune.target import accumulators_epochs, next_c
+from dirprune.tune.target import epochs_to_keep, next_c
 from dirprune.tune.trials import Bench
 
 CONFIG = TrainConfig(
@@ -52,7 +52,7 @@ def test_after_a_diverged_trial_c_is_halved():
 
 @pytest.mark.parametrize(("epochs", "expected"), [(4, (1, 2, 4)), (7, (2, 4, 7)), (50, (3, 6, 12, 25, 50))])
 def test_accumulators_double(epochs, expected):
-    assert accumulators_epochs(epochs) == expected
+    assert epochs_to_keep(epochs) == expected
     assert len(set(expected)) == len(expected)
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 Verdict = Literal["comparable", "worse", "undecided"]
@@ -65,7 +65,7 @@ def compare(correct: Tensor, reference: Tensor, *, margin: float, confidence: fl
         terms.append((float(d.mean(1).var()) / seeds, seeds - 1))
     variance = sum(term for term, _ in terms)
     freedom = variance**2 / sum(term**2 / df for term, df in terms) if variance > 0 else math.inf
-    width = float(student.ppf(confidence, freedom)) * math.sqrt(variance) if variance > 0 else 0.0
+    width = float(stdtrit(freedom, confidence)) * math.sqrt(variance) if variance > 0 else 0.0
     difference = float(d.mean())
     lower, upper = difference - width, difference + width
     verdict: Verdict = "comparable" if lower > -margin else "worse" if upper < -margin else "undecided"

@@ -31,14 +31,14 @@ class Trial:
         return asdict(self)
 
 
-def accumulators_epochs(epochs: int) -> tuple[int, ...]:
+def epochs_to_keep(epochs: int) -> tuple[int, ...]:
     """Return the epochs of a short run at which the accumulators are kept: in doublings up to its end.
 
     Raises:
         UsageError: The run is too short.
 
     Example:
-        >>> accumulators_epochs(50), accumulators_epochs(7)
+        >>> epochs_to_keep(50), epochs_to_keep(7)
         ((3, 6, 12, 25, 50), (2, 4, 7))
     """
     if epochs < _EARLIEST:
@@ -78,13 +78,13 @@ def c_for_sparsity(
     """
     if not 0 < target < 1:
         raise UsageError(f"--target-sparsity must be in (0, 1), got {target}")
-    epochs = accumulators_epochs(trial_epochs)
+    epochs = epochs_to_keep(trial_epochs)
     trials: dict[float, list[Trial]] = {mu: [] for mu in mus}
     start = config.c or 1e-3
     open_ = dict.fromkeys(mus, start)
     for _ in range(_MOST_TRIALS):
         configs = [replace(config, c=c, mu=mu, method="grda") for mu, c in open_.items()]
-        for trial in _train(configs, epochs, bench):
+        for trial in predicted_ends(configs, epochs, bench):
             tried(trial)
             trials[trial.mu].append(trial)
         open_ = {mu: c for mu in open_ if (c := next_c(trials[mu], target)) is not None}
@@ -128,8 +128,14 @@ def next_c(trials: Sequence[Trial], target: float) -> float | None:
     return None if any(trial.c == c for trial in trials) else c
 
 
-def _train(configs: Sequence[TrainConfig], epochs: tuple[int, ...], bench: Bench) -> list[Trial]:
-    """Train the first epochs of runs, and predict how each ends."""
+def predicted_ends(configs: Sequence[TrainConfig], epochs: tuple[int, ...], bench: Bench) -> list[Trial]:
+    """Train the first epochs of runs, and predict how each ends.
+
+    Args:
+        configs: Of the whole runs.
+        epochs: From :func:`epochs_to_keep`; the last is where the short runs end.
+        bench: Where they are trained.
+    """
     short = [
         replace(config, epochs=epochs[-1], schedule_epochs=config.schedule_epochs or config.epochs)
         for config in configs

@@ -1,0 +1,133 @@
+"""How well `dirprune tune --target-sparsity` predicts: short runs against whole runs it has not seen.
+
+Two kinds of cases. Targets: c is chosen for a target sparsity from short runs, then trained to the end.
+Known: whole runs that another file of results holds; only their beginnings are trained here. What is done is
+not done again, so that the command can be stopped and given anew.
+
+Examples:
+  python benchmarks/tune_prediction.py --recipe digits --seed 1 --output OUTPUT
+  python benchmarks/tune_prediction.py --known benchmarks/results/lenet5-fashion_mnist.json --data-dir DATA
+      --output OUTPUT
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dirprune.core.atomic import atomic_write
+from dirprune.data import load_dataset
+from dirprune.recipes import get_recipe
+from dirprune.train import TrainConfig, describe_environment
+from dirprune.tune import Trial, c_for_sparsity
+from dirprune.tune.target import epochs_to_keep, predicted_ends
+from dirprune.tune.trials import Bench
+
+TARGETS = (0.8, 0.9, 0.95)
+MUS = (0.6, 0.51, 0.7)
+FRACTION = 0.25
+
+
+def bench_for(config: TrainConfig, arguments: argparse.Namespace, kind: str) -> Bench:
+    return Bench(
+        dataset=load_dataset(config.dataset, arguments.data_dir),
+        folder=arguments.runs / f"{config.recipe}-{config.schedule}-{kind}",
+        console=Console(),
+        data_dir=arguments.data_dir,
+        threads=1,
+        at_once=1,
+    )
+
+
+def case(trial: Trial, end: float, config: TrainConfig, **more: Any) -> dict[str, Any]:
+    predicted = trial.prediction
+    assert predicted is not None
+    return {
+        "recipe": config.recipe,
+        "schedule": config.schedule,
+        "seed": config.seed,
+        "c": trial.c,
+        "mu": trial.mu,
+        "epochs": config.epochs,
+        "trial_epochs": max(4, round(FRACTION * config.epochs)),
+        **more,
+        "predicted": predicted.sparsity,
+        "interval": [predicted.lower, predicted.upper],
+        "measured": end,
+        "error": predicted.sparsity - end,
+        "within_interval": predicted.lower <= end <= predicted.upper,
+    }
+
+
+def by_target(
+    config: TrainConfig, mus: tuple[float, ...], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Choose c for each target and mu, train it to the end, and compare."""
+    cases = []
+    short = max(4, round(FRACTION * config.epochs))
+    for target in TARGETS:
+        trials: list[Trial] = []
+        bench = bench_for(config, arguments, "short")
+        best = c_for_sparsity(config, mus, target, short, bench, trials.append)
+        configs = [replace(config, c=trial.c, mu=trial.mu) for trial in best]
+        runs = bench_for(config, arguments, "whole").train(configs)
+        for trial, whole, run in zip(best, configs, runs, strict=True):
+            result = run.result() or {}
+            tried = sum(each.mu == trial.mu for each in trials)
+            cases.append(case(trial, result["sparsity"], whole, target=target, short_runs=tried))
+            print(json.dumps(cases[-1]), flush=True)
+    return cases
+
+
+def by_known(path: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train the beginnings of whole runs that are known, and compare."""
+    cases = []
+    names = {field.name for field in fields(TrainConfig)}
+    for record in json.loads(path.read_text())["runs"]:
+        held = {key: tuple(v) if isinstance(v, list) else v for key, v in record["config"].items()}
+        config = TrainConfig(**{key: value for key, value in held.items() if key in names})
+        if config.method != "grda":
+            continue
+        epochs = epochs_to_keep(max(4, round(FRACTION * config.epochs)))
+        (trial,) = predicted_ends([config], epochs, bench_for(config, arguments, "short"))
+        cases.append(case(trial, record["result"]["sparsity"], config, known=path.name))
+        print(json.dumps(cases[-1]), flush=True)
+    return cases
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe")
+    parser.add_argument("--schedule")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--known", type=Path)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--runs", type=Path, default=Path("runs/tune_prediction"))
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.known is not None:
+        cases = by_known(arguments.known, arguments)
+    else:
+        config = replace(get_recipe(arguments.recipe).config, seed=arguments.seed)
+        if arguments.schedule:
+            config = replace(config, schedule=arguments.schedule)
+        cases = by_target(config, (0.6,) if arguments.schedule else MUS, arguments)
+    command = shlex.join(["python", "benchmarks/tune_prediction.py", *sys.argv[1:]])
+    content = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"sets": []}
+    others = [each for each in content["sets"] if each["environment"]["command"] != command]
+    worst = max(abs(each["error"]) for each in cases)
+    new = {"environment": describe_environment(command), "largest_error": worst, "cases": cases}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(arguments.output) as file:
+        file.write(json.dumps({"sets": [*others, new]}, indent=1).encode() + b"\n")
+    print(f"largest error: {100 * worst:.2f} points in {len(cases)} cases")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""A set of runs on a ray cluster of two workers, one of which is lost in the middle."""
+
+import os
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dirprune.data import load_dataset
+from dirprune.errors import UsageError
+from dirprune.runs import RunFolder
+from dirprune.train import Experiment, ProgressDisplay, TrainConfig, run_jobs
+from dirprune.train.duration import Duration
+
+CONFIG = TrainConfig(
+    recipe="test", dataset="digits", model="lenet-300-100", c=5e-3, mu=0.6, batch_size=4, epochs=8
+)
+
+
+def display(runs):
+    return ProgressDisplay(Console(file=Path(os.devnull).open("w")), runs)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head without CPUs and two workers with one each."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_health_check_period_ms", "500")
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "2")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
+    )
+    workers = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
+    yield cluster, workers
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_lost_worker_loses_nothing(cluster, tmp_path):
+    """The same bits as in one process, although a worker was killed in the middle of its run."""
+    cluster, workers = cluster
+    experiment = Experiment(config=CONFIG, mu=(0.51, 0.6), threads=1)
+    jobs = experiment.jobs(tmp_path / "ray", checkpoint_every=Duration(1, "ep"))
+    lost = []
+
+    def lose_a_worker():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not lost:
+            begun = [job.name for job in jobs if len(RunFolder(job.folder).metrics()) >= 2]
+            if len(begun) == 2:
+                cluster.remove_node(workers[1], allow_graceful=False)
+                lost.append(begun)
+            time.sleep(0.1)
+
+    killer = threading.Thread(target=lose_a_worker)
+    killer.start()
+    outcomes = run_jobs(jobs, load_dataset("digits"), display(3), ray=cluster.address)
+    killer.join()
+    assert lost
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 3
+
+    alone = experiment.jobs(tmp_path / "alone", checkpoint_every=Duration(8, "ep"))
+    run_jobs(alone, load_dataset("digits"), display(3), at_once=1)
+    for one, other in zip(jobs, alone, strict=True):
+        for name in ("model.safetensors", "metrics.jsonl"):
+            assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes()
+    resumed = [len(RunFolder(job.folder).environment().get("resumed", [])) for job in jobs]
+    assert max(resumed) >= 1
+
+
+def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    jobs = Experiment(config=replace(CONFIG, epochs=1)).jobs(tmp_path)
+    with pytest.raises(UsageError, match=r"pip install 'directional-pruning\[ray\]'"):
+        run_jobs(jobs, load_dataset("digits"), display(2), ray="local")
