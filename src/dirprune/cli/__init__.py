@@ -13,6 +13,7 @@ from dirprune.errors import DirpruneError, UsageError, unknown
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train RECIPE", "train a dense network and its sparse twin, end with a table and a report"),
     "report": ("report FOLDER", "make the report of a folder of runs again"),
+    "bench": ("bench WHAT", "measure on this machine: step, the time of an optimiser's step"),
 }
 
 
