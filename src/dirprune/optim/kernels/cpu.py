@@ -92,10 +92,12 @@ class Plan:
         taken = tensors.select(indices) if self.left else tensors
         params, grads, accumulators, buffers, steps, thresholds = taken
         self.params, self.steps, self.count = params, steps, len(params)
-        self.held = [*params, *accumulators, *buffers, *steps, *thresholds]
+        self.moved = [*params, *accumulators, *buffers]
+        self.held = [*self.moved, *steps, *thresholds]
         self.identities = list(map(id, self.held))
-        self.addresses = list(map(Tensor.data_ptr, self.held))
-        self.layouts = [*map(_shape, params), *map(Tensor.stride, params)]
+        self.addresses = list(map(Tensor.data_ptr, self.moved))
+        self.sizes, self.strides = list(map(Tensor.numel, params)), list(map(Tensor.stride, params))
+        self.contiguous = all(map(Tensor.is_contiguous, params))
         self.dtypes = list(map(_dtype, params))
         types = [_TYPES[pair] for pair in zip(self.dtypes, map(_dtype, accumulators), strict=True)]
         n = self.count
@@ -105,9 +107,10 @@ class Plan:
                 *self.addresses[:n],
                 *map(Tensor.data_ptr, grads),
                 *self.addresses[n : 2 * n],
-                *(map(Tensor.data_ptr, buffers) if buffers else repeat(0, n)),
-                *self.addresses[-2 * n :],
-                *map(Tensor.numel, params),
+                *(self.addresses[2 * n :] or repeat(0, n)),
+                *map(Tensor.data_ptr, steps),
+                *map(Tensor.data_ptr, thresholds),
+                *self.sizes,
                 *map(itemgetter(0), types),
                 *map(itemgetter(1), types),
             ],
@@ -117,15 +120,21 @@ class Plan:
     def renew(self, tensors: Tensors) -> bool:
         """Take over new gradients; whether they and all else are as they were, but for their addresses."""
         params, grads, accumulators, buffers, steps, thresholds = tensors
-        held = [*params, *accumulators, *buffers, *steps, *thresholds]
+        # Nothing looks into the counters: they are 0-dim, and reading so much memory would cost more than
+        # the step of a small network.
+        moved = [*params, *accumulators, *buffers]
         if (
-            list(map(id, held)) != self.identities
-            or list(map(Tensor.data_ptr, held)) != self.addresses
-            or list(map(_dtype, grads)) != self.dtypes
+            list(map(id, [*moved, *steps, *thresholds])) != self.identities
+            or list(map(Tensor.data_ptr, moved)) != self.addresses
             or not _PLAIN.issuperset(map(type, grads))
+            or list(map(_dtype, grads)) != self.dtypes
+            or list(map(Tensor.numel, grads)) != self.sizes
             or any(map(Tensor.is_neg, grads))
-            or [*map(_shape, grads), *map(Tensor.stride, grads)] != self.layouts
-            or [*map(_shape, params), *map(Tensor.stride, params)] != self.layouts
+            or not (
+                all(map(Tensor.is_contiguous, params + grads))
+                if self.contiguous
+                else list(map(Tensor.stride, params)) == list(map(Tensor.stride, grads)) == self.strides
+            )
         ):
             return False
         self.table[self.count : 2 * self.count] = array("q", map(Tensor.data_ptr, grads))
