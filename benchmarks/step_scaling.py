@@ -16,7 +16,8 @@ from dirprune.bench import StepTable, measure_step
 from record import RESULTS, record
 
 NAMES = ("SGD, fused", "SGD, foreach", "SGD with momentum, fused", "gRDA")
-BYTES_PER_PARAMETER = 4 * 4  # weight, gradient, accumulator, momentum: what the above need together
+SHARED_ABOVE = 2e8  # parameters: above, all step the same weights and gradients, for the memory's sake
+BYTES_PER_PARAMETER = 4 * 4  # weight, gradient, accumulator, momentum: what the above then need together
 LARGEST_TENSOR = 25_000_000
 SIZES = (1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
 
@@ -53,7 +54,11 @@ def main() -> None:
     by_size = []
     for size in fitting:
         rounds = arguments.repetitions * (10 if size <= 1e6 else 1)
-        by_size.append(described(measure_step(shapes_of(size), names=NAMES, repetitions=rounds)))
+        by_size.append(
+            described(
+                measure_step(shapes_of(size), names=NAMES, repetitions=rounds, shared=size > SHARED_ABOVE)
+            )
+        )
     by_tensors = [
         described(measure_step(shapes, names=NAMES, repetitions=arguments.repetitions))
         for shapes in ([(100,)] * 10_000, [(100, 100)] * 100, [(1000, 1000)])

@@ -105,10 +105,9 @@ def measure_step(
     repetitions: int = 30,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    shared: bool = False,
 ) -> StepTable:
     """Time one step of each optimiser on parameters of given shapes, in turns.
-
-    All step the same parameters with the same gradients, each with a state of its own.
 
     Args:
         shapes: Of the parameters.
@@ -116,6 +115,8 @@ def measure_step(
         repetitions: Rounds, 2 or more; the table has their median.
         device: Where the parameters are.
         dtype: Of the parameters.
+        shared: All step the same parameters with the same gradients, each with a state of its own. Takes
+            less memory; but then what is read by all is in the cache, and what is an optimiser's own is not.
 
     Returns:
         The table.
@@ -133,24 +134,30 @@ def measure_step(
     if repetitions < 2:
         raise UsageError(f"repetitions must be >= 2, got {repetitions}")
     device = torch.device(device)
-    generator = torch.Generator(device).manual_seed(0)
-    params: list[Tensor] = []
-    for shape in shapes:
-        values = torch.empty(shape, device=device, dtype=dtype).normal_(0, 0.05, generator=generator)
-        p = torch.nn.Parameter(values)
-        p.grad = torch.empty_like(p).normal_(0, 0.01, generator=generator)
-        params.append(p)
-    optimisers = {name: OPTIMISERS[name](params) for name in names}
+    made = [_parameters(shapes, device, dtype) for _ in names[: 1 if shared else None]]
+    optimisers = {name: OPTIMISERS[name](made[i % len(made)]) for i, name in enumerate(names)}
     times = interleave(
         {name: optimiser.step for name, optimiser in optimisers.items()},
         repetitions,
         synchronise=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
     )
     return StepTable(
-        parameters=sum(p.numel() for p in params),
-        tensors=len(params),
+        parameters=sum(p.numel() for p in made[0]),
+        tensors=len(shapes),
         dtype=str(dtype).removeprefix("torch."),
         device=device.type,
         kernel=why_not_fused(device) or "fused",
         times=times,
     )
+
+
+def _parameters(shapes: Shapes, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Make parameters with gradients, the same at every call."""
+    generator = torch.Generator(device).manual_seed(0)
+    params: list[Tensor] = []
+    for shape in shapes:
+        values = torch.empty(shape, device=device, dtype=dtype).normal_(0, 0.05, generator=generator)
+        p = torch.nn.Parameter(values)
+        p.grad = torch.empty_like(values).normal_(0, 0.01, generator=generator)
+        params.append(p)
+    return params
