@@ -4,6 +4,7 @@
 #
 # Longer, results kept in benchmarks/results:
 #
+# make bench                    time and memory of a step, an epoch, cost of a bfloat16 accumulator: some minutes on a quiet machine
 # make fuzz                     10,000 damaged sparse files, some minutes
 # make measure DATA_DIR=DATA    the figures of README.md, an hour or more on two cores; DATA holds the data sets as parquet
 PYTHON ?= python3
@@ -15,7 +16,7 @@ DATA_DIR ?=
 RESULTS  := benchmarks/results
 COLLECT  := $(BIN)/python benchmarks/collect.py
 
-.PHONY: help demo test lint types unit fuzz measure clean
+.PHONY: help demo test lint types unit bench fuzz measure clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -39,6 +40,13 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[all,dev]"
 	@touch $@
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step_scaling.py
+	$(BIN)/python benchmarks/step_memory.py
+	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/accumulator_dtype.py
 
 fuzz: $(STAMP)
 	$(BIN)/python benchmarks/fuzz_sparse_file.py --mutations 10000 --seed 0 --output $(RESULTS)/fuzz_sparse_file.json

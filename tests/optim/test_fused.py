@@ -244,8 +244,8 @@ def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.M
 
     right = cpu.step
 
-    def wrong(group, lr, tensors, unscale):
-        return right(group, 1.001 * lr, tensors, unscale)
+    def wrong(group, lr, tensors, unscale, plans):
+        return right(group, 1.001 * lr, tensors, unscale, plans)
 
     monkeypatch.setattr(cpu, "step", wrong)
     paths._kernel_or_reason.cache_clear()

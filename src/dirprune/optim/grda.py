@@ -13,7 +13,7 @@ from dirprune.core.threshold import SoftThreshold, ThresholdRule
 from dirprune.errors import LostShadowWarning, UsageError
 from dirprune.optim.lost_shadow import fraction_already_sparse
 from dirprune.optim.options import check_options, check_params
-from dirprune.optim.paths import update
+from dirprune.optim.paths import Plans, update
 from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state, wide_dtype
 from dirprune.optim.tensors import Tensors
 from dirprune.optim.update import host_float
@@ -120,6 +120,7 @@ class GRDA(Optimizer):
         check_options(defaults)
         self._unchecked: set[Tensor] = set()  # parameters whose first real step has not come yet
         self._warned = False  # of a lost shadow
+        self._plans: Plans = {}
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -137,6 +138,7 @@ class GRDA(Optimizer):
         super().__setstate__(state)
         self._unchecked = set()  # a state that was restored has its shadow
         self._warned = False
+        self._plans = {}
         for group in self.param_groups:
             for option, value in self.defaults.items():
                 group.setdefault(option, value)
@@ -200,7 +202,7 @@ class GRDA(Optimizer):
                     [_local(tensor) for tensor in held] for held in (params, grads, accumulators, buffers)
                 )
             tensors = Tensors(params, grads, accumulators, buffers, steps, thresholds)
-            update(group, self.threshold_rule, tensors, unscale)
+            update(group, self.threshold_rule, tensors, unscale, self._plans)
         return loss
 
     @property

@@ -18,10 +18,13 @@ logger = logging.getLogger(__name__)
 
 FUSED_RULES = (SoftThreshold,)  # what the kernels compute; a rule of another type goes another way
 
-Kernel = Callable[[dict[str, Any], float, Tensors, float], list[int]]
+Plans = dict[int, Any]  # what a kernel keeps from one step to the next, for each group
+Kernel = Callable[[dict[str, Any], float, Tensors, float, Plans], list[int]]
 
 
-def update(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors, unscale: float = 1.0) -> None:
+def update(
+    group: dict[str, Any], rule: ThresholdRule, tensors: Tensors, unscale: float, plans: Plans
+) -> None:
     """Take one step by the fastest way that the options allow and the tensors can go.
 
     Args:
@@ -30,11 +33,12 @@ def update(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors, unscale
         tensors: Changed in place; the gradients only by ``unscale``.
         unscale: What the gradients are first to be multiplied with, in place: the inverse of a
             ``GradScaler``'s scale.
+        plans: Belongs to the optimiser, which forgets it when its state is replaced.
     """
     if not tensors.params:
         return
     if _may_fuse(group, rule) and (kernel := _kernel(tensors.params[0].device.type)):
-        left = kernel(group, host_float(group["lr"]), tensors, unscale)
+        left = kernel(group, host_float(group["lr"]), tensors, unscale, plans)
         if not left:
             return
         tensors = tensors.select(left)
@@ -103,7 +107,10 @@ def _try(kernel: Kernel, kind: str) -> None:
     options = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "maximize": True, "c": 0.5, "mu": 0.6}
     group = {**options, "lr": 0.1, "accumulator_dtype": None, "capturable": False, "differentiable": False}
     results = []
-    for go in (lambda t: kernel(group, 0.1, t, 1.0), lambda t: update_one_by_one(group, SoftThreshold(), t)):
+    for go in (
+        lambda t: kernel(group, 0.1, t, 1.0, {}),
+        lambda t: update_one_by_one(group, SoftThreshold(), t),
+    ):
         values = torch.linspace(-1, 1, 4 * 100, dtype=torch.float32, device="cpu").view(4, 100)
         counters = torch.ones(2, dtype=torch.float64, device="cpu")
         tensors = Tensors(*([row] for row in (*values.to(kind), *counters)))

@@ -27,10 +27,14 @@ _WIDE = {weight: torch.promote_types(weight, torch.float32) for weight, _ in _TY
 _PLAIN = frozenset(PLAIN)
 # Parameters of a group; with gradients and accumulators more than a second-level cache holds. Above it
 # weights go to memory past the caches, which would read them first only to overwrite them.
-_STREAM_ABOVE = 250_000
+_STREAM_ABOVE = 100_000
 
 
-def step(group: dict[str, Any], lr: float, tensors: Tensors, unscale: float) -> list[int]:
+# By map and without loops, for a small network's step is over in the time of a hundred Python instructions.
+_dtype, _shape, _is_cpu = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
+
+
+def step(group: dict[str, Any], lr: float, tensors: Tensors, unscale: float, plans: "Plans") -> list[int]:
     """Take one step with every parameter that the kernel can take.
 
     Args:
@@ -38,67 +42,106 @@ def step(group: dict[str, Any], lr: float, tensors: Tensors, unscale: float) -> 
         lr: The learning rate.
         tensors: Changed in place.
         unscale: What the gradients are first multiplied with, in place.
+        plans: What this function keeps from one step to the next.
 
     Returns:
         Indices of the parameters that were left as they were, for another path.
     """
     library = compiled.library()
-    left: list[int] = []
-    if not _all_suit(tensors, library):
-        indices = range(len(tensors.params))
-        suit = [_all_suit(tensors.select([i]), library) for i in indices]
-        left = [i for i in indices if not suit[i]]
-        tensors = tensors.select([i for i in indices if suit[i]])
-    if tensors.params:
-        table = _table(tensors)
-        address, count = table.buffer_info()[0], len(tensors.params)
-        c, mu = float(group["c"]), float(group["mu"])
-        first = 0
-        while first < count:  # once, unless parameters have taken different numbers of steps
-            end = first + library.alike(address, count, first)
-            increment = threshold_increment(tensors.steps[first].item(), lr, c, mu)
-            library.advance(address, count, first, end, increment)
-            first = end
-        library.grda(
-            address,
-            count,
-            lr,
-            group["momentum"],
-            group["weight_decay"],
-            unscale,
-            group["nesterov"],
-            group["maximize"],
-            _STREAM_ABOVE,
-            compiled.threads(),
-            compiled.parallel(),
-        )
-        torch.autograd.graph.increment_version(tensors.params)
-    return left
-
-
-# By map and without loops, for a small network's step is over in the time of a hundred Python instructions.
-_dtype, _shape, _is_cpu = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
-
-
-def _table(tensors: Tensors) -> "array[int]":
-    """Return the columns that grda.cpp reads: addresses, sizes and types."""
-    params, grads, accumulators, buffers, steps, thresholds = tensors
-    address = Tensor.data_ptr
-    types = [_TYPES[pair] for pair in zip(map(_dtype, params), map(_dtype, accumulators), strict=True)]
-    return array(
-        "q",
-        [
-            *map(address, params),
-            *map(address, grads),
-            *map(address, accumulators),
-            *(map(address, buffers) if buffers else repeat(0, len(params))),
-            *map(address, steps),
-            *map(address, thresholds),
-            *map(Tensor.numel, params),
-            *map(itemgetter(0), types),
-            *map(itemgetter(1), types),
-        ],
+    plan = plans.get(id(group))
+    if plan is None or not plan.renew(tensors):
+        indices = list(range(len(tensors.params)))
+        if not _all_suit(tensors, library):
+            indices = [i for i in indices if _all_suit(tensors.select([i]), library)]
+        plan = Plan(tensors, indices)
+        if not plan.left:
+            plans[id(group)] = plan
+    address, count = plan.address, plan.count
+    c, mu = float(group["c"]), float(group["mu"])
+    first = 0
+    while first < count:  # once, unless parameters have taken different numbers of steps
+        end = first + library.alike(address, count, first)
+        increment = threshold_increment(plan.steps[first].item(), lr, c, mu)
+        library.advance(address, count, first, end, increment)
+        first = end
+    library.grda(
+        address,
+        count,
+        lr,
+        group["momentum"],
+        group["weight_decay"],
+        unscale,
+        group["nesterov"],
+        group["maximize"],
+        _STREAM_ABOVE,
+        compiled.threads(),
+        compiled.parallel(),
     )
+    torch.autograd.graph.increment_version(plan.params)
+    return plan.left
+
+
+class Plan:
+    """The table of a step, and by what to know that the next step's is the same but for the gradients.
+
+    It holds the tensors, so that no other can come to have the identity of one of them.
+    """
+
+    def __init__(self, tensors: Tensors, indices: list[int]) -> None:
+        self.left = sorted(set(range(len(tensors.params))) - set(indices))
+        taken = tensors.select(indices) if self.left else tensors
+        params, grads, accumulators, buffers, steps, thresholds = taken
+        self.params, self.steps, self.count = params, steps, len(params)
+        self.moved = [*params, *accumulators, *buffers]
+        self.held = [*self.moved, *steps, *thresholds]
+        self.identities = list(map(id, self.held))
+        self.addresses = list(map(Tensor.data_ptr, self.moved))
+        self.sizes, self.strides = list(map(Tensor.numel, params)), list(map(Tensor.stride, params))
+        self.contiguous = all(map(Tensor.is_contiguous, params))
+        self.dtypes = list(map(_dtype, params))
+        types = [_TYPES[pair] for pair in zip(self.dtypes, map(_dtype, accumulators), strict=True)]
+        n = self.count
+        self.table = array(
+            "q",
+            [
+                *self.addresses[:n],
+                *map(Tensor.data_ptr, grads),
+                *self.addresses[n : 2 * n],
+                *(self.addresses[2 * n :] or repeat(0, n)),
+                *map(Tensor.data_ptr, steps),
+                *map(Tensor.data_ptr, thresholds),
+                *self.sizes,
+                *map(itemgetter(0), types),
+                *map(itemgetter(1), types),
+            ],
+        )
+        self.address = self.table.buffer_info()[0]
+
+    def renew(self, tensors: Tensors) -> bool:
+        """Take over new gradients; whether they and all else are as they were, but for their addresses."""
+        params, grads, accumulators, buffers, steps, thresholds = tensors
+        # Nothing looks into the counters: they are 0-dim, and reading so much memory would cost more than
+        # the step of a small network.
+        moved = [*params, *accumulators, *buffers]
+        if (
+            list(map(id, [*moved, *steps, *thresholds])) != self.identities
+            or list(map(Tensor.data_ptr, moved)) != self.addresses
+            or not _PLAIN.issuperset(map(type, grads))
+            or list(map(_dtype, grads)) != self.dtypes
+            or list(map(Tensor.numel, grads)) != self.sizes
+            or any(map(Tensor.is_neg, grads))
+            or not (
+                all(map(Tensor.is_contiguous, params + grads))
+                if self.contiguous
+                else list(map(Tensor.stride, params)) == list(map(Tensor.stride, grads)) == self.strides
+            )
+        ):
+            return False
+        self.table[self.count : 2 * self.count] = array("q", map(Tensor.data_ptr, grads))
+        return True
+
+
+Plans = dict[int, Plan]
 
 
 def _all_suit(tensors: Tensors, library: CDLL) -> bool:

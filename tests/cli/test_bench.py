@@ -1,0 +1,54 @@
+"""`dirprune bench step`: a table for the eye, JSON for the record, one line for a mistake."""
+
+import json
+
+import pytest
+
+from dirprune.bench import OPTIMISERS
+from dirprune.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tensors", "parameters"),
+    [(["--model", "lenet-300-100"], 6, 266_610), (["--parameters", "2000001"], 3, 2_000_001)],
+)
+def test_step(arguments, tensors, parameters, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    path = tmp_path / "step.json"
+    assert main(["bench", "step", *arguments, "--repetitions", "3", "--json", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{parameters:,} parameters of float32 in {tensors} tensors" in printed
+    assert all(name in printed for name in OPTIMISERS)
+    content = json.loads(path.read_text())
+    assert (content["tensors"], content["parameters"]) == (tensors, parameters)
+    assert content["times"].keys() == OPTIMISERS.keys()
+    assert content["times"]["gRDA"]["repetitions"] == 3
+    assert content["environment"]["command"].startswith("dirprune bench step")
+
+
+def test_help(capsys):
+    assert main(["bench", "--help"]) == 0
+    assert "step" in capsys.readouterr().out
+    assert main(["bench"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "step", "--help"])
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stepp"], "did you mean 'step'?"),
+        (["step", "--model", "resnet5"], "unknown network 'resnet5'"),
+        (["step", "--parameters", "0"], "--parameters must be >= 1"),
+        (["step", "--threads", "0"], "--threads must be >= 1"),
+        (["step", "--repetitions", "1", "--parameters", "9"], "repetitions must be >= 2, got 1"),
+        (["step", "--dtype", "int8"], "invalid choice"),
+        (["step", "--device", "nowhere"], "--device nowhere cannot be used"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, capsys):
+    assert main(["bench", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
