@@ -12,6 +12,7 @@ from dirprune.errors import DirpruneError, UsageError, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train RECIPE", "train a dense network and its sparse twin, end with a table and a report"),
+    "landscape": ("landscape TOPIC", "ask whether the sparse network lies in the valley of its dense twin"),
     "report": ("report FOLDER", "make the report of a folder of runs again"),
 }
 

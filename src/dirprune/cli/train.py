@@ -13,6 +13,7 @@ from dirprune.errors import DivergenceError
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report import print_table, summarise, write_report
 from dirprune.train import Diagnosis, Duration, Experiment, ProgressDisplay, run_experiment
+from dirprune.train.snapshots import SnapshotSaver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class TrainOptions:
     """Where the experiment's folder is made."""
     checkpoint_every: str = "1ep"
     """How often to save: epochs ("1ep") or iterations ("200it")."""
+    snapshots: tuple[int, ...] = ()
+    """Epochs after which the weights are kept, for `dirprune landscape`; 0: before the first."""
 
 
 def train(arguments: list[str]) -> int:
@@ -57,7 +60,7 @@ def train(arguments: list[str]) -> int:
             experiment,
             dataset,
             folder,
-            callbacks=[progress, Diagnosis(progress.say)],
+            callbacks=[progress, Diagnosis(progress.say), SnapshotSaver(options.snapshots)],
             checkpoint_every=checkpoint_every,
             command=shlex.join(["dirprune", "train", *arguments]),
         )

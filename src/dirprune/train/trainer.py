@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from dirprune.core.prunable import prunable_groups
 from dirprune.core.sparsity import sparsity_report
-from dirprune.data import Augmentation, Batches, ImageDataset, Split
-from dirprune.errors import DataError, DivergenceError, UsageError
+from dirprune.data import Augmentation, Batches, ImageDataset
+from dirprune.errors import DivergenceError, UsageError
 from dirprune.export import save_sparse
 from dirprune.models import create_model
 from dirprune.optim import GRDA
@@ -27,6 +27,7 @@ from dirprune.train.duration import Duration
 from dirprune.train.environment import describe_environment
 from dirprune.train.interruption import StopRequested, stop_requests
 from dirprune.train.measures import evaluate, first_non_finite
+from dirprune.train.splits import splits
 
 # On an accelerator reading the loss makes the host wait, so it is read once in so many steps.
 _STEPS_BETWEEN_CHECKS = 50
@@ -97,7 +98,7 @@ class Trainer:
                 f"got {len(config.mean)}"
             )
         self._data_digest = dataset.digest
-        training, self._evaluated = _splits(dataset, config.validation)
+        training, self._evaluated = splits(dataset, config.validation)
         self._evaluated = self._evaluated.to(device)
         augmentation = Augmentation(config.crop_padding, config.flip, config.mean, config.std)
         self._batches = Batches(training.to(device), config.batch_size, config.seed, augmentation)
@@ -354,23 +355,6 @@ class Trainer:
             torch.cuda.set_rng_state_all(state["device_rng"])
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
-
-
-def _splits(dataset: ImageDataset, validation: float) -> tuple[Split, Split]:
-    """Return what to train on and what to measure on."""
-    if validation == 0:
-        return dataset.train, dataset.test
-    images = len(dataset.train)
-    held_back = round(images * validation)
-    if not 0 < held_back < images:
-        raise DataError(
-            f"--validation {validation} of {images} images leaves nothing to train or to measure on"
-        )
-    order = torch.randperm(images, generator=torch.Generator().manual_seed(0))  # one split for all runs
-    train, held = dataset.train, (order[held_back:], order[:held_back])
-    return Split(train.images[held[0]], train.labels[held[0]]), Split(
-        train.images[held[1]], train.labels[held[1]]
-    )
 
 
 def _digest(model: nn.Module) -> str:
