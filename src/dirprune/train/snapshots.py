@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
+from dirprune.core.sparsity import SparsityReport
 from dirprune.export import save_sparse
 from dirprune.train.callbacks import Callback, Run
 
@@ -28,7 +29,7 @@ class SnapshotSaver(Callback):
         if run.position.step == 0:
             self._save(0)
 
-    def on_epoch(self, metrics: dict[str, Any]) -> None:
+    def on_epoch(self, metrics: dict[str, Any], sparsity: SparsityReport) -> None:  # noqa: ARG002
         """Keep the weights of a chosen epoch; after a kill the same epoch writes the same bits again."""
         self._save(metrics["epoch"])
 
