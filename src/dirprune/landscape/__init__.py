@@ -30,8 +30,10 @@ from dirprune.landscape.projection import (
     subspace_fraction,
 )
 from dirprune.landscape.scan import Values
+from dirprune.landscape.theorem import Agreement, Theorem, TheoremSettings, check_theorem, theorem_request
 
 __all__ = [
+    "Agreement",
     "Barrier",
     "Connection",
     "CurveSettings",
@@ -53,8 +55,11 @@ __all__ = [
     "ProjectionSeries",
     "Result",
     "Store",
+    "Theorem",
+    "TheoremSettings",
     "Values",
     "barrier",
+    "check_theorem",
     "connect",
     "connection_request",
     "eigen_request",
@@ -68,6 +73,7 @@ __all__ = [
     "projection_request",
     "prune_in_one_shot",
     "subspace_fraction",
+    "theorem_request",
     "top_eigenpairs",
     "wrong_classes",
 ]

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -99,7 +100,9 @@ class HessianOperator:
     """
 
     def __init__(self, objective: Objective, state: State) -> None:
-        from curvlinops import HessianLinearOperator
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what its dependencies do with torch
+            from curvlinops import HessianLinearOperator
 
         samples = int(objective.data["train"]["samples"])  # refuses data that change
         module = objective.module_at(state)
