@@ -216,13 +216,12 @@ def _train_bends(
         held["velocity"].to(ends[0]) if held else torch.zeros_like(bends)
     )
     losses: list[float] = store.values.setdefault("epoch_losses", [])
-    devices = [objective.device] if objective.device.type == "cuda" else []
     for epoch in range(len(losses) + 1, settings.epochs + 1):
         progress("epochs of the bend", epoch - 1, settings.epochs)
         optimizer.param_groups[0]["lr"] = settings.rate(epoch)
         digest = hashlib.sha256(repr(("bend", settings.seed, epoch)).encode()).digest()
         data = batches(epoch) if batches else objective.batches("train")
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=objective.cuda):
             torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
             losses.append(_epoch(objective, ends, settings.curve, bends, optimizer, data))
         if not math.isfinite(losses[-1]):

@@ -109,7 +109,8 @@ class HessianOperator:
         parameters = [p for p in module.parameters() if p.requires_grad]
         noise = io.StringIO()
         try:
-            with contextlib.redirect_stdout(noise):
+            # the check draws a vector, and prints what differs
+            with torch.random.fork_rng(devices=objective.cuda), contextlib.redirect_stdout(noise):
                 self._operator = HessianLinearOperator(
                     module,
                     _MeanLoss(objective.loss),
@@ -194,7 +195,7 @@ def top_eigenpairs(
     operator = HessianOperator(objective, state)
     search = _Search(operator, settings.max_restarts, np.random.default_rng(settings.eigen_seed), progress)
     search.extend(k, tolerance / 2)
-    while (next_value := search.next_value(k)) > search.value(k) * (1 + _EQUAL):
+    while (next_value := search.next_value(k)) > search.value(k) + _EQUAL * abs(search.value(k)):
         search.extend(1, tolerance / 2)  # a copy that the first search has passed over
     values, vectors, residuals = search.found(k)
     if values[-1] <= 0:

@@ -115,6 +115,11 @@ class Objective:
         """Number of weights d."""
         return sum(shape.numel() for shape in self.shapes.values())
 
+    @property
+    def cuda(self) -> list[torch.device]:
+        """The device if it has a generator of random numbers of its own."""
+        return [self.device] if self.device.type == "cuda" else []
+
     # -- weights as a vector ---------------------------------------------------------------------------
 
     def vector(self, state: State | None = None) -> Tensor:

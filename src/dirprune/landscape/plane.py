@@ -76,7 +76,7 @@ class PlaneSettings:
     size: int = 29
     """Points in each direction."""
     margin: float = 0.25
-    """Width of the border around the three points, as a fraction of their extent."""
+    """Width of the border around the three points, as a fraction of their greater extent."""
 
     def __post_init__(self) -> None:
         if self.size < 2 or not self.margin >= 0:
@@ -157,8 +157,12 @@ def measure_plane(
     store = store or Store(None, request, "plane")
     frame = Frame.through(*points)
     corners = [frame.coordinates(point) for point in points]
-    x = _axis([corner[0] for corner in corners], settings)
-    y = _axis([corner[1] for corner in corners], settings)
+    spans = [(min(values), max(values)) for values in zip(*corners, strict=True)]
+    border = settings.margin * max(high - low for low, high in spans)
+    x, y = (
+        tuple(torch.linspace(low - border, high + border, settings.size, dtype=torch.float64).tolist())
+        for low, high in spans
+    )
 
     def on_grid(index: int) -> Tensor:
         return frame.point(x[index % len(x)], y[index // len(x)])
@@ -168,10 +172,3 @@ def measure_plane(
     grid = scan(objective, on_grid, cells, store=store, name="points of the plane", progress=progress)
     drawn = () if path is None else tuple(frame.coordinates(point) for point in path)
     return Plane(request, x, y, Values.of(grid), tuple(corners), Values.of(at_points), drawn)
-
-
-def _axis(values: list[float], settings: PlaneSettings) -> tuple[float, ...]:
-    """Return equally spaced coordinates over the extent of some values and a margin."""
-    low, high = min(values), max(values)
-    border = settings.margin * (high - low)
-    return tuple(torch.linspace(low - border, high + border, settings.size, dtype=torch.float64).tolist())

@@ -199,7 +199,7 @@ def to_svg(figure: Figure) -> str:
     svg = re.sub(r'\sid="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg)
     svg = re.sub(r"font-family:[^;]*;", "", svg)
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is enough
+    svg = re.sub(r"(\d\.\d\d)\d+(?=[^<>]*>)", r"\1", svg)  # a hundredth of a point is enough; not in labels
     names = {INK: "quiet", RULE: "rule", **{placeholder(i): f"series-{i}" for i in range(COLOURS)}}
     for stand_in, variable in names.items():
         svg = svg.replace(stand_in, f"var(--{variable})")

@@ -214,8 +214,8 @@ def _oneshot_figures(name: str, result: OneShot) -> list[Figure]:
         )
         caption = (
             f"Definition 1.1 in one shot, no retraining: scores from the top {k} Hessian eigenvectors (mean "
-            f"score {result.mean_score:.3f}). The soft threshold is the same without directions; magnitude pruning "
-            f"keeps what it leaves at its value. Before: {wording.loss(before[0])}."
+            f"score {result.mean_score:.3f}). The soft threshold is the same without directions; magnitude "
+            f"pruning keeps what it leaves at its value. Before: {wording.loss(before[0])}."
         )
         title = f"{words} loss after one-shot pruning"
         figures.append(Figure(title, caption, f"{title}. {caption}", svg))

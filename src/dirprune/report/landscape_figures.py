@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from dirprune.report.figures import INCHES, INK, LINE_WIDTH, RULE, placeholder, power_of_ten, to_svg
 
-_PLANE_INCHES = (4.5, 3.9)
+_PLANE_BORDERS = (0.6, 0.5)  # inches left of and below the plane
 _LEVELS = 11
 _HIGHEST = 0.75  # opacity of the highest ground
 _CLIPPED = 0.9  # quantile of the grid above which all is drawn as one
@@ -109,8 +109,7 @@ def draw_ground(ground: Ground, *, name: str, unit: str) -> str:
         The SVG.
     """
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": name}]):
-        figure = Figure(_PLANE_INCHES)
-        axes = figure.add_axes((0.13, 0.11, 0.85, 0.87))
+        figure, axes = _plane_axes(ground)
         values = np.asarray(ground.values, dtype=np.float64).reshape(len(ground.y), len(ground.x))
         levels = contour_levels(values)
         values = np.clip(np.nan_to_num(values, nan=np.inf), levels[0], levels[-1])
@@ -119,9 +118,8 @@ def draw_ground(ground: Ground, *, name: str, unit: str) -> str:
         shades = [(*rgb, _HIGHEST * i / (len(levels) - 2)) for i in range(len(levels) - 1)]
         axes.contourf(ground.x, ground.y, values, levels=levels, colors=shades, antialiased=False)
         lines = axes.contour(ground.x, ground.y, values, levels=levels[1:-1], colors=[INK], linewidths=0.5)
-        axes.clabel(lines, fmt=lambda value: f"{value:.2g}", fontsize=7, inline=True)
+        axes.clabel(lines, lines.levels[::2], fmt=lambda value: f"{value:.2g}", fontsize=7, inline=True)
         _dress(axes, f"{unit} from gRDA towards the bend", f"{unit} across")
-        axes.set_aspect("equal", adjustable="box", anchor="C")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_locator(MaxNLocator(6))
         if ground.path:
@@ -133,6 +131,16 @@ def draw_ground(ground: Ground, *, name: str, unit: str) -> str:
                 label, (x, y), (6, 5), textcoords="offset points", fontsize=9, color=INK, fontweight="bold"
             )
         return to_svg(figure)
+
+
+def _plane_axes(ground: Ground) -> tuple[Figure, Axes]:
+    """Make a figure in whose axes a unit is as long upwards as it is sideways."""
+    (left, below), width = _PLANE_BORDERS, INCHES[0]
+    inside = width - left - 0.05
+    height = inside * (ground.y[-1] - ground.y[0]) / (ground.x[-1] - ground.x[0])
+    figure = Figure((width, height + below + 0.05))
+    total = height + below + 0.05
+    return figure, figure.add_axes((left / width, below / total, inside / width, height / total))
 
 
 def contour_levels(values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> list[float]:

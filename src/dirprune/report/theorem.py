@@ -21,7 +21,8 @@ def theorem_section(folder: Path) -> Section:
     charts = (
         ("distance", "Distance from directional pruning", "|w(gRDA) − v| / |w(gRDA) − w(SGD)|",
          "0 where the theorem holds exactly, 1 where v is no closer than w(SGD) itself."),
-        ("overlap", "Overlap of the zeros", "zeros of both / of either", "1 where the same weights are zero."),
+        ("overlap", "Overlap of the zeros", "zeros of both / of either",
+         "1 where the same weights are zero."),
         ("correlation", "Effective scores and s", "correlation",
          "Between (|w(SGD)| − sign(w(SGD)) w(gRDA)) / λ and the direction scores s, over the weights that "
          "gRDA keeps."),
@@ -63,8 +64,9 @@ def theorem_section(folder: Path) -> Section:
     )
     table = Table(
         "gRDA beside the directional pruning v of its SGD twin",
-        "λ is gRDA’s threshold, c γ^½ t^μ. An eigenvalue counts as zero below 1/t. “Soft” is the column before "
-        "it for the soft threshold of w(SGD), which knows no directions. Signs: fraction that agrees where neither is zero.",
+        "λ is gRDA’s threshold, c γ^½ t^μ. An eigenvalue counts as zero below 1/t. “Soft” is the column "
+        "before it for the soft threshold of w(SGD), which knows no directions. Signs: fraction that agrees "
+        "where neither is zero.",
         _HEAD,
         cells,
     )
@@ -73,8 +75,8 @@ def theorem_section(folder: Path) -> Section:
     return Section(
         f"The theorem, checked: {folder.name}",
         "For small learning rates γ and large t = nγ, gRDA is to approach the directional pruning of SGD’s "
-        f"weights. At the smallest γ = {smallest:g} and t = {last.time:g} the distance is {last.distance:.2f}, against "
-        f"{last.distance_plain:.2f} for a soft threshold without directions.",
+        f"weights. At the smallest γ = {smallest:g} and t = {last.time:g} the distance is "
+        f"{last.distance:.2f}, against {last.distance_plain:.2f} for a soft threshold without directions.",
         tuple(figures),
         (table,),
         evidence_of(folder, result),
