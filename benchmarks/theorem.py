@@ -95,12 +95,13 @@ def main() -> int:
 def show(name: str, result: Theorem) -> None:
     """Print the table."""
     print(f"\n{name}")
-    print("  gamma     t lambda loss-SGD -gRDA sharp zeros: gRDA v overlap (soft) signs distance (soft) corr")
+    print("  gamma     t lambda loss-SGD -gRDA sharp zeros: gRDA v overlap (soft) signs distance (soft, t) corr (t)")
     for r in result.rows:
         print(
             f"{r.rate:7g} {r.time:5g} {r.strength:6.4f} {r.loss_sgd:8.2g} {r.loss_grda:7.2g} {r.sharp:4d} "
             f"{r.zeros_grda:6.3f} {r.zeros_directional:.3f} {r.overlap:.3f} ({r.overlap_plain:.3f}) "
-            f"{r.signs:.3f} {r.distance:.3f} ({r.distance_plain:.3f}) {r.correlation:.3f}"
+            f"{r.signs:.3f} {r.distance:.3f} ({r.distance_plain:.3f}, {r.distance_finite:.3f}) "
+            f"{r.correlation:.3f} ({r.correlation_finite:.3f})"
         )
 
 

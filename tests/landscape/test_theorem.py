@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from torch import nn
 
 from dirprune.errors import UsageError
 from dirprune.landscape import Store, TheoremSettings, check_theorem, theorem_request
-from dirprune.landscape.theorem import compare
+from dirprune.landscape.theorem import compare, finite_time_scores
 from tests.landscape.problems import blobs, mlp
 
 
@@ -50,6 +51,25 @@ def test_on_a_quadratic_the_distance_falls_to_zero_over_time():
     assert last.strength == pytest.approx(0.02 * math.sqrt(0.05) * 100**0.6)
     assert last.steps == 2000
     assert last.loss_sgd < 1e-20
+
+
+def test_at_a_finite_time_the_response_of_the_quadratic_is_met_early_on():
+    """Long before the limit: small threshold, so that no sign changes; Euler steps are the remaining error."""
+    settings = TheoremSettings(rates=(0.005,), times=(0.5, 2.0), c=0.02, mu=0.6)
+    for row in check_theorem(Rotated(), loss, DATA, settings).rows:
+        assert row.distance > 0.1
+        assert row.distance_finite < 0.03
+        assert row.correlation_finite > 0.999
+
+
+@pytest.mark.parametrize(("h", "t", "mu"), [(0.3, 2.0, 0.6), (4.0, 5.0, 0.51), (0.0, 1.0, 0.7), (-1.0, 9.0, 0.6)])
+def test_the_finite_time_response_is_its_integral(h, t, mu):
+    """(mu / t^mu) times the integral of exp(-h (t - s)) s^(mu - 1) over 0..t, by scipy."""
+    flat = max(h, 0.0)
+    expected = quad(lambda s: math.exp(-flat * (t - s)) * mu * s ** (mu - 1) / t**mu, 0, t)[0]
+    one = torch.ones(1, 1, dtype=torch.float64)
+    found = finite_time_scores(one[0], torch.tensor([h]).double(), one, time=t, mu=mu)
+    assert found.item() == pytest.approx(expected, abs=2e-4)
 
 
 def test_the_terms_of_the_comparison():

@@ -16,6 +16,7 @@ from dirprune.landscape.objective import Data, Loss, Objective
 from dirprune.methods.directional import direction_scores, directional_solution
 from dirprune.optim import GRDA
 
+_NODES = 2000  # of the midpoint rule
 MOST_WEIGHTS = 5000  # the whole Hessian in float64 then takes 200 MB
 
 
@@ -66,6 +67,8 @@ class Agreement:
         distance_plain: The same for the soft threshold.
         correlation: Between the effective scores (|w_SGD| - sign(w_SGD) w_gRDA) / lambda and s, over the
             weights that gRDA keeps; NaN where either does not vary.
+        distance_finite: As `distance`, with :func:`finite_time_scores` in place of s.
+        correlation_finite: As `correlation`, likewise.
         mean_score: Mean of s.
         mean_effective: Mean of the effective scores over the same weights as `correlation`.
     """
@@ -86,6 +89,8 @@ class Agreement:
     distance: float
     distance_plain: float
     correlation: float
+    distance_finite: float
+    correlation_finite: float
     mean_score: float
     mean_effective: float
 
@@ -96,6 +101,41 @@ class Theorem(Result):
 
     kind: ClassVar[str] = "theorem"
     rows: tuple[Agreement, ...]
+
+
+def finite_time_scores(
+    weights: Tensor, values: Tensor, vectors: Tensor, *, time: float, mu: float
+) -> Tensor:
+    r"""Direction scores at a finite time: what the flat projection is on its way to its limit.
+
+    .. math:: s_t = \mathrm{sign}(w) \odot \varphi_t(H) \, \mathrm{sign}(w), \qquad
+        \varphi_t(h) = \int_0^1 e^{-h t (1 - x^{1/\mu})} \, dx
+
+    Near a minimum gRDA minus SGD, d, obeys d' = -H d - tau'(t) sign(w) as long as no sign changes: the
+    gradient takes back, at rate h, what the growing threshold has moved. Divided by lambda = tau(t), with tau
+    in proportion to t^mu, its solution is the formula; phi is 1 where h = 0 and falls to 0 as h t grows.
+    The derivation is ours, not the paper's: it says how far the limit has been reached.
+
+    Args:
+        weights: w [d].
+        values: Eigenvalues of H [d]; negative ones count as zero.
+        vectors: Eigenvectors, one per column [d, d].
+        time: t.
+        mu: Exponent of the threshold's growth.
+
+    Returns:
+        s_t [d].
+
+    Example:
+        >>> eye = torch.eye(2, dtype=torch.float64)
+        >>> finite_time_scores(torch.tensor([3.0, -1.0]).double(), torch.tensor([0.0, 1e9]), eye, time=1.0, mu=0.6)
+        tensor([1., 0.], dtype=torch.float64)
+    """
+    x = (torch.arange(_NODES, dtype=torch.float64, device=values.device) + 0.5) / _NODES
+    exponent = -values.double().clamp(min=0)[:, None] * time * (1 - x ** (1 / mu))
+    response = exponent.exp().mean(dim=1)
+    signs = weights.double().sign()
+    return signs * (vectors.double() @ (response * (vectors.double().T @ signs)))
 
 
 def compare(
@@ -134,6 +174,8 @@ def compare(
     scores = direction_scores(sgd, vectors[:, sharp].T.contiguous())
     directional = directional_solution(sgd, scores, strength)
     plain = directional_solution(sgd, torch.ones_like(scores), strength)
+    finite = finite_time_scores(sgd, values, vectors, time=time, mu=settings.mu)
+    in_time = directional_solution(sgd, finite, strength)
     moved = (grda - sgd).norm()
     alive = (directional != 0) & (grda != 0)
     effective = (sgd.abs() - sgd.sign() * grda) / strength
@@ -149,7 +191,9 @@ def compare(
         "signs": (directional.sign() == grda.sign())[alive].double().mean().item(),
         "distance": ((grda - directional).norm() / moved).item(),
         "distance_plain": ((grda - plain).norm() / moved).item(),
-        "correlation": torch.corrcoef(torch.stack([effective[kept], scores[kept].to(sgd)]))[0, 1].item(),
+        "correlation": _correlation(effective[kept], scores[kept]),
+        "distance_finite": ((grda - in_time).norm() / moved).item(),
+        "correlation_finite": _correlation(effective[kept], finite[kept]),
         "mean_score": scores.mean().item(),
         "mean_effective": effective[kept].mean().item(),
     }
@@ -257,6 +301,11 @@ def _row(
         loss_grda=losses[1],
         **found,  # type: ignore[arg-type]
     )
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's; NaN where either does not vary."""
+    return torch.corrcoef(torch.stack([a.double(), b.double()]))[0, 1].item()
 
 
 def _jaccard(a: Tensor, b: Tensor) -> float:

@@ -10,7 +10,7 @@ from dirprune.report.landscape_figures import Line, draw_lines
 from dirprune.report.sections import Figure, Section, Table, evidence_of
 
 _HEAD = ("γ, t", "λ", "loss SGD", "loss gRDA", "zeros gRDA, %", "zeros v, %", "overlap", "soft", "signs",
-         "distance",          "soft", "correlation")  # fmt: skip
+         "distance",          "soft", "in time", "correlation", "in time")  # fmt: skip
 
 
 def theorem_section(folder: Path) -> Section:
