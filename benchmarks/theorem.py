@@ -95,7 +95,9 @@ def main() -> int:
 def show(name: str, result: Theorem) -> None:
     """Print the table."""
     print(f"\n{name}")
-    print("  gamma     t lambda loss-SGD -gRDA sharp zeros: gRDA v overlap (soft) signs distance (soft, t) corr (t)")
+    print(
+        "gamma t lambda loss-SGD -gRDA sharp zeros: gRDA v overlap (soft) signs distance (soft, t) corr (t)"
+    )
     for r in result.rows:
         print(
             f"{r.rate:7g} {r.time:5g} {r.strength:6.4f} {r.loss_sgd:8.2g} {r.loss_grda:7.2g} {r.sharp:4d} "

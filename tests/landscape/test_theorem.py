@@ -54,7 +54,7 @@ def test_on_a_quadratic_the_distance_falls_to_zero_over_time():
 
 
 def test_at_a_finite_time_the_response_of_the_quadratic_is_met_early_on():
-    """Long before the limit: small threshold, so that no sign changes; Euler steps are the remaining error."""
+    """Long before the limit: small threshold, so that no sign changes; Euler steps are what is left."""
     settings = TheoremSettings(rates=(0.005,), times=(0.5, 2.0), c=0.02, mu=0.6)
     for row in check_theorem(Rotated(), loss, DATA, settings).rows:
         assert row.distance > 0.1
@@ -62,7 +62,9 @@ def test_at_a_finite_time_the_response_of_the_quadratic_is_met_early_on():
         assert row.correlation_finite > 0.999
 
 
-@pytest.mark.parametrize(("h", "t", "mu"), [(0.3, 2.0, 0.6), (4.0, 5.0, 0.51), (0.0, 1.0, 0.7), (-1.0, 9.0, 0.6)])
+@pytest.mark.parametrize(
+    ("h", "t", "mu"), [(0.3, 2.0, 0.6), (4.0, 5.0, 0.51), (0.0, 1.0, 0.7), (-1.0, 9.0, 0.6)]
+)
 def test_the_finite_time_response_is_its_integral(h, t, mu):
     """(mu / t^mu) times the integral of exp(-h (t - s)) s^(mu - 1) over 0..t, by scipy."""
     flat = max(h, 0.0)

@@ -103,9 +103,7 @@ class Theorem(Result):
     rows: tuple[Agreement, ...]
 
 
-def finite_time_scores(
-    weights: Tensor, values: Tensor, vectors: Tensor, *, time: float, mu: float
-) -> Tensor:
+def finite_time_scores(weights: Tensor, values: Tensor, vectors: Tensor, *, time: float, mu: float) -> Tensor:
     r"""Direction scores at a finite time: what the flat projection is on its way to its limit.
 
     .. math:: s_t = \mathrm{sign}(w) \odot \varphi_t(H) \, \mathrm{sign}(w), \qquad
@@ -127,8 +125,8 @@ def finite_time_scores(
         s_t [d].
 
     Example:
-        >>> eye = torch.eye(2, dtype=torch.float64)
-        >>> finite_time_scores(torch.tensor([3.0, -1.0]).double(), torch.tensor([0.0, 1e9]), eye, time=1.0, mu=0.6)
+        >>> w, h = torch.tensor([3.0, -1.0]), torch.tensor([0.0, 1e9])
+        >>> finite_time_scores(w, h, torch.eye(2), time=1.0, mu=0.6)
         tensor([1., 0.], dtype=torch.float64)
     """
     x = (torch.arange(_NODES, dtype=torch.float64, device=values.device) + 0.5) / _NODES

@@ -118,7 +118,7 @@ def draw_ground(ground: Ground, *, name: str, unit: str) -> str:
         shades = [(*rgb, _HIGHEST * i / (len(levels) - 2)) for i in range(len(levels) - 1)]
         axes.contourf(ground.x, ground.y, values, levels=levels, colors=shades, antialiased=False)
         lines = axes.contour(ground.x, ground.y, values, levels=levels[1:-1], colors=[INK], linewidths=0.5)
-        axes.clabel(lines, lines.levels[::2], fmt=lambda value: f"{value:.2g}", fontsize=7, inline=True)
+        axes.clabel(lines, levels[1:-1:2], fmt=lambda value: f"{value:.2g}", fontsize=7, inline=True)
         _dress(axes, f"{unit} from gRDA towards the bend", f"{unit} across")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_locator(MaxNLocator(6))
