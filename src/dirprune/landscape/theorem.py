@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -125,7 +126,7 @@ def finite_time_scores(weights: Tensor, values: Tensor, vectors: Tensor, *, time
         s_t [d].
 
     Example:
-        >>> w, h = torch.tensor([3.0, -1.0]), torch.tensor([0.0, 1e9])
+        >>> w, h = torch.tensor([3.0, 1.0]), torch.tensor([0.0, 1e9])
         >>> finite_time_scores(w, h, torch.eye(2), time=1.0, mu=0.6)
         tensor([1., 0.], dtype=torch.float64)
     """
@@ -303,6 +304,8 @@ def _row(
 
 def _correlation(a: Tensor, b: Tensor) -> float:
     """Pearson's; NaN where either does not vary."""
+    if len(a) < 2:
+        return math.nan
     return torch.corrcoef(torch.stack([a.double(), b.double()]))[0, 1].item()
 
 

@@ -74,7 +74,7 @@ def theorem_section(folder: Path) -> Section:
         "gRDA beside the directional pruning v of its SGD twin",
         "λ is gRDA’s threshold, c γ^½ t^μ. An eigenvalue counts as zero below 1/t. “Soft” is the column "
         "before it for the soft threshold of w(SGD), which knows no directions; “in time” is it with the "
-        "scores of a finite time, which spare an eigen-direction by degrees, not by that cut. Signs: fraction "
+        "scores of a finite time, which spare a direction by degrees, not by that cut. Signs: fraction "
         "that agrees where neither is zero.",
         _HEAD,
         cells,
