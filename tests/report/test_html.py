@@ -213,4 +213,8 @@ def test_the_template_is_part_of_the_package() -> None:
     import dirprune.report
 
     templates = Path(dirprune.report.__file__).parent / "templates"
-    assert {path.name for path in templates.iterdir()} == {"report.html.jinja", "report.css"}
+    assert {path.name for path in templates.iterdir()} == {
+        "landscape.html.jinja",
+        "report.html.jinja",
+        "report.css",
+    }

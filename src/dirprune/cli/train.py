@@ -44,6 +44,8 @@ class TrainOptions:
     execution: Execution = field(default_factory=Execution)
     dry_run: bool = False
     """Print parameters, memory, steps and time from a few steps on random images; write nothing."""
+    snapshots: tuple[int, ...] = ()
+    """Epochs after which the weights are kept, for `dirprune landscape`; 0: before the first."""
 
 
 def train(arguments: list[str]) -> int:
@@ -77,6 +79,7 @@ def train(arguments: list[str]) -> int:
         checkpoint_every=checkpoint_every,
         command=shlex.join(["dirprune", "train", *arguments]),
         execution=options.execution,
+        snapshots=options.snapshots,
     )
     with ProgressDisplay(console, len(jobs)) as display:
         outcomes = run_jobs(jobs, dataset, display, at_once=options.jobs, ray=options.ray)

@@ -18,10 +18,10 @@ from dirprune.report.summary import VariantSummary
 COLOURS = 7  # --series-0 (SGD) to --series-6 in report.css
 _DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (5, 2, 1, 2), (1.5, 1.5), (9, 2, 3, 2))
 _SGD_DASH = (3.2, 1.6)
-_INK, _RULE = "#010101", "#020202"  # stand for the variables --quiet and --rule
+INK, RULE = "#010101", "#020202"  # stand for the variables --quiet and --rule
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_INCHES = (4.5, 2.75)
-_LINE_WIDTH = 1.5
+INCHES = (4.5, 2.75)
+LINE_WIDTH = 1.5
 _CLIPPED_QUANTILE = 0.05  # the first steep epochs must not flatten all that follows
 
 
@@ -35,7 +35,7 @@ class Style:
     @property
     def dasharray(self) -> str:
         """The pattern in the words of SVG."""
-        return " ".join(f"{length * _LINE_WIDTH:g}" for length in self.dash) or "none"
+        return " ".join(f"{length * LINE_WIDTH:g}" for length in self.dash) or "none"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def draw(summaries: Sequence[VariantSummary], name: str) -> Curves | None:
 
 def _draw(summaries: Sequence[VariantSummary], name: str) -> Curves | None:
     scale = 1.0 if name == "train_loss" else 100.0
-    figure = Figure(_INCHES)
+    figure = Figure(INCHES)
     axes = figure.add_axes((0.115, 0.15, 0.865, 0.8))
     bands = [_band([run for run in s.runs if run.status == "finished"], name, scale) for s in summaries]
     for summary, look, band in reversed(list(zip(summaries, styles(summaries), bands, strict=True))):
@@ -99,7 +99,7 @@ def _draw(summaries: Sequence[VariantSummary], name: str) -> Curves | None:
     if not (drawn[np.isfinite(drawn)] > (0 if name == "train_loss" else -math.inf)).any():
         return None
     floor = _set_axes(axes, drawn, name)
-    return Curves(_svg(figure), tuple(_last(band, scale) for band in bands), floor)
+    return Curves(to_svg(figure), tuple(_last(band, scale) for band in bands), floor)
 
 
 def _band(runs: Sequence[Run], name: str, scale: float) -> Band:
@@ -120,11 +120,11 @@ def _last(band: Band, scale: float) -> float | None:
 def _draw_variant(
     axes: Axes, summary: VariantSummary, band: Band, look: Style, name: str, scale: float
 ) -> None:
-    colour, dash = _placeholder(look.colour), (0, look.dash) if look.dash else "-"
+    colour, dash = placeholder(look.colour), (0, look.dash) if look.dash else "-"
     if len(summary.finished) > 1:
         axes.fill_between(band.epochs, band.low, band.high, color=colour, alpha=0.16, linewidth=0)
     marker = "o" if band.epochs.size == 1 else ""
-    axes.plot(band.epochs, band.mean, color=colour, ls=dash, lw=_LINE_WIDTH, marker=marker, ms=3.5)
+    axes.plot(band.epochs, band.mean, color=colour, ls=dash, lw=LINE_WIDTH, marker=marker, ms=3.5)
     for run in summary.runs:
         known = np.isfinite(run.curves[name])
         x, y = run.epochs[known], run.curves[name][known] * scale
@@ -139,11 +139,11 @@ def _set_axes(axes: Axes, values: Floats, name: str) -> float | None:
     """Set limits and ticks; return where the axis starts if that leaves values out."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_RULE)
-    axes.tick_params(colors=_INK, length=0, pad=4, labelsize=9)
-    axes.grid(axis="y", color=_RULE, linewidth=0.6)
+    axes.spines["bottom"].set_color(RULE)
+    axes.tick_params(colors=INK, length=0, pad=4, labelsize=9)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel("epoch", color=_INK, fontsize=9, loc="right", labelpad=2)
+    axes.set_xlabel("epoch", color=INK, fontsize=9, loc="right", labelpad=2)
     last = max(float(np.max(line.get_xdata())) for line in axes.lines if len(np.asarray(line.get_xdata())))
     axes.set_xlim(0, max(2.0, last * 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, prune="lower"))
@@ -175,19 +175,21 @@ def _set_log_axis(axes: Axes, values: Floats) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
         axes.yaxis.set_major_locator(LogLocator(numticks=8))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_ten(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
 
 
-def _power_of_ten(value: float) -> str:
+def power_of_ten(value: float) -> str:
+    """Write the label of a decade."""
     exponent = round(math.log10(value))
     return f"{value:g}" if -3 <= exponent <= 3 else "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
-def _placeholder(colour: int) -> str:
+def placeholder(colour: int) -> str:
+    """Return what stands for a series' colour until the page gives it one."""
     return f"#0303{colour:02x}"
 
 
-def _svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
     """Write the figure for use inside a page: no XML head, no id without a use, the colours of the page."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -197,8 +199,8 @@ def _svg(figure: Figure) -> str:
     svg = re.sub(r'\sid="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg)
     svg = re.sub(r"font-family:[^;]*;", "", svg)
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is enough
-    names = {_INK: "quiet", _RULE: "rule", **{_placeholder(i): f"series-{i}" for i in range(COLOURS)}}
-    for placeholder, variable in names.items():
-        svg = svg.replace(placeholder, f"var(--{variable})")
+    svg = re.sub(r"(\d\.\d\d)\d+(?=[^<>]*>)", r"\1", svg)  # a hundredth of a point is enough; not in labels
+    names = {INK: "quiet", RULE: "rule", **{placeholder(i): f"series-{i}" for i in range(COLOURS)}}
+    for stand_in, variable in names.items():
+        svg = svg.replace(stand_in, f"var(--{variable})")
     return svg

@@ -10,22 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import RunFolderError
 from dirprune.report import figures, wording
+from dirprune.report.landscape import landscape_sections
 from dirprune.report.reading import Run
+from dirprune.report.sections import Figure, Section
 from dirprune.report.summary import VariantSummary, differing, plain, summarise
 
 _MOST_BARS = 40  # rows that can be taken in at a glance
 _MOST_ENDS = 4  # final values that fit into a caption
 _DISTINCT_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its heading, caption, and the description for those who cannot see it."""
-
-    title: str
-    caption: str
-    description: str
-    svg: str
 
 
 @dataclass(frozen=True)
@@ -65,14 +57,14 @@ def write_report(folder: Path) -> Path:
     Raises:
         RunFolderError: The folder holds no runs, or one of them is damaged.
     """
-    page = render(summarise(folder))
+    page = render(summarise(folder), landscape_sections(folder))
     path = folder / "report.html"
     with atomic_write(path) as file:
         file.write(page.encode())
     return path
 
 
-def render(summaries: Sequence[VariantSummary]) -> str:
+def render(summaries: Sequence[VariantSummary], landscape: Sequence[Section] = ()) -> str:
     """Return the page as text."""
     environment = Environment(
         loader=PackageLoader("dirprune.report"),
@@ -95,6 +87,7 @@ def render(summaries: Sequence[VariantSummary]) -> str:
         figures=_figures(summaries),
         sizes=_sizes(summaries, styles),
         layers=_layer_charts(summaries, styles),
+        landscape=landscape,
         facts=_facts(runs),
         unfinished=any(run.status != "finished" for run in runs),
         shared={key: value for key, value in settings[0].items() if key not in varying},

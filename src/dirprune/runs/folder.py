@@ -8,6 +8,7 @@
     timing.jsonl        a line for each epoch: seconds
     warnings.jsonl      a line for each warning: epoch, kind, where, message
     checkpoints/        step-00000123.pt, the newest is the one to resume from
+    snapshots/          epoch-000005.safetensors, the weights after chosen epochs as sparse files
     model.safetensors   the finished network as a sparse file
     result.json         how it ended; its presence says that the run is over
     failure.json        why the last attempt failed, until another one begins
@@ -34,6 +35,7 @@ from dirprune.errors import RunFolderError, RunInUseError
 
 _KEPT_CHECKPOINTS = 2
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})\.pt")
+_SNAPSHOT_NAME = re.compile(r"epoch-(\d{6,})\.safetensors")
 
 Json = dict[str, Any]
 
@@ -118,6 +120,16 @@ class RunFolder:
                 f"no checkpoint in {self.path} can be read: delete that folder to start anew"
             )
         return None
+
+    def snapshots(self) -> dict[int, Path]:
+        """Return the sparse files of the weights after chosen epochs, by epoch; 0 is before the first."""
+        paths = (self.path / "snapshots").glob("epoch-*.safetensors")
+        names = ((_SNAPSHOT_NAME.fullmatch(path.name), path) for path in paths)
+        return dict(sorted((int(match[1]), path) for match, path in names if match))
+
+    def snapshot_path(self, epoch: int) -> Path:
+        """Return where the weights after an epoch belong."""
+        return self.path / "snapshots" / f"epoch-{epoch:06d}.safetensors"
 
     # -- writing ---------------------------------------------------------------------------------------
 

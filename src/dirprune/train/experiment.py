@@ -73,6 +73,7 @@ class Experiment:
         checkpoint_every: Duration = Duration(1, "ep"),  # noqa: B008 - frozen
         command: str = "",
         execution: Execution = Execution(),  # noqa: B008 - frozen
+        snapshots: tuple[int, ...] = (),
     ) -> list[Job]:
         """Return every run with all that a process needs to train it.
 
@@ -82,6 +83,7 @@ class Experiment:
             checkpoint_every: How often each run is saved.
             command: The command line, for the record.
             execution: How each run uses the machine.
+            snapshots: Epochs after which the weights are kept; 0: before the first.
         """
         return [
             Job(
@@ -92,6 +94,7 @@ class Experiment:
                 checkpoint_every=checkpoint_every,
                 command=command,
                 execution=execution,
+                snapshots=snapshots,
             )
             for config in self.runs()
         ]

@@ -91,7 +91,7 @@ def make_inputs(
             raise UsageError(
                 f"--image-size does not apply to {config.dataset}: its images are {height} pixels"
             )
-        train, test = _splits(dataset.train, dataset.test, config.validation)
+        train, test = splits(dataset.train, dataset.test, config.validation)
         batches = Batches(train.to(device), config.batch_size, config.seed, augmentation)
         return Inputs(
             batches,
@@ -106,7 +106,7 @@ def make_inputs(
             f"--crop-padding does not apply to {config.dataset}: its images are cropped and resized"
         )
     size = config.image_size or height
-    encoded, held = _splits(dataset.train, dataset.test, config.validation)
+    encoded, held = splits(dataset.train, dataset.test, config.validation)
     streamed = StreamedBatches(
         encoded,
         config.batch_size,
@@ -120,8 +120,23 @@ def make_inputs(
     return Inputs(streamed, held, at_once, (channels, size, size), dataset.num_classes, dataset.digest)
 
 
-def _splits(train: SomeSplit, test: SomeSplit, validation: float) -> tuple[SomeSplit, SomeSplit]:
-    """Return what to train on and what to measure on."""
+def splits(train: SomeSplit, test: SomeSplit, validation: float) -> tuple[SomeSplit, SomeSplit]:
+    """Return what to train on and what to measure on.
+
+    Args:
+        train: The training images.
+        test: The test images.
+        validation: Fraction of the training images that is held back and measured on; 0: the test set is.
+
+    Raises:
+        DataError: Nothing is left to train or to measure on.
+
+    Example:
+        >>> from dirprune.data import load_dataset
+        >>> digits = load_dataset("digits")
+        >>> [len(split) for split in splits(digits.train, digits.test, 0.2)]
+        [1150, 287]
+    """
     if validation == 0:
         return train, test
     images = len(train)

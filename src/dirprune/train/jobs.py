@@ -22,6 +22,7 @@ from dirprune.train.config import TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.execution import Execution
 from dirprune.train.ranks import first_process
+from dirprune.train.snapshots import SnapshotSaver
 from dirprune.train.trainer import Trainer
 
 
@@ -36,6 +37,7 @@ class Job:
         threads: Threads on the CPU; None leaves them as they are.
         checkpoint_every: How often to save.
         command: The command line, for the record.
+        snapshots: Epochs after which the weights are kept; 0: before the first.
         accumulators: Epochs after which the accumulators are kept; see :mod:`dirprune.train.accumulators`.
         execution: How the machine is used.
 
@@ -52,6 +54,7 @@ class Job:
     threads: int | None = None
     checkpoint_every: Duration = Duration(1, "ep")  # noqa: RUF009 - frozen
     command: str = ""
+    snapshots: tuple[int, ...] = ()
     accumulators: tuple[int, ...] = ()
     execution: Execution = Execution()  # noqa: RUF009 - frozen
 
@@ -76,6 +79,7 @@ class Job:
                 "config": TrainConfig(**config),
                 "folder": Path(content["folder"]),
                 "checkpoint_every": Duration.parse(content["checkpoint_every"]),
+                "snapshots": tuple(content["snapshots"]),
                 "accumulators": tuple(content["accumulators"]),
                 "execution": Execution(**content["execution"]),
             }
@@ -146,7 +150,12 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
             job.config,
             dataset,
             run,
-            callbacks=[_Record(), KeepAccumulators(job.accumulators), *callbacks],
+            callbacks=[
+                _Record(),
+                SnapshotSaver(job.snapshots),
+                KeepAccumulators(job.accumulators),
+                *callbacks,
+            ],
             checkpoint_every=job.checkpoint_every,
             command=job.command,
             execution=job.execution,

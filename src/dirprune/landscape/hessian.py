@@ -1,0 +1,326 @@
+"""The sharp directions: greatest eigenvalues of the Hessian of the training loss, and their eigenvectors."""
+
+import contextlib
+import io
+import math
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dirprune.errors import DataError, DirpruneError, UsageError
+from dirprune.landscape.files import Json, Progress, Result, no_progress
+from dirprune.landscape.objective import Loss, Objective, State
+
+Array = NDArray[Any]
+
+_CHECK_TOLERANCE = 0.05  # the run that looks for what was missed need not be precise
+_EQUAL = 1e-2  # relative; closer values are one cluster, in which the order says nothing
+
+
+class NotConvergedError(DirpruneError):
+    """Fewer eigenpairs than were asked for came within the tolerance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EigenSettings:
+    """How eigenpairs are computed.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+
+    k: int = 10
+    """Number of greatest eigenvalues."""
+    tolerance: float = 1e-3
+    """Greatest relative residual |Hu - lambda u| / lambda of an eigenpair."""
+    max_restarts: int = 100
+    """Restarts of the Lanczos iteration before it is given up."""
+    eigen_seed: int = 0
+    """Seed of the start vectors."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.max_restarts < 1 or not 0 < self.tolerance < 1:
+            raise UsageError(
+                "--k and --max-restarts must be 1 or more and --tolerance in (0, 1); "
+                f"they are {self.k}, {self.max_restarts} and {self.tolerance}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Eigenpairs(Result):
+    """The greatest eigenvalues of a Hessian, with the evidence that they are what they claim to be.
+
+    Attributes:
+        values: Eigenvalues, positive, descending.
+        vectors: Eigenvectors, one per row [k, d], orthonormal.
+        residuals: |H u - lambda u| of each pair.
+        next_value: What a second search found beside them: the next eigenvalue, estimated from below. That
+            it is not above the last of `values` is the evidence that none was passed over.
+        products: Hessian-vector products that were computed.
+    """
+
+    kind: ClassVar[str] = "eigenpairs"
+    values: tuple[float, ...]
+    vectors: Tensor
+    residuals: tuple[float, ...]
+    next_value: float
+    products: int
+
+    @property
+    def converged(self) -> bool:
+        """Whether every pair is within the tolerance."""
+        tolerance = self.request["tolerance"]
+        return all(r <= tolerance * v for r, v in zip(self.residuals, self.values, strict=True))
+
+
+class HessianOperator:
+    r"""Products with the Hessian of the mean training loss at given weights, in evaluation mode.
+
+    .. math:: H v = \nabla^2 L(w) \, v
+
+    The data are read twice first and must be the same; then curvlinops checks that two products agree.
+
+    Args:
+        objective: The loss.
+        state: Weights and BatchNorm statistics: a state dict of the network.
+
+    Raises:
+        DataError: The data or the network differ between two passes.
+
+    Example:
+        >>> data = [(torch.eye(2), torch.zeros(2, 1))]
+        >>> objective = Objective(nn.Linear(2, 1, bias=False), nn.MSELoss(), data, errors=None)
+        >>> HessianOperator(objective, {"weight": torch.zeros(1, 2)}) @ torch.tensor([1.0, 2.0])
+        tensor([1., 2.])
+    """
+
+    def __init__(self, objective: Objective, state: State) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what its dependencies do with torch
+            from curvlinops import HessianLinearOperator
+
+        samples = int(objective.data["train"]["samples"])  # refuses data that change
+        module = objective.module_at(state)
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        noise = io.StringIO()
+        try:
+            # the check draws a vector, and prints what differs
+            with torch.random.fork_rng(devices=objective.cuda), contextlib.redirect_stdout(noise):
+                self._operator = HessianLinearOperator(
+                    module,
+                    _MeanLoss(objective.loss),
+                    parameters,
+                    _Repeatable(objective),
+                    num_data=samples,
+                )
+        except RuntimeError as error:
+            if "deterministic" not in str(error):
+                raise
+            raise DataError(
+                f"two passes over the same data disagree ({error}): "
+                "the network must be deterministic in evaluation mode"
+            ) from None
+        self.dtype, self.device = objective.dtype, objective.device
+        self.numel = objective.numel
+        self.products = 0
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """Return H v for a vector [d] or the columns of a matrix [d, n]."""
+        self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
+        product: Tensor = self._operator @ vectors
+        return product.detach()
+
+    def dense(self, columns: int = 64) -> Tensor:
+        """Return the whole Hessian [d, d], symmetrised; for networks of a few thousand weights."""
+        eye = torch.eye(self.numel, dtype=self.dtype, device=self.device)
+        blocks = (eye[:, start : start + columns] for start in range(0, self.numel, columns))
+        whole = torch.cat([self @ block for block in blocks], dim=1)
+        return (whole + whole.T) / 2
+
+
+def eigen_request(objective: Objective, state: State, settings: EigenSettings) -> Json:
+    """Return all that eigenpairs depend on."""
+    return {**asdict(settings), **objective.identity(network=state)}
+
+
+def top_eigenpairs(
+    objective: Objective,
+    state: State,
+    settings: EigenSettings | None = None,
+    *,
+    progress: Progress = no_progress,
+) -> Eigenpairs:
+    r"""The k greatest eigenvalues of the Hessian of the training loss, and their eigenvectors.
+
+    .. math:: H u_i = \lambda_i u_i, \qquad \lambda_1 \ge \dots \ge \lambda_k > 0
+
+    Greatest by value, so that negative ones, however large, are not among them. Restarted Lanczos (ARPACK)
+    can pass over copies of a repeated eigenvalue; therefore a second search looks at what is left once the
+    found directions are taken out, and whatever it finds above them joins them.
+
+    Args:
+        objective: The loss; its whole training data are used.
+        state: Weights and BatchNorm statistics: a state dict.
+        settings: How many, and how precise.
+        progress: Told the number of Hessian products.
+
+    Returns:
+        The pairs and their evidence.
+
+    Raises:
+        NotConvergedError: Not all came within the tolerance, or the Hessian has fewer positive eigenvalues.
+        UsageError: k is out of range.
+        DataError: The data or the network differ between two passes.
+
+    Example:
+        >>> data = [(torch.diag(torch.tensor([1.0, 2.0, 3.0])), torch.zeros(3, 1))]
+        >>> objective = Objective(nn.Linear(3, 1, bias=False), nn.MSELoss(), data, errors=None)
+        >>> pairs = top_eigenpairs(objective, {"weight": torch.zeros(1, 3)}, EigenSettings(k=2))
+        >>> [round(value, 3) for value in pairs.values], pairs.converged
+        ([6.0, 2.667], True)
+
+    References:
+        Chao et al. 2020, section 4.3: top-10 subspace of the Hessian.
+    """
+    settings = settings or EigenSettings()
+    k, tolerance = settings.k, settings.tolerance
+    if k >= objective.numel:
+        raise UsageError(f"--k must be less than the number of weights, {objective.numel}; it is {k}")
+    request = eigen_request(objective, state, settings)
+    operator = HessianOperator(objective, state)
+    search = _Search(operator, settings.max_restarts, np.random.default_rng(settings.eigen_seed), progress)
+    search.extend(k, tolerance / 2)
+    while (next_value := search.next_value(k)) > search.value(k) + _EQUAL * abs(search.value(k)):
+        search.extend(1, tolerance / 2)  # a copy that the first search has passed over
+    values, vectors, residuals = search.found(k)
+    if values[-1] <= 0:
+        positive = int((values > 0).sum())
+        raise NotConvergedError(
+            f"the Hessian has only {positive} positive eigenvalues, {k} were asked for: ask for fewer (--k)"
+        )
+    late = int((residuals > tolerance * values).sum())
+    if late:
+        raise NotConvergedError(
+            f"{late} of {k} eigenpairs have a relative residual above {tolerance:g} "
+            f"(the worst: {(residuals / values).max():.2g}): allow more restarts, or a greater tolerance"
+        )
+    return Eigenpairs(
+        request, tuple(values.tolist()), vectors, tuple(residuals.tolist()), next_value, operator.products
+    )
+
+
+class _Search:
+    """Lanczos on the Hessian, with the directions that are already found taken out."""
+
+    def __init__(
+        self, operator: HessianOperator, max_restarts: int, random: np.random.Generator, progress: Progress
+    ) -> None:
+        self._operator = operator
+        self._max_restarts = max_restarts
+        self._random = random
+        self._progress = progress
+        self._dtype = np.dtype(str(operator.dtype).removeprefix("torch."))
+        self._vectors: Array = np.empty((operator.numel, 0), self._dtype)
+        self._values: Array = np.empty(0)
+        self._residuals: Array = np.empty(0)
+
+    def extend(self, k: int, tolerance: float) -> None:
+        """Find k more pairs; all are kept in descending order."""
+        vectors = self._lanczos(k, tolerance, shift=0.0)
+        measured = [self._rayleigh(column) for column in vectors.T]
+        values = np.append(self._values, [value for value, _ in measured])
+        order = np.argsort(-values)
+        self._values = values[order]
+        self._residuals = np.append(self._residuals, [residual for _, residual in measured])[order]
+        self._vectors = np.hstack([self._vectors, vectors])[:, order]
+
+    def found(self, k: int) -> tuple[Array, Tensor, Array]:
+        """Return the k greatest: values, vectors [k, d], residuals."""
+        vectors = torch.from_numpy(np.ascontiguousarray(self._vectors[:, :k].T))
+        return self._values[:k], vectors, self._residuals[:k]
+
+    def value(self, k: int) -> float:
+        """Return the k-th greatest value."""
+        return float(self._values[k - 1])
+
+    def next_value(self, k: int) -> float:
+        """Return about the greatest eigenvalue that is left, never more than it."""
+        if self._vectors.shape[1] == self._operator.numel - 1:
+            return -math.inf
+        # shifted, "within 5 %" means 5 % of what is in hand, not of what is left, which may be nothing
+        vectors = self._lanczos(1, _CHECK_TOLERANCE, shift=abs(self.value(k)))
+        return self._rayleigh(vectors[:, 0])[0]
+
+    def _lanczos(self, k: int, tolerance: float, shift: float) -> Array:
+        """Return eigenvectors [d, k] of the greatest eigenvalues of H + shift outside of what is found."""
+        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+        d, known = self._operator.numel, self._vectors
+        floor = 2 * float(np.abs(self._values).max(initial=0.0))
+
+        def product(vector: Array) -> Array:
+            vector = vector.reshape(-1)
+            inside = known @ (known.T @ vector)
+            outside = self._multiply(vector - inside)
+            outside -= known @ (known.T @ outside)
+            moved: Array = (
+                outside + shift * vector - floor * inside
+            )  # 0 for what is found could be above the rest
+            return moved
+
+        try:
+            _, vectors = eigsh(
+                LinearOperator((d, d), matvec=product, dtype=self._dtype),
+                k,
+                which="LA",
+                v0=self._random.standard_normal(d).astype(self._dtype),
+                ncv=min(d, max(2 * k + 1, 20)),
+                tol=tolerance,
+                maxiter=self._max_restarts,
+            )
+        except ArpackNoConvergence as error:
+            raise NotConvergedError(
+                f"only {len(error.eigenvalues)} of {k} eigenpairs converged in {self._max_restarts} restarts "
+                f"({self._operator.products} Hessian products): allow more restarts, or a greater tolerance"
+            ) from None
+        return np.asarray(vectors)
+
+    def _rayleigh(self, column: Array) -> tuple[float, float]:
+        """Return the quotient u.Hu of a unit vector, and the residual |Hu - (u.Hu) u|."""
+        image, vector = self._multiply(column).astype(np.float64), column.astype(np.float64)
+        value = float(vector @ image / (vector @ vector))
+        return value, float(np.linalg.norm(image - value * vector))
+
+    def _multiply(self, vector: Array) -> Array:
+        tensor = torch.from_numpy(np.ascontiguousarray(vector, dtype=self._dtype))
+        product = self._operator @ tensor.to(self._operator.device)
+        self._progress("Hessian products", self._operator.products, None)
+        return np.asarray(product.cpu().numpy())
+
+
+class _MeanLoss(nn.Module):
+    """A loss function in the form that curvlinops asks for."""
+
+    reduction = "mean"
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self._loss = loss
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._loss(outputs, targets)
+
+
+class _Repeatable:
+    """The training data, from the start at every pass."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+
+    def __iter__(self) -> Any:
+        return self._objective.batches("train")

@@ -1,0 +1,263 @@
+"""The loss as a function of the weights: a network, its loss function, and data that stay the same."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dirprune.errors import DataError, UsageError
+from dirprune.landscape.batchnorm import has_statistics, reestimate
+
+Data = Iterable[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean loss (nats for cross-entropy), and the fraction of samples that are wrong (None if not asked)."""
+
+    loss: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was measured at some weights, on the training data and, where there are some, the test data."""
+
+    train: Measured
+    test: Measured | None
+
+
+def wrong_classes(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Count the samples whose greatest output is not that of their class.
+
+    Args:
+        outputs: Logits [b, classes].
+        targets: int64 [b].
+
+    Example:
+        >>> wrong_classes(torch.eye(3), torch.tensor([0, 1, 1])).item()
+        1
+    """
+    return (outputs.argmax(dim=1) != targets).sum()
+
+
+class Objective:
+    r"""The mean loss over a data set as a function of the weights.
+
+    .. math:: L(w) = \frac{1}{N} \sum_{i=1}^{N} \ell(f_w(x_i), y_i)
+
+    Works on a private copy of the network: the caller's model - parameters, buffers, modes, gradients - is
+    never touched, not even for a moment. "The weights" are its parameters with ``requires_grad``, as one
+    vector in the order of ``named_parameters()``.
+
+    Args:
+        model: Any module that takes the inputs of a batch and returns outputs.
+        loss: Mean loss of a batch, from (outputs, targets).
+        train: Training data: batches (inputs, targets) that can be iterated over again and again, the same
+            every time: no shuffling, no augmentation.
+        test: Test data, likewise.
+        errors: Number of wrong samples from (outputs, targets); None for tasks that know no wrong and right.
+
+    Raises:
+        UsageError: Nothing in the model is trainable, the loss is not a mean, or data can be read only once.
+
+    Example:
+        >>> data = [(torch.ones(2, 1), torch.zeros(2, 1))]
+        >>> objective = Objective(nn.Linear(1, 1, bias=False), nn.MSELoss(), data, errors=None)
+        >>> objective.measure({"weight": torch.tensor([[3.0]])}).train.loss
+        9.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        train: Data,
+        test: Data | None = None,
+        *,
+        errors: Loss | None = wrong_classes,
+    ) -> None:
+        reduction = getattr(loss, "reduction", "mean")
+        if reduction != "mean":
+            raise UsageError(f"the loss must be a mean over the batch; its reduction is {reduction!r}")
+        for name, data in (("train", train), ("test", test)):
+            if isinstance(data, Iterator):
+                raise UsageError(
+                    f"{name} data must be iterable many times, such as a list or a DataLoader; "
+                    f"a {type(data).__name__} is used up after one pass"
+                )
+        self.loss = loss
+        self._errors = errors
+        self._data = {"train": train, "test": test}
+        self._module = copy.deepcopy(model)
+        self._module.zero_grad(set_to_none=True)
+        trainable = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise UsageError(
+                f"{type(model).__name__} has no parameter with requires_grad: nothing to look at"
+            )
+        if len({(p.device, p.dtype) for p in trainable.values()}) > 1:
+            raise UsageError(f"the parameters of {type(model).__name__} must share one device and one dtype")
+        self.shapes = {name: p.shape for name, p in trainable.items()}
+        first = next(iter(trainable.values()))
+        self.device, self.dtype = first.device, first.dtype
+
+    @property
+    def numel(self) -> int:
+        """Number of weights d."""
+        return sum(shape.numel() for shape in self.shapes.values())
+
+    @property
+    def cuda(self) -> list[torch.device]:
+        """The device if it has a generator of random numbers of its own."""
+        return [self.device] if self.device.type == "cuda" else []
+
+    # -- weights as a vector ---------------------------------------------------------------------------
+
+    def vector(self, state: State | None = None) -> Tensor:
+        """Return the weights of a state dict (by default the model's own) as one vector, a copy.
+
+        Raises:
+            UsageError: A weight is missing or has another shape.
+        """
+        state = self._module.state_dict() if state is None else state
+        for name, shape in self.shapes.items():
+            if name not in state:
+                raise UsageError(f"the state dict has no {name}: it is of another network")
+            if state[name].shape != shape:
+                raise UsageError(
+                    f"{name} must have shape {tuple(shape)}, not {tuple(state[name].shape)}: "
+                    "the state dict is of another network"
+                )
+        parts = [state[name].detach().reshape(-1) for name in self.shapes]
+        return torch.cat(parts).to(device=self.device, dtype=self.dtype)
+
+    def weights(self, vector: Tensor) -> dict[str, Tensor]:
+        """Return a vector [d] as named tensors, views of it."""
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        parts = vector.split_with_sizes(sizes)
+        return {name: part.view(self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
+
+    def module_at(self, state: State) -> nn.Module:
+        """Return a copy of the network with these weights and buffers, in evaluation mode.
+
+        Raises:
+            UsageError: The state dict does not fit the network.
+        """
+        self.vector(state)
+        module = copy.deepcopy(self._module)
+        try:
+            module.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise UsageError(
+                f"the state dict does not fit the network: {str(error).splitlines()[-1].strip()}"
+            ) from None
+        return module.eval()
+
+    # -- what is measured ------------------------------------------------------------------------------
+
+    def measure(self, state: State) -> Point:
+        """Measure loss and error in evaluation mode, with BatchNorm statistics that belong to the weights.
+
+        Args:
+            state: Named weights; what is missing is as in the model.
+        """
+        weights = {name: state[name] for name in self.shapes if name in state}
+        state = {**weights, **reestimate(self._module, weights, self.batches("train"))}
+        self._module.eval()
+        return Point(
+            self._measured(state, "train"),
+            self._measured(state, "test") if self._data["test"] is not None else None,
+        )
+
+    def training_loss(self, weights: State, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of one batch in training mode, for autograd; the statistics of BatchNorm stay."""
+        self._module.train()
+        buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        inputs, targets = inputs.to(self.device), targets.to(self.device)
+        return self.loss(functional_call(self._module, {**buffers, **weights}, (inputs,)), targets)
+
+    def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of a split on the device of the model."""
+        data = self._data[split]
+        assert data is not None
+        for inputs, targets in data:
+            yield inputs.to(self.device), targets.to(self.device)
+
+    # -- evidence --------------------------------------------------------------------------------------
+
+    @cached_property
+    def data(self) -> dict[str, dict[str, int | str]]:
+        """Samples and SHA-256 (16 digits) of each split, read twice.
+
+        Raises:
+            DataError: Two passes differ, or there is nothing in them.
+        """
+        return {name: self._described(name) for name, data in self._data.items() if data is not None}
+
+    def identity(self, **states: State) -> dict[str, Any]:
+        """Return what tells this objective and some networks from others, for the record of a result.
+
+        Raises:
+            UsageError: A state dict does not fit, or tensors that are not trained differ.
+            DataError: The data differ between two passes.
+        """
+        self._check_fixed_parameters(list(states.values()))
+        return {
+            **{name: self.digest(state) for name, state in states.items()},
+            "weights": self.numel,
+            "batchnorm_reestimated": has_statistics(self._module),
+            "data": self.data,
+        }
+
+    def digest(self, state: State) -> str:
+        """Return a short hash of the weights and buffers of a state dict."""
+        buffers = [state[name] for name, _ in self._module.named_buffers() if name in state]
+        return _digest([self.vector(state), *buffers])[1]
+
+    def _check_fixed_parameters(self, states: list[State]) -> None:
+        """Refuse networks that differ in what is not trained, for a curve would not end in them."""
+        for name, parameter in self._module.named_parameters():
+            if name not in self.shapes:
+                for state in states:
+                    if name in state and not torch.equal(state[name], parameter):
+                        raise UsageError(f"{name} does not require grad, but differs from that of the model")
+
+    def _described(self, split: str) -> dict[str, int | str]:
+        passes = [_digest(tensor for batch in self.batches(split) for tensor in batch) for _ in range(2)]
+        if passes[0] != passes[1]:
+            raise DataError(
+                f"two passes over the {split} data differ: give the same samples in the same order "
+                "every time (shuffle=False, no augmentation)"
+            )
+        samples = sum(len(targets) for _, targets in self.batches(split))
+        if samples == 0:
+            raise DataError(f"the {split} data are empty")
+        return {"samples": samples, "sha256": passes[0][1]}
+
+    @torch.no_grad()
+    def _measured(self, state: State, split: str) -> Measured:
+        loss = wrong = samples = 0.0
+        for inputs, targets in self.batches(split):
+            outputs = functional_call(self._module, dict(state), (inputs,))
+            loss += self.loss(outputs, targets).item() * len(targets)
+            wrong += self._errors(outputs, targets).item() if self._errors else 0
+            samples += len(targets)
+        return Measured(loss / samples, wrong / samples if self._errors else None)
+
+
+def _digest(tensors: Iterable[Tensor]) -> tuple[int, str]:
+    """Count tensors and hash their shapes and bytes."""
+    total, count = hashlib.sha256(), 0
+    for count, tensor in enumerate(tensors, start=1):  # noqa: B007 - the last one is the number
+        total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return count, total.hexdigest()[:16]

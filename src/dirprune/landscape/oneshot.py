@@ -1,0 +1,130 @@
+"""Directional pruning of a trained network in one shot, beside magnitude pruning at the same sparsity."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dirprune.errors import UsageError
+from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
+from dirprune.landscape.hessian import Eigenpairs, EigenSettings
+from dirprune.landscape.objective import Objective, State
+from dirprune.landscape.scan import Values, scan
+from dirprune.methods.directional import (
+    direction_scores,
+    directional_solution,
+    strength_for,
+    vanishing_strengths,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotSettings:
+    """What is pruned.
+
+    Raises:
+        UsageError: A sparsity is no fraction.
+    """
+
+    sparsities: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """Target sparsities, fractions of all weights."""
+
+    def __post_init__(self) -> None:
+        if not self.sparsities or not all(0 <= sparsity <= 1 for sparsity in self.sparsities):
+            raise UsageError(f"--sparsities must be fractions in [0, 1]; they are {self.sparsities}")
+
+
+@dataclass(frozen=True, eq=False)
+class OneShot(Result):
+    """A trained network pruned at several sparsities, without any retraining.
+
+    Attributes:
+        dense: What was measured before, one value each.
+        targets: Sparsities asked for.
+        sparsities: Sparsities of the directional pruning.
+        strengths: lambda of each.
+        directional: Directional pruning.
+        soft: Soft threshold at the same sparsity: directional pruning with P0 = I.
+        magnitude: Magnitude pruning at the same sparsity: the survivors keep their value.
+        mean_score: Mean of the direction scores, |P0 sign(w)|^2 / d.
+        negative_scores: Fraction of the weights with s < 0, which grow.
+    """
+
+    kind: ClassVar[str] = "directional"
+    dense: Values
+    targets: tuple[float, ...]
+    sparsities: tuple[float, ...]
+    strengths: tuple[float, ...]
+    directional: Values
+    soft: Values
+    magnitude: Values
+    mean_score: float
+    negative_scores: float
+
+
+def oneshot_request(
+    objective: Objective, state: State, settings: OneShotSettings, eigen: EigenSettings
+) -> Json:
+    """Return all that the pruning depends on."""
+    return {**asdict(settings), **asdict(eigen), **objective.identity(network=state)}
+
+
+def prune_in_one_shot(
+    objective: Objective,
+    state: State,
+    pairs: Eigenpairs,
+    settings: OneShotSettings | None = None,
+    *,
+    store: Store | None = None,
+    progress: Progress = no_progress,
+) -> OneShot:
+    """Prune a trained network directionally and by magnitude, and measure before and after.
+
+    Args:
+        objective: The network and its data.
+        state: Its trained weights.
+        pairs: Top eigenpairs of its Hessian at these weights.
+        settings: Target sparsities.
+        store: Keeps what is done.
+        progress: Told the networks that are measured.
+
+    Returns:
+        Loss and error for each sparsity and way of pruning.
+
+    Raises:
+        UsageError: The eigenpairs are of other weights, or a target cannot be reached.
+
+    References:
+        Chao et al. 2020, Definition 1.1, which the paper itself leaves uncomputed.
+    """
+    settings = settings or OneShotSettings()
+    if pairs.request["network"] != objective.digest(state):
+        raise UsageError("the eigenpairs were computed at other weights: compute them at these")
+    held = {key: pairs.request[key] for key in asdict(EigenSettings())}
+    request = oneshot_request(objective, state, settings, EigenSettings(**held))
+    store = store or Store(None, request, "directional")
+    weights = objective.vector(state)
+    scores = direction_scores(weights, pairs.vectors.to(weights))
+    directional = vanishing_strengths(weights, scores)
+    plain = vanishing_strengths(weights, torch.ones_like(scores))
+    strengths = tuple(strength_for(target, directional) for target in settings.sparsities)
+    pruned = tuple((directional <= strength).double().mean().item() for strength in strengths)
+    cuts = tuple(strength_for(sparsity, plain) for sparsity in pruned)
+
+    def measured(name: str, weights_at: Callable[[int], Tensor], count: int = len(strengths)) -> Values:
+        return Values.of(scan(objective, weights_at, count, store=store, name=name, progress=progress))
+
+    return OneShot(
+        request=request,
+        dense=measured("dense", lambda _: weights, 1),
+        targets=settings.sparsities,
+        sparsities=pruned,
+        strengths=strengths,
+        directional=measured("directional", lambda i: directional_solution(weights, scores, strengths[i])),
+        soft=measured("soft", lambda i: directional_solution(weights, torch.ones_like(scores), cuts[i])),
+        magnitude=measured("magnitude", lambda i: torch.where(plain <= cuts[i], 0.0, weights)),
+        mean_score=scores.mean().item(),
+        negative_scores=(scores < 0).double().mean().item(),
+    )

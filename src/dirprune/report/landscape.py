@@ -1,0 +1,228 @@
+# ruff: noqa: RUF001 - letters and signs of formulas
+"""The sections of the page on the landscape: what `dirprune landscape` has left beside the runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dirprune.landscape import (
+    Connection,
+    Norms,
+    NormSeries,
+    OneShot,
+    Plane,
+    ProjectionSeries,
+    Values,
+    barrier,
+)
+from dirprune.report import wording
+from dirprune.report.landscape_figures import Ground, Line, draw_ground, draw_lines
+from dirprune.report.sections import Figure, Section, evidence_of
+from dirprune.report.theorem import theorem_section
+from dirprune.runs import find_runs
+
+_TEST = (4.0, 1.6)
+_CHANCE = (1.5, 1.5)
+
+
+def landscape_sections(folder: Path) -> list[Section]:
+    """Read what has been found out about the landscape of an experiment.
+
+    Args:
+        folder: A run folder, or a folder of run folders, which hold results in `landscape/`; checks of the
+            theorem are in `landscape/NAME/` of the experiment itself.
+
+    Returns:
+        One section for each run with results, one for each check of the theorem.
+
+    Raises:
+        RunFolderError: A result is damaged.
+    """
+    sections = [
+        section
+        for run in find_runs(folder)
+        if (section := _run_section(run.path.name, run.path / "landscape"))
+    ]
+    checks = sorted(folder.glob("landscape/*/theorem.json"))
+    return [*sections, *(theorem_section(path.parent) for path in checks)]
+
+
+def _run_section(name: str, folder: Path) -> Section | None:
+    connection, plane = Connection.load(folder), Plane.load(folder)
+    series, norms, oneshot = ProjectionSeries.load(folder), NormSeries.load(folder), OneShot.load(folder)
+    found = [result for result in (connection, plane, series, norms, oneshot) if result]
+    if not found:
+        return None
+    figures: list[Figure] = [
+        *(_connection_figures(name, connection) if connection else ()),
+        *(_plane_figures(name, plane) if plane else ()),
+        *(_projection_figures(name, series) if series else ()),
+        *(_norm_figures(name, norms) if norms else ()),
+        *(_oneshot_figures(name, oneshot) if oneshot else ()),
+    ]
+    evidence: dict[str, str] = {}
+    for result in found:
+        evidence |= evidence_of(folder, result)
+    return Section(
+        f"The landscape of the loss: {name}",
+        "Does the sparse network lie in the valley of its dense twin? Loss is mean cross-entropy in nats, of "
+        "networks in evaluation mode, on images without augmentation.",
+        tuple(figures),
+        (),
+        evidence,
+    )
+
+
+# -- figures -------------------------------------------------------------------------------------------
+
+
+def _connection_figures(name: str, result: Connection) -> list[Figure]:
+    figures = []
+    for what, unit, scale in (("loss", "loss, nats", 1.0), ("error", "error, %", 100.0)):
+        lines = [
+            Line(f"{path}, {split}", result.t, [scale * y for y in values], colour, dash)
+            for path, measured, colour in (("curve", result.curve, 1), ("straight line", result.line, 0))
+            for split, dash in (("train", ()), ("test", _TEST))
+            if (values := _pick(measured, f"{split}_{what}"))
+        ]
+        if not lines:
+            continue
+        logarithmic = what == "loss" and all(y > 0 for line in lines for y in line.y)
+        svg = draw_lines(
+            lines,
+            name=f"{name}-connect-{what}",
+            xlabel="t: gRDA at 0, SGD at 1",
+            ylabel=unit,
+            logarithmic=logarithmic,
+        )
+        caption = _barrier_words(result, what, scale) + ("" if result.converged else _UNSETTLED)
+        title = f"{what.capitalize()} from gRDA to SGD"
+        figures.append(Figure(title, caption, f"{title}, along a trained curve and straight. {caption}", svg))
+    return figures
+
+
+_UNSETTLED = " The curve's loss had not settled when its training ended."
+
+
+def _barrier_words(result: Connection, what: str, scale: float) -> str:
+    unit = "nats" if what == "loss" else "points"
+    parts = []
+    for split in ("train", "test"):
+        heights = [
+            f"{scale * barrier(result.t, values).height:.3g}"
+            for measured in (result.curve, result.line)
+            if (values := _pick(measured, f"{split}_{what}"))
+        ]
+        if heights:
+            split_name = "training" if split == "train" else "test"
+            parts.append(f"{split_name} {heights[0]} on the curve, {heights[1]} on the straight line")
+    return f"Barrier, the greatest value above the higher end, in {unit}: {'; '.join(parts)}."
+
+
+def _plane_figures(name: str, result: Plane) -> list[Figure]:
+    figures = []
+    labels = ("gRDA", "bend", "SGD")
+    for split, words in (("train", "training"), ("test", "test")):
+        values, at = _pick(result.grid, f"{split}_loss"), _pick(result.at_points, f"{split}_loss")
+        if not values:
+            continue
+        points = [(label, x, y) for label, (x, y) in zip(labels, result.points, strict=True)]
+        svg = draw_ground(
+            Ground(result.x, result.y, values, points, result.path),
+            name=f"{name}-plane-{split}",
+            unit="distance",
+        )
+        ends = ", ".join(f"{label} {wording.loss(y)}" for label, y in zip(labels, at, strict=True))
+        title = f"{words.capitalize()} loss on the plane through both networks and the bend"
+        caption = (
+            f"In nats, contours at equal ratios, darker is higher; the highest tenth is one shade. "
+            f"The line is the trained curve. At the points: {ends}."
+        )
+        figures.append(Figure(title, caption, f"{title}. {caption}", svg))
+    return figures
+
+
+def _projection_figures(name: str, result: ProjectionSeries) -> list[Figure]:
+    known = [(step.epoch, step.fraction) for step in result.steps if step.fraction is not None]
+    if not known:
+        return []
+    epochs, fractions = zip(*known, strict=True)
+    k = result.request["k"]
+    svg = draw_lines(
+        [
+            Line("gRDA − SGD", epochs, [100 * f for f in fractions], 1, marker="o"),
+            Line("a random direction", epochs, [100 * result.by_chance] * len(epochs), 0, _CHANCE),
+        ],
+        name=f"{name}-project",
+        xlabel="epoch",
+        ylabel="length within the subspace, %",
+        from_zero=True,
+    )
+    last = result.steps[-1]
+    caption = (
+        f"|UᵀΔ| / |Δ| for Δ = w(gRDA) − w(SGD), U the top {k} Hessian eigenvectors of the training loss at "
+        f"w(SGD). At the last epoch {100 * fractions[-1]:.2g} %, |Δ| = {last.distance:.3g}, sparsity "
+        f"{wording.percent(last.sparsity, 1)} %, eigenvalues {last.values[0]:.3g} to {last.values[-1]:.3g}."
+    )
+    title = "How much of the difference lies in the sharpest directions"
+    return [Figure(title, caption, f"{title}. {caption}", svg)]
+
+
+def _norm_figures(name: str, result: NormSeries) -> list[Figure]:
+    def line(label: str, norms: Sequence[Norms], colour: int) -> Line:
+        return Line(label, result.epochs, [n.ratio for n in norms], colour, marker="o")
+
+    svg = draw_lines(
+        [line("gRDA", result.grda, 1), line("SGD", result.sgd, 0)],
+        name=f"{name}-norms",
+        xlabel="epoch",
+        ylabel="|w|₂ / |w|₁",
+        logarithmic=True,
+    )
+    dense, sparse = result.sgd[-1], result.grda[-1]
+    caption = (
+        f"The ratio grows as the weights get sparse. At the last epoch: SGD {dense.ratio:.3g} "
+        f"(|w|₁ {dense.l1:.4g}, |w|₂ {dense.l2:.4g}), gRDA {sparse.ratio:.3g} "
+        f"(|w|₁ {sparse.l1:.4g}, |w|₂ {sparse.l2:.4g}, {sparse.l0:,} weights that are not zero)."
+    )
+    return [Figure("Norm ratio", caption, f"Norm ratio for each epoch. {caption}", svg)]
+
+
+def _oneshot_figures(name: str, result: OneShot) -> list[Figure]:
+    x = [100 * sparsity for sparsity in result.sparsities]
+    ways = (
+        ("directional", result.directional, 1),
+        ("soft threshold", result.soft, 2),
+        ("magnitude", result.magnitude, 0),
+    )
+    k = result.request["k"]
+    figures = []
+    for split, words in (("train", "Training"), ("test", "Test")):
+        before = _pick(result.dense, f"{split}_loss")
+        if not before:
+            continue
+        lines = [
+            Line(label, x, _pick(values, f"{split}_loss"), colour, marker="o")
+            for label, values, colour in ways
+        ]
+        lines.append(Line("before", [x[0], x[-1]], before * 2, 3, _CHANCE))
+        svg = draw_lines(
+            lines,
+            name=f"{name}-directional-{split}",
+            xlabel="sparsity, %",
+            ylabel="loss, nats",
+            logarithmic=True,
+        )
+        caption = (
+            f"Definition 1.1 in one shot, no retraining: scores from the top {k} Hessian eigenvectors (mean "
+            f"score {result.mean_score:.3f}). The soft threshold is the same without directions; magnitude "
+            f"pruning keeps what it leaves at its value. Before: {wording.loss(before[0])}."
+        )
+        title = f"{words} loss after one-shot pruning"
+        figures.append(Figure(title, caption, f"{title}. {caption}", svg))
+    return figures
+
+
+def _pick(values: Values, name: str) -> tuple[float, ...]:
+    """Return one of the four lists of numbers."""
+    picked: tuple[float, ...] = getattr(values, name)
+    return picked

@@ -1,0 +1,61 @@
+"""What the page is made of beside the summary: figures, tables, and the evidence under them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dirprune.landscape import Connection, ProjectionSeries, Result
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its heading, caption, and the description for those who cannot see it."""
+
+    title: str
+    caption: str
+    description: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of words; the first of each row is its heading."""
+
+    title: str
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures and tables that belong together, with what they rest on."""
+
+    title: str
+    meaning: str
+    figures: tuple[Figure, ...]
+    tables: tuple[Table, ...]
+    evidence: dict[str, str]
+
+
+def evidence_of(folder: Path, result: Result) -> dict[str, str]:
+    """Say what a result rests on: where it was made, from what, and how well it converged."""
+    environment = type(result).environment(folder)
+    kind = result.kind
+    said = {
+        f"{kind}: made": f"{_flat(environment.get('date'))}, {_flat(environment.get('command'))}",
+        f"{kind}: from": ", ".join(f"{key} {_flat(value)}" for key, value in result.request.items()),
+    }
+    if isinstance(result, ProjectionSeries):
+        worst = max(r / v for step in result.steps for r, v in zip(step.residuals, step.values, strict=True))
+        said[f"{kind}: residuals"] = f"all converged: {result.converged}; greatest |Hu - λu| / λ {worst:.2g}"
+    if isinstance(result, Connection):
+        said[f"{kind}: converged"] = str(result.converged)
+    return said
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {_flat(entry)}" for key, entry in value.items()) + ")"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if text.isprintable() else ascii(text)

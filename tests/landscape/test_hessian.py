@@ -1,0 +1,162 @@
+"""Oracles: closed forms, central differences in float64, torch's dense Hessian, numpy's eigenvalues."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from dirprune.errors import DataError, UsageError
+from dirprune.landscape import EigenSettings, HessianOperator, NotConvergedError, Objective, top_eigenpairs
+from tests.landscape.problems import blobs, mlp, quadratic, with_batchnorm
+from tests.landscape.test_objective import Changing
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_product_is_the_closed_form_of_linear_regression():
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 6, dtype=torch.float64), torch.randn(30, 1, dtype=torch.float64)
+    net = nn.Linear(6, 1, bias=False, dtype=torch.float64)
+    data = list(zip(x.split(7), y.split(7), strict=True))
+    operator = HessianOperator(Objective(net, nn.MSELoss(), data, errors=None), net.state_dict())
+    v = torch.randn(6, dtype=torch.float64)
+    close(operator @ v, 2 / 30 * x.T @ (x @ v))
+
+
+def test_product_is_the_closed_form_of_logistic_regression():
+    data = blobs()
+    x, _ = (torch.cat(parts) for parts in zip(*data, strict=True))
+    net = nn.Linear(4, 3, bias=False, dtype=torch.float64)
+    operator = HessianOperator(Objective(net, nn.CrossEntropyLoss(), data), net.state_dict())
+    p = net(x).softmax(1)
+    middle = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    dense = torch.einsum("nab,ni,nj->aibj", middle, x, x).reshape(12, 12) / len(x)
+    v = torch.randn(12, dtype=torch.float64)
+    close(operator @ v, dense @ v)
+
+
+def gradient(net, vector, objective, data):
+    weights = {k: w.requires_grad_() for k, w in objective.weights(vector.clone()).items()}
+    total = sum(len(y) for _, y in data)
+    loss = sum(
+        functional.cross_entropy(functional_call(net, weights, (x,)), y) * len(y) / total for x, y in data
+    )
+    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(weights.values()))])
+
+
+def test_product_agrees_with_central_differences_of_the_gradient():
+    net, data = mlp(), blobs()
+    objective = Objective(net, nn.CrossEntropyLoss(), data)
+    operator = HessianOperator(objective, net.state_dict())
+    w, v, h = objective.vector(), torch.randn(objective.numel, dtype=torch.float64), 1e-5
+    difference = (gradient(net, w + h * v, objective, data) - gradient(net, w - h * v, objective, data)) / (
+        2 * h
+    )
+    torch.testing.assert_close(operator @ v, difference, rtol=1e-6, atol=1e-8)
+
+
+def test_whole_matrix_is_torchs_dense_hessian():
+    net, data = mlp(), blobs()
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    objective = Objective(net, nn.CrossEntropyLoss(), data)
+
+    def loss(vector):
+        return functional.cross_entropy(functional_call(net, objective.weights(vector), (x,)), y)
+
+    dense = torch.autograd.functional.hessian(loss, objective.vector())
+    close(HessianOperator(objective, net.state_dict()).dense(columns=7), dense)
+
+
+def test_eigenpairs_are_those_of_the_dense_matrix():
+    net, data = mlp(), blobs()
+    objective = Objective(net, nn.CrossEntropyLoss(), data)
+    pairs = top_eigenpairs(objective, net.state_dict(), EigenSettings(k=5, tolerance=1e-6))
+    dense = HessianOperator(objective, net.state_dict()).dense().numpy()
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(dense)[::-1][:5], rtol=1e-9)
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(5), atol=1e-9)
+    for value, vector, residual in zip(pairs.values, pairs.vectors.numpy(), pairs.residuals, strict=True):
+        assert np.linalg.norm(dense @ vector - value * vector) == pytest.approx(residual, abs=1e-12)
+    assert pairs.converged
+    assert pairs.next_value == pytest.approx(np.linalg.eigvalsh(dense)[::-1][5], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("curvatures", "k", "expected"),
+    [
+        ([5.0] * 6 + [3.0] * 10 + [1.0] * 14, 6, [5.0] * 6),  # a Krylov space holds one of six copies
+        ([5.0] * 3 + [4.0] + [0.1 * i for i in range(26)], 4, [5.0, 5.0, 5.0, 4.0]),
+        ([-9.0, -8.0, -7.0] + [3.0, 2.0, 1.0] + [0.0] * 20, 3, [3.0, 2.0, 1.0]),  # negative ones are larger
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_repeated_and_negative_eigenvalues(curvatures, k, expected, seed):
+    objective = quadratic(curvatures)
+    state = {"net.weight": torch.zeros(1, len(curvatures), dtype=torch.float64)}
+    pairs = top_eigenpairs(objective, state, EigenSettings(k=k, eigen_seed=seed))
+    assert pairs.values == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(k), atol=1e-8)
+    assert pairs.next_value <= pairs.values[-1] * 1.01
+
+
+def test_fewer_positive_eigenvalues_than_asked_for_is_an_error():
+    objective = quadratic([3.0, 2.0] + [-1.0] * 28)
+    with pytest.raises(NotConvergedError, match="only 2 positive eigenvalues, 4 were asked for"):
+        top_eigenpairs(objective, {"net.weight": torch.zeros(1, 30, dtype=torch.float64)}, EigenSettings(k=4))
+
+
+def test_eigenpairs_that_do_not_converge_are_an_error():
+    objective = quadratic([1 + 1e-4 * i for i in range(300)])
+    state = {"net.weight": torch.zeros(1, 300, dtype=torch.float64)}
+    with pytest.raises(NotConvergedError, match="of 10 eigenpairs converged in 1 restarts"):
+        top_eigenpairs(objective, state, EigenSettings(tolerance=1e-9, max_restarts=1))
+
+
+def test_the_buffers_of_the_checkpoint_count():
+    net, data = with_batchnorm(), blobs()
+    objective = Objective(net, nn.CrossEntropyLoss(), data)
+    other = {**net.state_dict(), "1.running_var": net.state_dict()["1.running_var"] * 4}
+    v = torch.randn(objective.numel, dtype=torch.float64)
+    one, two = (HessianOperator(objective, state) @ v for state in (net.state_dict(), other))
+    assert not torch.allclose(one, two)
+    assert objective.digest(net.state_dict()) != objective.digest(other)
+
+
+def test_equal_calls_give_equal_bits():
+    net, data = mlp(), blobs()
+    objective = Objective(net, nn.CrossEntropyLoss(), data)
+    one, two = (top_eigenpairs(objective, net.state_dict(), EigenSettings(k=3)) for _ in range(2))
+    assert torch.equal(one.vectors, two.vectors)
+    assert one.values == two.values
+
+
+def test_data_that_change_are_refused():
+    net = mlp()
+    with pytest.raises(DataError, match="two passes over the train data differ"):
+        HessianOperator(Objective(net, nn.CrossEntropyLoss(), Changing()), net.state_dict())
+
+
+def test_a_network_that_is_random_in_evaluation_mode_is_refused(capsys):
+    class AlwaysDropout(nn.Module):
+        def forward(self, x):
+            return functional.dropout(x, 0.5, training=True)
+
+    net = nn.Sequential(mlp(), AlwaysDropout())
+    with pytest.raises(DataError, match="must be deterministic in evaluation mode"):
+        HessianOperator(Objective(net, nn.CrossEntropyLoss(), blobs()), net.state_dict())
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("settings", [{"k": 0}, {"tolerance": 0.0}, {"max_restarts": 0}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(UsageError, match="--k and --max-restarts"):
+        EigenSettings(**settings)
+
+
+def test_k_must_be_less_than_the_number_of_weights():
+    state = {"net.weight": torch.zeros(1, 3, dtype=torch.float64)}
+    with pytest.raises(UsageError, match="less than the number of weights, 3"):
+        top_eigenpairs(quadratic([1.0, 2.0, 3.0]), state, EigenSettings(k=3))

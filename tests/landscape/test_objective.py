@@ -1,0 +1,133 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dirprune.errors import DataError, UsageError
+from dirprune.landscape import (
+    CurveSettings,
+    EigenSettings,
+    Objective,
+    PlaneSettings,
+    connect,
+    measure_plane,
+    prune_in_one_shot,
+    top_eigenpairs,
+)
+from dirprune.landscape.batchnorm import reestimate
+from tests.landscape.problems import blobs, mlp, with_batchnorm
+
+
+def test_measures_the_mean_over_samples_not_over_batches():
+    net, data = mlp(), blobs()
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    point = Objective(net, nn.CrossEntropyLoss(), data, data[:1]).measure({})
+    outputs = net(x)
+    assert point.train.loss == pytest.approx(functional.cross_entropy(outputs, y).item(), rel=1e-12)
+    assert point.train.error == (outputs.argmax(1) != y).double().mean().item()
+    assert point.test.loss == pytest.approx(
+        functional.cross_entropy(outputs[: len(data[0][1])], data[0][1]).item()
+    )
+
+
+def test_the_callers_model_is_never_changed():
+    """Parameters, buffers, gradients, modes, requires_grad, and the global generator of random numbers."""
+    net, data = with_batchnorm(), blobs()
+    net.train()
+    net[3].eval()
+    net[4].bias.requires_grad_(False)
+    net[0].weight.grad = torch.ones_like(net[0].weight)
+    before = copy.deepcopy(net)
+    objective = Objective(net, nn.CrossEntropyLoss(), data, data)
+    other = {name: value + 0.1 for name, value in net.state_dict().items() if value.is_floating_point()}
+    other["4.bias"] = net.state_dict()["4.bias"]
+    random = torch.get_rng_state()
+    pairs = top_eigenpairs(objective, net.state_dict(), EigenSettings(k=2))
+    prune_in_one_shot(objective, net.state_dict(), pairs)
+    result = connect(objective, net.state_dict(), other, CurveSettings(epochs=2, points=3))
+    points = objective.vector(), result.bends[0], objective.vector(other)
+    measure_plane(objective, points, PlaneSettings(size=2))
+
+    assert torch.equal(random, torch.get_rng_state())
+    for (name, value), (_, old) in zip(net.state_dict().items(), before.state_dict().items(), strict=True):
+        assert torch.equal(value, old), name
+    for (name, p), (_, old) in zip(net.named_parameters(), before.named_parameters(), strict=True):
+        assert p.requires_grad == old.requires_grad, name
+        assert (p.grad is None) == (name != "0.weight"), name
+    assert torch.equal(net[0].weight.grad, torch.ones_like(net[0].weight))
+    assert [m.training for m in net.modules()] == [m.training for m in before.modules()]
+    assert net[1].momentum == before[1].momentum
+
+
+def test_batchnorm_statistics_are_those_of_all_samples():
+    net, data = nn.Sequential(nn.BatchNorm1d(4).double()), blobs()
+    found = reestimate(net, {}, data)
+    x = [inputs for inputs, _ in data]
+    n = sum(map(len, x))
+    torch.testing.assert_close(found["0.running_mean"], torch.cat(x).mean(0))
+    torch.testing.assert_close(found["0.running_var"], sum(len(b) * b.var(0) for b in x) / n)
+    assert torch.equal(net[0].running_mean, torch.zeros(4, dtype=torch.float64))
+    assert net[0].momentum == 0.1
+
+
+def test_the_loss_with_batchnorm_is_that_of_a_network_with_fresh_statistics():
+    net, data = with_batchnorm(), [(torch.cat([x for x, _ in blobs()]), torch.cat([y for _, y in blobs()]))]
+    measured = Objective(net, nn.CrossEntropyLoss(), data).measure({})
+    fresh = copy.deepcopy(net).eval()
+    torch.optim.swa_utils.update_bn([x for x, _ in data], fresh[:2])
+    fresh.eval()
+    assert measured.train.loss == pytest.approx(
+        functional.cross_entropy(fresh(data[0][0]), data[0][1]).item()
+    )
+    stale = functional.cross_entropy(copy.deepcopy(net).eval()(data[0][0]), data[0][1]).item()
+    assert abs(measured.train.loss - stale) > 1e-3
+
+
+def test_shared_parameters_are_counted_once():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).double()
+    net[1].weight = net[0].weight
+    objective = Objective(net, nn.CrossEntropyLoss(), blobs())
+    assert objective.numel == 16 + 4 + 4
+    zero = objective.measure(objective.weights(torch.zeros(24, dtype=torch.float64)))
+    assert zero.train.loss == pytest.approx(torch.log(torch.tensor(4.0)).item())
+
+
+class Changing:
+    """Data of another order at every pass."""
+
+    def __init__(self):
+        self.passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        x, y = blobs()[0]
+        return iter([(x.roll(self.passes, 0), y.roll(self.passes, 0))])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Objective(nn.ReLU(), nn.CrossEntropyLoss(), blobs()), UsageError, "no parameter"),
+        (lambda: Objective(mlp(), nn.CrossEntropyLoss(reduction="sum"), blobs()), UsageError, "'sum'"),
+        (
+            lambda: Objective(mlp(), nn.CrossEntropyLoss(), iter(blobs())),
+            UsageError,
+            "used up after one pass",
+        ),
+        (lambda: Objective(mlp(), nn.CrossEntropyLoss(), []).data, DataError, "the train data are empty"),
+        (lambda: Objective(mlp(), nn.CrossEntropyLoss(), Changing()).data, DataError, "two passes"),
+        (lambda: Objective(mlp(), nn.CrossEntropyLoss(), blobs()).vector({}), UsageError, "no 0.weight"),
+        (
+            lambda: Objective(mlp(), nn.CrossEntropyLoss(), blobs()).vector(mlp(hidden=6).state_dict()),
+            UsageError,
+            "must have shape (5, 4), not (6, 4)",
+        ),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(make, error, message):
+    with pytest.raises(error) as caught:
+        make()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

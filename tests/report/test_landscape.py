@@ -1,0 +1,159 @@
+import json
+import math
+import re
+
+import pytest
+import torch
+
+from dirprune.landscape import (
+    Agreement,
+    Connection,
+    Norms,
+    NormSeries,
+    OneShot,
+    Plane,
+    Projection,
+    ProjectionSeries,
+    Theorem,
+    Values,
+)
+from dirprune.report import write_report
+from dirprune.report.landscape import landscape_sections
+
+ENVIRONMENT = {"date": "2026-03-01", "command": "dirprune landscape <topic>"}
+NONE = Values((), (), (), ())
+
+
+def agreement(rate, time, **changes):
+    named = dict.fromkeys((field for field in Agreement.__dataclass_fields__), 0.5)
+    return Agreement(**{**named, "rate": rate, "time": time, "steps": 10, "sharp": 3, **changes})
+
+
+@pytest.fixture
+def folder(experiment):
+    """An experiment with every kind of result."""
+    experiment.pair(0, 0.97, 0.96)
+    out = experiment.path / "grda-0" / "landscape"
+    curve = Values((0.2, 0.15, 0.1), (0.02, 0.01, 0.01), (0.5, 0.4, 0.45), (0.1, 0.1, 0.1))
+    line = Values((0.2, 1.2345, 0.1), (0.02, 0.3, 0.01), (0.5, 2.0, 0.45), (0.1, 0.4, 0.1))
+    bends = torch.zeros(1, 4)
+    Connection({"epochs": 3}, (0.0, 0.5, 1.0), curve, line, (1.0, 0.2), False, bends).save(out, ENVIRONMENT)
+    grid = Values(tuple(0.001234 * 3**i for i in range(9)), (), tuple(0.1 * i + 0.1 for i in range(9)), ())
+    corners = ((0.0, 0.0), (1.0, 0.0), (2.0, 1.0))
+    axis = (-1.0, 1.0, 3.0)
+    Plane(
+        {"size": 3}, axis, axis, grid, corners, Values((0.2, 0.1, 0.1), (), (0.5, 0.4, 0.4), ()), corners
+    ).save(out, ENVIRONMENT)
+    steps = tuple(
+        Projection(e, f, 3.0, 0.9, 0.1, 0.2, (4.0, 1.0), (4e-4, 3e-4), 0.9, 60, "a", "b")
+        for e, f in ((0, None), (5, 0.04), (9, 0.0123))
+    )
+    ProjectionSeries({"k": 2}, steps, 0.01, True).save(out, ENVIRONMENT)
+    NormSeries({}, (0, 9), (Norms(9, 9.0, 3.0),) * 2, (Norms(9, 9.0, 3.0), Norms(1, 4.0, 3.5))).save(
+        out, ENVIRONMENT
+    )
+    two = Values((0.1, 0.9), (), (0.5, 0.8), ())
+    before = Values((0.01,), (), (0.4,), ())
+    OneShot({"k": 7}, before, (0.1, 0.5), (0.1, 0.5), (1.0, 2.0), two, two, two, 0.98, 0.01).save(
+        experiment.path / "sgd-0" / "landscape", ENVIRONMENT
+    )
+    rows = (
+        agreement(0.1, 10.0),
+        agreement(0.1, 30.0, correlation=math.nan),
+        agreement(0.01, 10.0, distance=0.123),
+    )
+    Theorem({"c": 0.02}, rows).save(experiment.path / "landscape" / "small", ENVIRONMENT)
+    return experiment.path
+
+
+def test_every_result_has_its_figures(folder):
+    sections = landscape_sections(folder)
+    assert [section.title for section in sections] == [
+        "The landscape of the loss: grda-0",
+        "The landscape of the loss: sgd-0",
+        "The theorem, checked: small",
+    ]
+    assert [figure.title for section in sections for figure in section.figures] == [
+        "Loss from gRDA to SGD",
+        "Error from gRDA to SGD",
+        "Training loss on the plane through both networks and the bend",
+        "Test loss on the plane through both networks and the bend",
+        "How much of the difference lies in the sharpest directions",
+        "Norm ratio",
+        "Training loss after one-shot pruning",
+        "Test loss after one-shot pruning",
+        "Distance from directional pruning",
+        "Overlap of the zeros",
+        "Effective scores and s",
+    ]
+
+
+def captions(folder):
+    return {
+        figure.title: figure.caption for section in landscape_sections(folder) for figure in section.figures
+    }
+
+
+def test_captions_say_the_numbers(folder):
+    said = captions(folder)
+    loss = said["Loss from gRDA to SGD"]
+    assert (
+        "training 0 on the curve, 1.03 on the straight line; test 0 on the curve, 1.5 on the straight" in loss
+    )
+    assert "had not settled" in loss
+    assert "training 0 on the curve, 28 on the straight line" in said["Error from gRDA to SGD"]
+    projection = said["How much of the difference lies in the sharpest directions"]
+    assert "At the last epoch 1.2 %" in projection
+    assert "top 2 Hessian eigenvectors" in projection
+    assert "gRDA 0.875" in said["Norm ratio"]
+    assert "mean score 0.980" in said["Training loss after one-shot pruning"]
+
+
+def test_the_table_of_the_theorem(folder):
+    section = landscape_sections(folder)[-1]
+    (table,) = section.tables
+    assert len(table.rows) == 3
+    assert all(len(row) == len(table.head) for row in table.rows)
+    assert table.rows[2][0] == "0.01, 10"
+    assert "0.123" in table.rows[2]
+    assert (
+        "smallest \N{GREEK SMALL LETTER GAMMA} = 0.01 and t = 10 the distance is 0.12, against 0.50"
+        in section.meaning
+    )
+
+
+def test_the_evidence_is_on_the_page(folder):
+    evidence = landscape_sections(folder)[0].evidence
+    assert evidence["project: residuals"].endswith("greatest |Hu - λu| / λ 0.0003")
+    assert evidence["connect: converged"] == "False"
+    page = write_report(folder).read_text()
+    assert "dirprune landscape &lt;topic&gt;" in page
+    assert write_report(folder).read_text() == page
+
+
+def test_figures_take_their_colours_from_the_page_and_keep_their_labels_whole(folder):
+    for section in landscape_sections(folder):
+        for figure in section.figures:
+            assert "#0303" not in figure.svg
+            assert "var(--series-1)" in figure.svg
+    plane = landscape_sections(folder)[0].figures[2].svg
+    for label in ("gRDA", "bend", "SGD"):
+        assert f"{label}</text>" in plane
+    assert re.search(r">0\.00\d+</text>", plane)  # a contour that two decimals would make 0.00
+
+
+def test_a_page_without_results_has_no_such_section(experiment):
+    experiment.pair(0, 0.97, 0.96)
+    assert landscape_sections(experiment.path) == []
+    assert "landscape" not in write_report(experiment.path).read_text()
+
+
+def test_values_that_are_missing_draw_nothing(folder):
+    path = folder / "grda-0" / "landscape" / "connect.json"
+    content = json.loads(path.read_text())
+    for name in ("curve", "line"):
+        content[name] |= {"train_error": [], "test_error": [], "test_loss": []}
+    path.write_text(json.dumps(content))
+    said = captions(folder)
+    assert "Error from gRDA to SGD" not in said
+    assert "; test" not in said["Loss from gRDA to SGD"]
