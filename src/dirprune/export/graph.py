@@ -286,6 +286,10 @@ def _relu(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) -> Layer:
     return Clamp(node.name, (reader.data(node, a["self"]),), shape[1:], 0.0, math.inf)
 
 
+def _relu6(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) -> Layer:
+    return Clamp(node.name, (reader.data(node, a["self"]),), shape[1:], 0.0, 6.0)
+
+
 def _hardtanh(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) -> Layer:
     low, high = float(a["min_val"]), float(a["max_val"])
     return Clamp(node.name, (reader.data(node, a["self"]),), shape[1:], low, high)
@@ -377,6 +381,7 @@ _HANDLERS: dict[str, Handler] = {
     "aten.linear.default": _linear,
     "aten._native_batch_norm_legit_no_training.default": _batch_norm,
     "aten.relu.default": _relu,
+    "aten.relu6.default": _relu6,
     "aten.hardtanh.default": _hardtanh,
     "aten.clamp.default": _clamp,
     "aten.clamp_min.default": _clamp,

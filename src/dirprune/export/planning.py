@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dirprune.core.native import load_native
-from dirprune.errors import CompilerError
+from dirprune.errors import CompilerError, ExportError
 from dirprune.export.lowering import (
     ConvOp,
     FlattenOp,
@@ -101,19 +101,18 @@ class Plan:
         last = {source: index for index, op in enumerate(program) for source in _reads(op)}
         free: dict[tuple[object, ...], list[tuple[int, int]]] = {}
         held: dict[Map, tuple[int, int]] = {}
-        origin: dict[Map, int] = {}
         for index, op in enumerate(program):
-            out = None if isinstance(op, OutputOp) else op.out
-            if out is not None and out not in origin:
-                fitting = [place for place in free.get(_kind(out), []) if place[0] >= out.channels]
-                place = min(fitting) if fitting else (out.channels, self._allocate(out))
-                if fitting:
-                    free[_kind(out)].remove(place)
-                held[out], origin[out] = place, place[1]
+            met = _reads(op) if isinstance(op, OutputOp) else (*_reads(op), op.out)
+            for place in met:  # one that is read and that nobody wrote is zero
+                if place not in held:
+                    fitting = [buffer for buffer in free.get(_kind(place), []) if buffer[0] >= place.channels]
+                    held[place] = min(fitting) if fitting else (place.channels, self._allocate(place))
+                    if fitting:
+                        free[_kind(place)].remove(held[place])
             for source in set(_reads(op)):
                 if last[source] == index:
                     free.setdefault(_kind(source), []).append(held[source])
-        return origin
+        return {place: address for place, (_, address) in held.items()}
 
     def _allocate(self, wanted: Map) -> int:
         space = wanted.space
@@ -163,7 +162,7 @@ class Plan:
         taps = np.empty(len(op.weight), dtype=[("distance", np.int32), ("weight", np.float32)])
         distance = op.distance @ np.array([self._channel(space), space.row, 1])
         if len(distance) and np.abs(distance).max() > np.iinfo(np.int32).max:
-            raise MemoryError(f"a batch of {self._images} is too large for the sparse runtime: split it")
+            raise ExportError("the sparse runtime cannot address maps of this size")
         taps["distance"], taps["weight"] = distance, op.weight
         row = self._stored(op)
         row.kind, row.begin, row.taps = _CONV, self._keep(op.begin), self._keep(taps)

@@ -3,7 +3,6 @@
 import math
 import os
 import threading
-from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from dirprune.export.lowering import lower
 from dirprune.export.planning import Plan
 from dirprune.export.sparse_file import load_sparse
 
-_KEPT_PLANS = 3
+_IMAGES = 8  # at a time: more would leave the cache between layers
 TOLERANCE = 1e-4
 
 
@@ -62,7 +61,7 @@ class SparseModel:
         self.threads = torch.get_num_threads() if threads is None else threads
         self.multiplications = graph.multiplications(nonzero=True)
         self._program = lower(steps, graph.input, graph.input_shape, graph.output)
-        self._plans: OrderedDict[int, Plan] = OrderedDict()
+        self._plans: dict[int, Plan] = {}  # by number of images
         self._lock = threading.Lock()
         self.difference = self._compare(model, example)
 
@@ -106,18 +105,11 @@ class SparseModel:
             raise UsageError(f"threads must be >= 1, got {self.threads}")
         result = torch.empty(len(x), *self.output_shape)
         with self._lock:  # buffers are shared between calls
-            self._plan(len(x)).run(x.detach().contiguous(), result, self.threads)
+            for part, target in zip(x.detach().contiguous().split(_IMAGES), result.split(_IMAGES), strict=True):
+                if len(part) not in self._plans:
+                    self._plans[len(part)] = Plan(self._program, len(part))
+                self._plans[len(part)].run(part, target, self.threads)
         return result
-
-    def _plan(self, images: int) -> Plan:
-        """The plan of a batch size, the newest few of which are kept."""
-        if images in self._plans:
-            self._plans.move_to_end(images)
-        else:
-            self._plans[images] = Plan(self._program, images)
-            if len(self._plans) > _KEPT_PLANS:
-                self._plans.popitem(last=False)
-        return self._plans[images]
 
     def _compare(self, model: nn.Module, example: Tensor | None) -> float:
         """The greatest difference from the module's outputs, which must be small."""

@@ -185,39 +185,48 @@ static void map(const layer *o, int64_t channel) {
     for (int64_t i = 0; i < o->vectors * LANES; i += LANES) store(p, i, load(in + i) * scale + shift);
 }
 
-// The windows of one output row: first down the rows, then along the row
-static void pool(const layer *o, int64_t channel, float *line) {
-    const int64_t width = o->in_columns;
+// NaN stays NaN
+INLINE float greater(float a, float b) { return (b > a) | (b != b) ? b : a; }
+
+// Along a row: the windows' results from sums or maxima down the columns, `stride` known to the compiler
+INLINE void along(float *out, const float *line, int64_t count, int64_t kernel, int64_t stride, int maximum) {
+    for (int64_t x = 0; x < count; x++) out[x] = line[x * stride];
+    for (int64_t k = 1; k < kernel; k++)
+        if (maximum)
+            for (int64_t x = 0; x < count; x++) out[x] = greater(out[x], line[x * stride + k]);
+        else
+            for (int64_t x = 0; x < count; x++) out[x] += line[x * stride + k];
+}
+
+// `line` has room for a padded row
+static void pool(const layer *o, int64_t channel, float *restrict line) {
+    const int64_t width = o->in_columns, kernel = o->kernel[1], stride = o->stride[1], left = o->padding[1];
+    const int64_t right = (o->columns - 1) * stride + kernel - left - width; // outside, may be negative
+    const float outside = o->maximum ? -__builtin_inff() : 0.0f;
+    for (int64_t x = 0; x < left; x++) line[x] = outside;
+    for (int64_t x = 0; x < right; x++) line[left + width + x] = outside;
+    float *middle = line + left;
     for (int64_t image = 0; image < o->images; image++)
         for (int64_t y = 0; y < o->rows; y++) {
             const float *in = o->in + channel * o->in_channel + image * o->in_image;
-            float *out = o->out + channel * o->out_channel + image * o->out_image + y * o->out_row;
+            float *restrict out = o->out + channel * o->out_channel + image * o->out_image + y * o->out_row;
             int64_t top = y * o->stride[0] - o->padding[0], bottom = least(top + o->kernel[0], o->in_rows);
-            int64_t high = least(top + o->kernel[0], o->in_rows + o->padding[0]) - top;
             if (top < 0) top = 0;
-            memcpy(line, in + top * o->in_row, width * sizeof(float));
+            memcpy(middle, in + top * o->in_row, width * sizeof(float));
             for (int64_t row = top + 1; row < bottom; row++) {
                 const float *from = in + row * o->in_row;
                 if (o->maximum)
-                    for (int64_t x = 0; x < width; x++)
-                        line[x] = (from[x] > line[x]) | (from[x] != from[x]) ? from[x] : line[x];
+                    for (int64_t x = 0; x < width; x++) middle[x] = greater(middle[x], from[x]);
                 else
-                    for (int64_t x = 0; x < width; x++) line[x] += from[x];
+                    for (int64_t x = 0; x < width; x++) middle[x] += from[x];
             }
-            for (int64_t x = 0; x < o->columns; x++) {
-                int64_t left = x * o->stride[1] - o->padding[1], right = least(left + o->kernel[1], width);
-                int64_t wide = least(left + o->kernel[1], width + o->padding[1]) - left;
-                if (left < 0) left = 0;
-                float value = line[left];
-                if (o->maximum) {
-                    for (int64_t i = left + 1; i < right; i++)
-                        value = (line[i] > value) | (line[i] != line[i]) ? line[i] : value;
-                } else {
-                    for (int64_t i = left + 1; i < right; i++) value += line[i];
-                    value /= o->count_padding ? (float)(high * wide) : (float)((bottom - top) * (right - left));
+            if (stride == 2) along(out, line, o->columns, kernel, 2, o->maximum);
+            else along(out, line, o->columns, kernel, stride, o->maximum);
+            if (!o->maximum)
+                for (int64_t x = 0; x < o->columns; x++) {
+                    int64_t from = x * stride - left, wide = least(from + kernel, width) - (from < 0 ? 0 : from);
+                    out[x] /= (float)(o->count_padding ? o->kernel[0] * kernel : (bottom - top) * wide);
                 }
-                out[x] = value;
-            }
         }
 }
 
@@ -277,7 +286,10 @@ int64_t sparse_network_layer_bytes(void) { return sizeof(layer); }
 int64_t sparse_network_run(const layer *layers, int64_t count, int64_t threads) {
     team t = {.layers = layers, .count = count, .widest = 1};
     for (int64_t i = 0; i < count; i++)
-        if (layers[i].kind == POOL && layers[i].in_columns > t.widest) t.widest = layers[i].in_columns;
+        if (layers[i].kind == POOL) {
+            int64_t padded = layers[i].in_columns + 2 * (layers[i].padding[1] + layers[i].kernel[1] + layers[i].stride[1]);
+            if (padded > t.widest) t.widest = padded;
+        }
     t.next = calloc(count, sizeof *t.next);
     pthread_t *others = calloc(threads, sizeof *others);
     if (t.next && others) {
