@@ -76,7 +76,7 @@ def fuse(graph: Graph) -> list[Step]:
             case Conv():
                 steps[layer.name] = _conv_step(graph, layer)
             case BatchNorm():
-                scale, shift = _affine(graph, layer)
+                scale, shift = graph.affine(layer)
                 if before is not None and before.is_linear:
                     _fold(before, scale, shift)
                     rename(before, layer.name)
@@ -117,17 +117,6 @@ def _map_step(layer: Layer, scale: Tensor | None = None, shift: Tensor | None = 
     scale = torch.ones(channels) if scale is None else scale
     shift = torch.zeros(channels) if shift is None else shift
     return Step(layer.name, layer.inputs[:1], layer.shape, None, scale, shift)
-
-
-def _affine(graph: Graph, layer: BatchNorm) -> tuple[Tensor, Tensor]:
-    """A normalisation with fixed statistics as scale * x + shift, float64."""
-
-    def vector(name: str | None, default: float) -> Tensor:
-        size = layer.shape[0]
-        return torch.full((size,), default).double() if name is None else graph.state[name].detach().cpu().double()
-
-    scale = vector(layer.weight, 1.0) / (vector(layer.variance, 1.0) + layer.eps).sqrt()
-    return scale, vector(layer.bias, 0.0) - vector(layer.mean, 0.0) * scale
 
 
 def _fold(step: Step, scale: Tensor, shift: Tensor) -> None:

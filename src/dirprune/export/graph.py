@@ -107,6 +107,17 @@ class Graph:
         """The shape of every result, and of the input."""
         return {self.input: self.input_shape} | {layer.name: layer.shape for layer in self.layers}
 
+    def affine(self, layer: BatchNorm) -> tuple[Tensor, Tensor]:
+        """A normalisation with fixed statistics as scale and shift, float64 [channels] on the CPU."""
+
+        def vector(name: str | None, default: float) -> Tensor:
+            if name is None:
+                return torch.full((layer.shape[0],), default, dtype=torch.float64)
+            return self.state[name].detach().cpu().double()
+
+        scale = vector(layer.weight, 1.0) / (vector(layer.variance, 1.0) + layer.eps).sqrt()
+        return scale, vector(layer.bias, 0.0) - vector(layer.mean, 0.0) * scale
+
     def multiplications(self, *, nonzero: bool = False) -> int:
         """Multiplications of all convolutions and linear layers for one sample, or those by non-zero weights."""
         total = 0
