@@ -41,6 +41,7 @@ from dirprune.export import load_sparse, save_sparse
 
 KEY = "dirprune-sparse"
 BYTES_PER_BYTE = 64  # what an honest bitmask of float64 asks for: eight elements of eight bytes for each byte
+BYTES_PER_COMPRESSED_BYTE = 512  # twice what a compressed file may unfold to
 ALLOWANCE = 2**20  # interpreter objects, whatever the size of the file
 ADDRESS_SPACE = 2**30  # what a child may map beyond what it has when it starts
 BATCH = 500  # loads in one child
@@ -397,7 +398,8 @@ def attempt(load: Load, path: Path, seed: int, index: int) -> Result:
         outcome, message = f"foreign {type(error).__name__}", str(error)[:200]
     seconds = time.perf_counter() - start
     allocated = tracemalloc.get_traced_memory()[1] - before
-    if outcome in GOOD and allocated > BYTES_PER_BYTE * len(content) + ALLOWANCE:
+    factor = BYTES_PER_COMPRESSED_BYTE if b"zstd" in content else BYTES_PER_BYTE
+    if outcome in GOOD and allocated > factor * len(content) + ALLOWANCE:
         outcome = "oversized allocation"
     return Result(index, damage, outcome, message, seconds, len(content), allocated)
 
@@ -488,7 +490,8 @@ def record(results: list[Result], seed: int) -> dict[str, Any]:
             "index": largest.index,
             "file_bytes": largest.size,
         },
-        "allowed_allocation": f"{BYTES_PER_BYTE} x the file's size + {ALLOWANCE} bytes",
+        "allowed_allocation": f"{BYTES_PER_BYTE} x the file's size + {ALLOWANCE} bytes; "
+        f"compressed, {BYTES_PER_COMPRESSED_BYTE} x",
         "failures": [vars(r) for r in results if r.outcome not in GOOD],
         "by_damage": {name: dict(counts.most_common()) for name, counts in sorted(by_damage.items())},
         "refusals": dict(reasons.most_common()),

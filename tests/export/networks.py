@@ -10,7 +10,7 @@ def thin(model, sparsity, seed=0):
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                module.weight.mul_(torch.rand(module.weight.shape, generator=generator) >= sparsity)
+                module.weight[torch.rand(module.weight.shape, generator=generator) < sparsity] = 0
                 if module.bias is not None:
                     module.bias.normal_(0, 0.3, generator=generator)
             if isinstance(module, nn.BatchNorm2d):

@@ -37,7 +37,11 @@ def test_dead_channels_of_a_plain_chain():
     assert result.layers["features.7.weight"] == (32, 29)
     assert result.layers["classifier.1.weight"] == (128, 127)
     assert result.layers["features.2.weight"] == (16, 16)
-    assert result.after.parameters == sum(p.numel() for p in result.model.parameters()) < result.before.parameters
+    assert (
+        result.after.parameters
+        == sum(p.numel() for p in result.model.parameters())
+        < result.before.parameters
+    )
     assert result.after.multiplications < result.before.multiplications
     assert_same(result, model, (3, 32, 32))
 
@@ -53,10 +57,14 @@ def test_channels_that_nobody_reads_go_and_what_only_they_read():
 
 
 def test_constants_that_zeros_around_show_in_share_one_channel():
-    model = thin(nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1)), 0)
+    model = thin(
+        nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1)), 0
+    )
     kill(model[0], [1, 2, 5, 6])
     with torch.no_grad():
-        model[1].bias[[1, 2, 5, 6]] = model[1].running_mean[[1, 2, 5, 6]] * 0 + torch.tensor([3.0, 2.0, 1.0, -9.0])
+        model[1].bias[[1, 2, 5, 6]] = model[1].running_mean[[1, 2, 5, 6]] * 0 + torch.tensor(
+            [3.0, 2.0, 1.0, -9.0]
+        )
         model[0].bias[[1, 2, 5, 6]] = model[1].running_mean[[1, 2, 5, 6]]
     result = slim(model, (2, 9, 9))
     assert result.layers["0.weight"] == (8, 5)
@@ -64,7 +72,12 @@ def test_constants_that_zeros_around_show_in_share_one_channel():
 
 
 def test_a_normalisation_whose_scale_is_zero_makes_a_constant():
-    model = thin(nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1, bias=False)), 0)
+    model = thin(
+        nn.Sequential(
+            nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1, bias=False)
+        ),
+        0,
+    )
     with torch.no_grad():
         model[1].weight[1:3] = 0
         model[1].bias[1:3] = torch.tensor([0.7, -0.7])

@@ -35,11 +35,11 @@ def numpy_convolution(x, conv):
             for a in range(ky):
                 for b in range(kx):
                     source = padded[:, group * per_group + i, a * dy :, b * dx :]
-                    result[:, o] += weight[o, i, a, b] * source[:, : rows * sy : sy, : columns * sx : sx][
-                        :, :rows, :columns
-                    ]
+                    result[:, o] += (
+                        weight[o, i, a, b]
+                        * source[:, : rows * sy : sy, : columns * sx : sx][:, :rows, :columns]
+                    )
     return result + (0 if conv.bias is None else conv.bias.detach().double().numpy()[:, None, None])
-
 
 
 def run(layer, shape, x, threads, **state):
@@ -146,7 +146,10 @@ class Joined(nn.Module):
 
 
 NETWORKS = {
-    "lenet-300-100": (lambda: create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=8), (1, 8, 8)),
+    "lenet-300-100": (
+        lambda: create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=8),
+        (1, 8, 8),
+    ),
     "lenet5": (lambda: create_model("lenet5", num_classes=10, in_channels=1, image_size=28), (1, 28, 28)),
     "vgg16": (lambda: create_model("vgg16", num_classes=10, width=0.25), (3, 32, 32)),
     "wrn10x1": (lambda: create_model("wrn10x1", num_classes=10, image_size=12), (3, 12, 12)),
@@ -253,7 +256,12 @@ def test_what_is_not_understood_is_refused(reason):
 
 def test_bad_calls():
     runtime = SparseModel(nn.Conv2d(1, 1, 1), (1, 4, 4))
-    for x in (torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 4).double(), torch.zeros(0, 1, 4, 4), torch.zeros(1, 4, 4)):
+    for x in (
+        torch.zeros(1, 1, 4, 5),
+        torch.zeros(1, 1, 4, 4).double(),
+        torch.zeros(0, 1, 4, 4),
+        torch.zeros(1, 4, 4),
+    ):
         with pytest.raises(UsageError, match="expected float32"):
             runtime(x)
     with pytest.raises(UsageError, match="threads must be"):

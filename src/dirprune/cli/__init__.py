@@ -12,6 +12,8 @@ from dirprune.errors import DirpruneError, UsageError, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train RECIPE", "train a dense network and its sparse twin, end with a table and a report"),
+    "export": ("export RUN --to KIND", "write a finished network as a sparse, slim, dense or ONNX file"),
+    "inspect": ("inspect FILE|RUN", "layers, shapes, sparsity and bytes of a sparse file"),
     "report": ("report FOLDER", "make the report of a folder of runs again"),
 }
 

@@ -72,7 +72,9 @@ def _folder() -> Path:
 def _identity(compiler: tuple[str, ...]) -> str:
     """What decides the machine code beside source and flags: the compiler and the processor."""
     if shutil.which(compiler[0]) is None:
-        raise CompilerError(f"no C compiler by the name {compiler[0]!r}: install one (gcc or clang), or set CC")
+        raise CompilerError(
+            f"no C compiler by the name {compiler[0]!r}: install one (gcc or clang), or set CC"
+        )
     asked = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -97,7 +99,9 @@ def _compile(command: list[str], source: bytes, library: Path) -> None:
         )
         if done.returncode:
             first = next((x for x in done.stderr.decode(errors="replace").splitlines() if "error" in x), "")
-            raise CompilerError(f"{shlex.join(command)} ended with code {done.returncode}: {first or 'no message'}")
+            raise CompilerError(
+                f"{shlex.join(command)} ended with code {done.returncode}: {first or 'no message'}"
+            )
         temporary.chmod(0o700)
         temporary.replace(library)
     except subprocess.TimeoutExpired:

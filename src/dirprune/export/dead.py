@@ -77,7 +77,7 @@ def find_dead(graph: Graph) -> Dead:
         if found <= removed:
             break
         removed |= found
-    for name, members in classes.items():
+    for members in classes.values():
         if not (~np.isin(members, list(removed))).any():
             removed.discard(int(members[0]))  # a map without channels is no map
     dead.keep = {name: ~np.isin(members, list(removed)) for name, members in classes.items()}

@@ -1,4 +1,4 @@
-"""From a graph to few steps: normalisation folded into weights, sums and clamps done where a result is stored."""
+"""From a graph to few steps: normalisation goes into weights, sums and clamps to where a result is stored."""
 
 import math
 from collections import Counter

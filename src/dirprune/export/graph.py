@@ -1,4 +1,4 @@
-"""A network as a list of a few kinds of layers, read from its exported graph; what is none of them is refused.
+"""A network as a list of few kinds of layers, read from its exported graph; what is none of them is refused.
 
 Shapes are those of one sample: [channels, height, width], or [features].
 """
@@ -31,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Conv(Layer):
-    """A convolution; `weight` and `bias` are names of the state dict. Linear layers are 1 x 1 convolutions."""
+    """A convolution; `weight` and `bias` are names in the state dict. Linear layers are 1 x 1."""
 
     weight: str
     bias: str | None
@@ -77,7 +77,7 @@ class Flatten(Layer):
 
 @dataclass(frozen=True)
 class Pool(Layer):
-    """The greatest or the mean of each window; `count_padding` says whether a mean counts the zeros around."""
+    """The greatest or the mean of each window; `count_padding`: a mean counts the zeros around."""
 
     kernel: Pair
     stride: Pair
@@ -119,12 +119,14 @@ class Graph:
         return scale, vector(layer.bias, 0.0) - vector(layer.mean, 0.0) * scale
 
     def multiplications(self, *, nonzero: bool = False) -> int:
-        """Multiplications of all convolutions and linear layers for one sample, or those by non-zero weights."""
+        """Multiplications of convolutions and linear layers for one sample, or those by non-zero weights."""
         total = 0
         for layer in self.layers:
             if isinstance(layer, Conv):
                 weight = self.state[layer.weight]
-                total += int(weight.count_nonzero() if nonzero else weight.numel()) * math.prod(layer.shape[1:])
+                total += int(weight.count_nonzero() if nonzero else weight.numel()) * math.prod(
+                    layer.shape[1:]
+                )
         return total
 
 
@@ -153,7 +155,9 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
             program = torch.export.export(model, (example,)).run_decompositions({})
     except Exception as error:  # whatever a stranger's forward() may raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ExportError(f"{type(model).__name__} cannot be traced for [n, {_text(input_shape)}]: {reason}") from error
+        raise ExportError(
+            f"{type(model).__name__} cannot be traced for [n, {_text(input_shape)}]: {reason}"
+        ) from error
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     names |= signature.inputs_to_lifted_tensor_constants
@@ -203,7 +207,9 @@ class _Reader:
         if node.target is not None and getattr(node.target, "__name__", "") == "getitem":
             source, index = node.args
             if index != 0 or not isinstance(source, fx.Node):
-                raise ExportError(f"{node.name}: a second result of {source} is used, which is not understood")
+                raise ExportError(
+                    f"{node.name}: a second result of {source} is used, which is not understood"
+                )
             self.same[node.name] = self.resolve(source.name)
             return
         handler = _HANDLERS.get(target)
@@ -261,7 +267,9 @@ def _conv(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) -> Layer:
     padding = a["padding"]
     size, dilation = a["weight"].meta["val"].shape, a.pair("dilation")
     if isinstance(padding, str):
-        total = [d * (int(k) - 1) if padding == "same" else 0 for k, d in zip(size[2:], dilation, strict=True)]
+        total = [
+            d * (int(k) - 1) if padding == "same" else 0 for k, d in zip(size[2:], dilation, strict=True)
+        ]
         if any(pixels % 2 for pixels in total):
             raise ExportError(f"{node.name}: padding 'same' of an even kernel is not understood")
         pads = (total[0] // 2, total[1] // 2)
@@ -368,7 +376,9 @@ def _adaptive_pool(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) 
     height, width = (int(size) for size in a["self"].meta["val"].shape[2:])
     rows, columns = shape[2:]
     if height % rows or width % columns:
-        raise ExportError(f"{node.name}: means of {height}x{width} into {rows}x{columns} parts are not understood")
+        raise ExportError(
+            f"{node.name}: means of {height}x{width} into {rows}x{columns} parts are not understood"
+        )
     kernel = (height // rows, width // columns)
     source = (reader.data(node, a["self"]),)
     return Pool(node.name, source, shape[1:], kernel, kernel, (0, 0), maximum=False)
@@ -377,12 +387,16 @@ def _adaptive_pool(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) 
 def _mean(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) -> Layer | str:
     before = tuple(int(size) for size in a["self"].meta["val"].shape)
     if len(before) != 4 or sorted(dim % 4 for dim in a["dim"] or ()) != [2, 3]:
-        raise ExportError(f"{node.name}: a mean over other dimensions than height and width is not understood")
+        raise ExportError(
+            f"{node.name}: a mean over other dimensions than height and width is not understood"
+        )
     source = (reader.data(node, a["self"]),)
     pooled = Pool(f"{node.name}", source, (before[1], 1, 1), before[2:], before[2:], (0, 0), maximum=False)
     if len(shape) == 4:
         return pooled
-    reader.layers.append(Pool(f"{node.name}:pool", source, pooled.shape, pooled.kernel, pooled.stride, (0, 0), maximum=False))
+    reader.layers.append(
+        Pool(f"{node.name}:pool", source, pooled.shape, pooled.kernel, pooled.stride, (0, 0), maximum=False)
+    )
     return Flatten(node.name, (f"{node.name}:pool",), shape[1:])
 
 

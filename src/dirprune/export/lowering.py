@@ -67,7 +67,7 @@ class Map:
         )
 
     def demand(self, low: Pair = (0, 0), high: Pair = (0, 0), extra: Pair = (0, 0)) -> None:
-        """Demand room: `low` and `high` are the extreme (row, column) distances, `extra` zeros after a map."""
+        """Demand room: `low` and `high` are extreme (row, column) distances, `extra` zeros after a map."""
         space = self.space
         before = (max(0, -low[0]), max(0, -low[1]))
         space.before, space.after = _greater(space.before, before), _greater(space.after, high)
@@ -77,7 +77,7 @@ class Map:
 
 @dataclass
 class ConvOp:
-    """out = clamp(taps of `source` + shift + other); tap k is weight[k] at (channel, row, column) distance[k]."""
+    """out = clamp(taps of `source` + shift + other); tap k: weight[k], distance[k] = channel, row, column."""
 
     source: Map
     out: Map

@@ -1,4 +1,4 @@
-"""One tensor of a sparse file: from its elements to what is stored, and back; the layout is in sparse_file.py."""
+"""One tensor of a sparse file: from elements to what is stored, and back; the layout is in sparse_file.py."""
 
 import math
 import reprlib
@@ -15,7 +15,7 @@ from dirprune.errors import SparseFileError
 Values = Literal["same", "fp16", "bf16"]
 
 MAX_DIMENSIONS = 64
-MAX_UNFOLDING = 32  # bytes of dense tensors for each byte of a compressed file
+MAX_UNFOLDING = 256  # bytes of dense tensors for each byte of a compressed file
 _MAX_ELEMENTS = 2**60  # so that no count of bytes can overflow 64 bits
 _LEVEL = 19  # of Zstandard: slow to write, no slower to read
 
@@ -69,8 +69,10 @@ def can_be_stored(dtype: str, values: object) -> bool:
     return values is None or (values in ("F16", "BF16") and dtype in ("F32", "F64"))
 
 
-def pack(name: str, tensor: Tensor, values: Values, *, compress: bool) -> tuple[dict[str, object], dict[str, Tensor]]:
-    """An entry and the parts to store: mask and values where they are smaller than the tensor, else the tensor."""
+def pack(
+    name: str, tensor: Tensor, values: Values, *, compress: bool
+) -> tuple[dict[str, object], dict[str, Tensor]]:
+    """An entry and the parts to store: mask and values where they take fewer bytes, else the tensor."""
     dense = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     entry: dict[str, object] = {"name": name, "dtype": CODES[dense.dtype], "shape": list(dense.shape)}
     if values != "same" and dense.dtype in (torch.float32, torch.float64) and dense.ndim > 1:
@@ -101,7 +103,7 @@ def check_stored(entry: Entry, stored: Mapping[str, Mapping[str, Any]]) -> set[s
     if entry.encoding == "bitmask":  # only the mask's bits say how many values there must be
         expected = {"mask": ("U8", [-(-math.prod(entry.shape) // 8)]), "values": (entry.values, None)}
     if entry.zstd:
-        expected = {part: ("U8", None) for part in expected}
+        expected = dict.fromkeys(expected, ("U8", None))
     for part, (dtype, shape) in expected.items():
         key = f"{part}:{entry.name}"
         if key not in stored:
@@ -122,7 +124,9 @@ def unpack(entry: Entry, stored: Mapping[str, Mapping[str, Any]]) -> Tensor:
 
     def part(name: str, kind: np.dtype[Any], count: int) -> NDArray[Any]:
         data = stored[f"{name}:{entry.name}"]["data"]
-        return np.frombuffer(_decompressed(entry, data, count * kind.itemsize) if entry.zstd else data, dtype=kind)
+        return np.frombuffer(
+            _decompressed(entry, data, count * kind.itemsize) if entry.zstd else data, dtype=kind
+        )
 
     n = math.prod(entry.shape)
     if entry.encoding == "dense":
@@ -165,15 +169,17 @@ def _compressed(tensor: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(frame), dtype=torch.uint8)
 
 
-def _decompressed(entry: Entry, frame: bytes, size: int) -> bytes:
+def _decompressed(entry: Entry, frame: bytes, size: int) -> bytearray:
     """What is in a frame, which must say that it has this size before memory is asked for."""
     zstandard = _zstandard()
     try:
         if zstandard.frame_content_size(frame) == size:
-            content: bytes = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+            content = bytearray(zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False))
             if len(content) == size:
                 return content
     except zstandard.ZstdError as error:
         reason = short.repr(str(error))
-        raise SparseFileError(f"damaged: {short.repr(entry.name)} cannot be decompressed: {reason}") from error
+        raise SparseFileError(
+            f"damaged: {short.repr(entry.name)} cannot be decompressed: {reason}"
+        ) from error
     raise SparseFileError(f"damaged: {short.repr(entry.name)} is not {size} bytes when decompressed")

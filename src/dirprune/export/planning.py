@@ -32,14 +32,20 @@ _PAIR = ctypes.c_int64 * 2
 class _Layer(ctypes.Structure):
     """`layer` of sparse_network.c."""
 
-    _fields_ = [  # noqa: RUF012 - ctypes wants a list
+    _fields_ = [
         ("kind", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("input", "other", "out")),
-        *((name, ctypes.c_int64) for name in ("in_channel", "other_channel", "out_channel", "channels", "vectors")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("in_channel", "other_channel", "out_channel", "channels", "vectors")
+        ),
         *((name, ctypes.c_void_p) for name in ("mask", "begin", "taps", "scale", "shift")),
         ("low", ctypes.c_float),
         ("high", ctypes.c_float),
-        *((name, ctypes.c_int64) for name in ("images", "rows", "columns", "in_image", "in_row", "in_column")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("images", "rows", "columns", "in_image", "in_row", "in_column")
+        ),
         *((name, ctypes.c_int64) for name in ("out_image", "out_row", "out_column", "in_rows", "in_columns")),
         *((name, _PAIR) for name in ("kernel", "stride", "padding")),
         ("maximum", ctypes.c_int64),
@@ -217,9 +223,7 @@ class Plan:
             (self._address(op.out, op.first), *self._strides(op.out)),
         )
 
-    def _copy(
-        self, size: tuple[int, ...], source: tuple[int, ...], target: tuple[int, ...]
-    ) -> _Layer:
+    def _copy(self, size: tuple[int, ...], source: tuple[int, ...], target: tuple[int, ...]) -> _Layer:
         """Addresses are followed by the distances between channels, images, rows and columns."""
         row = _Layer(kind=_COPY, images=self._images, channels=size[0], rows=size[1], columns=size[2])
         row.input, row.in_channel, row.in_image, row.in_row, row.in_column = source

@@ -98,7 +98,9 @@ def slim(model: nn.Module, input_shape: Shape, *, example: Tensor | None = None)
         raise ExportError(f"{type(model).__name__}.forward counts on its channels: {reason}") from error
     difference, scale = float((actual - expected).abs().max()), max(1.0, float(expected.abs().max()))
     if not difference <= TOLERANCE * scale:
-        raise ExportError(f"the smaller network's outputs differ by {difference:.3g}, outputs reach {scale:.3g}")
+        raise ExportError(
+            f"the smaller network's outputs differ by {difference:.3g}, outputs reach {scale:.3g}"
+        )
     layers = {
         layer.weight: (layer.shape[0], int(dead.keep[layer.name].sum()))
         for layer in graph.layers
@@ -147,7 +149,9 @@ def fit_shapes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ExportError(f"the state does not fit the network: {' '.join(str(error).split())[:300]}") from error
+        raise ExportError(
+            f"the state does not fit the network: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _fit_numbers(module: nn.Module, bias: Tensor | None) -> None:

@@ -20,7 +20,7 @@ are packed, and only where that takes fewer bytes. An entry may have two more ke
 | key | meaning |
 |---|---|
 | "values": "F16" or "BF16" | the elements are stored in this dtype, and rounded to it; "dtype" is what they become when read |
-| "zstd": true | each stored tensor is one frame of Zstandard, as U8, of the bytes that would be there otherwise; such a file has at least a 32nd of the bytes of its dense tensors, so that a small file cannot ask for much memory |
+| "zstd": true | each stored tensor is one frame of Zstandard, as U8, of the bytes that would be there otherwise; such a file has at least a 256th of the bytes of its dense tensors, so that a small file cannot ask for much memory |
 
 `sha256` is that of the entries, as JSON without spaces, followed by the data. Version 1 has no `sha256` and
 neither of the two keys; it is still read.
@@ -28,6 +28,7 @@ neither of the two keys; it is still read.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ from dirprune.export.packing import (
 
 _FORMAT = "dirprune-sparse"
 _VERSION = 2
+
 
 @dataclass(frozen=True)
 class SparseFileInfo:
@@ -89,8 +91,8 @@ def save_sparse(
     Args:
         model: A module, or a mapping from names to tensors of any shape, on any device.
         path: The file to write; an old one is replaced.
-        values: ``"fp16"`` or ``"bf16"``: round float32 and float64 tensors of two or more dimensions (weights,
-            not biases or statistics) to two bytes per value; they are read back in their own dtype.
+        values: ``"fp16"`` or ``"bf16"``: round float32 and float64 tensors of two or more dimensions
+            (weights, not biases or statistics) to two bytes per value; they are read in their own dtype.
         compress: Compress with Zstandard where that saves bytes (needs the zstandard package).
 
     Returns:
@@ -130,7 +132,7 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     """Read the dense state dict from a file of `save_sparse`, and load it into `model` if one is given.
 
     The file may come from a stranger: no code in it is run, and what it claims is checked before memory is
-    asked for: at most eight elements for each byte of the file, 32 bytes if it is compressed.
+    asked for: at most eight elements for each byte of the file, 256 bytes if it is compressed.
 
     Args:
         path: The file.
@@ -199,6 +201,69 @@ def _identity(tensor: Tensor) -> tuple[object, ...]:
     return tensor.device, tensor.data_ptr(), tensor.dtype, *view
 
 
+@dataclass(frozen=True)
+class StoredTensor:
+    """One entry of a sparse file.
+
+    Attributes:
+        name: Its name in the state dict.
+        encoding: How it is stored, such as ``"bitmask BF16 zstd"``, or ``"= a.weight"`` for an alias.
+        dtype: What it is when read.
+        shape: Its shape.
+        zeros: How many elements are zero.
+        bytes: What its stored parts take in the file; 0 for an alias.
+    """
+
+    name: str
+    encoding: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    zeros: int
+    bytes: int
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def describe_sparse(path: str | os.PathLike[str]) -> list[StoredTensor]:
+    """Say what is in a sparse file, tensor by tensor.
+
+    Args:
+        path: A file of `save_sparse`.
+
+    Returns:
+        The entries, in the order of the saved state dict.
+
+    Raises:
+        SparseFileError: As for `load_sparse`.
+        OSError: The file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     info = save_sparse({"weight": torch.zeros(100, 100)}, f"{folder}/small.safetensors")
+        ...     [(tensor.encoding, tensor.zeros, tensor.bytes) for tensor in describe_sparse(info.path)]
+        [('bitmask', 10000, 1250)]
+    """
+    state = load_sparse(path)
+    stored, entries, _ = _parse(Path(path).read_bytes())
+    described = []
+    for name, entry in entries.items():
+        tensor, size = state[name], 0
+        if isinstance(entry, Entry):
+            parts = ("dense",) if entry.encoding == "dense" else ("mask", "values")
+            size = sum(len(stored[f"{part}:{name}"]["data"]) for part in parts)
+            other = [entry.values] if entry.values != entry.dtype else []
+            encoding = " ".join([entry.encoding, *other, *(["zstd"] if entry.zstd else [])])
+        else:
+            encoding = f"= {entry}"
+        zeros = tensor.numel() - int((tensor != 0).sum())
+        described.append(StoredTensor(name, encoding, tensor.dtype, tuple(tensor.shape), zeros, size))
+    return described
+
+
 def _encode(state: Mapping[str, Tensor], values: Values, compress: bool) -> tuple[bytes, int]:
     """The bytes of the file, and those of the dense tensors."""
     entries: list[dict[str, object]] = []
@@ -243,6 +308,20 @@ def _digest(entries: object, data: memoryview) -> str:
 
 def _decode(content: bytes) -> dict[str, Tensor]:
     """The state dict in the bytes of a sparse file; its claims are checked before anything dense is made."""
+    stored, entries, checksum_fits = _parse(content)
+    own = [entry for entry in entries.values() if isinstance(entry, Entry)]
+    if any(e.zstd for e in own) and sum(e.dense_bytes for e in own) > MAX_UNFOLDING * len(content):
+        raise SparseFileError(f"damaged: it claims more than {MAX_UNFOLDING} times its own size")
+    if not checksum_fits:
+        raise SparseFileError("damaged: its checksum does not fit its content")
+    state: dict[str, Tensor] = {}
+    for name, entry in entries.items():
+        state[name] = unpack(entry, stored) if isinstance(entry, Entry) else state[entry]
+    return state
+
+
+def _parse(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, Entry | str], bool]:
+    """What is stored, the entries that say what it means, and whether the checksum, if any, fits."""
     read: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = deserialize
     try:
         stored = dict(read(content))
@@ -261,15 +340,8 @@ def _decode(content: bytes) -> dict[str, Tensor]:
             unclaimed -= check_stored(entry, stored)
     if unclaimed:
         raise SparseFileError(f"damaged: no entry names the stored {short.repr(min(unclaimed))}")
-    own = [entry for entry in entries.values() if isinstance(entry, Entry)]
-    if any(e.zstd for e in own) and sum(e.dense_bytes for e in own) > MAX_UNFOLDING * len(content):
-        raise SparseFileError(f"damaged: it claims more than {MAX_UNFOLDING} times its own size")
-    if described["version"] > 1 and described["sha256"] != _digest(described["entries"], data):
-        raise SparseFileError("damaged: its checksum does not fit its content")
-    state: dict[str, Tensor] = {}
-    for name, entry in entries.items():
-        state[name] = unpack(entry, stored) if isinstance(entry, Entry) else state[entry]
-    return state
+    fits = described["version"] == 1 or described["sha256"] == _digest(described["entries"], data)
+    return stored, entries, fits
 
 
 def _parse_json(text: str) -> Any:
@@ -290,7 +362,9 @@ def _parse_description(described: Any) -> dict[str, Entry | str]:
         raise SparseFileError(f"format version {found}, and this dirprune reads {_VERSION}: upgrade dirprune")
     known = {"version", "entries"} if version == 1 else {"version", "sha256", "entries"}
     if set(described) != known or not isinstance(described["entries"], list):
-        expected = "a version and a list of entries" if version == 1 else "a version, sha256, a list of entries"
+        expected = (
+            "a version and a list of entries" if version == 1 else "a version, sha256, a list of entries"
+        )
         raise SparseFileError(f"damaged: expected {expected} and nothing else")
     entries: dict[str, Entry | str] = {}
     for item in described["entries"]:
@@ -310,7 +384,9 @@ def _parse_description(described: Any) -> dict[str, Entry | str]:
                 zstd = rest.pop("zstd", False) if version > 1 else False
                 if not can_be_stored(dtype, values) or type(zstd) is not bool:
                     raise SparseFileError(f"damaged: an entry of no known form, {short.repr(item)}")
-                entry = Entry(name, encoding, dtype, tuple(shape), values or dtype, zstd)
+                entry = Entry(
+                    name, encoding, dtype, tuple(shape), dtype if values is None else str(values), zstd
+                )
             case _:
                 raise SparseFileError(f"damaged: an entry of no known form, {short.repr(item)}")
         if rest or name in entries:

@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 
 
 class SparseModel:
-    """A network of convolutions, linear layers, BatchNorm, clamps, pools, sums and joins, run by its non-zeros.
+    """A network of convolutions, linear layers, BatchNorm, clamps, pools, sums and joins, run by non-zeros.
 
     Weights are packed as one list of (position, value) for each output channel, and every value is applied to
     whole vectors of pixels; BatchNorm is folded, ReLU and residual sums happen where a result is stored. What
@@ -96,7 +96,12 @@ class SparseModel:
         Raises:
             UsageError: Another shape, dtype or device.
         """
-        if tuple(x.shape[1:]) != self.input_shape or x.dtype != torch.float32 or x.device.type != "cpu" or not len(x):
+        if (
+            tuple(x.shape[1:]) != self.input_shape
+            or x.dtype != torch.float32
+            or x.device.type != "cpu"
+            or not len(x)
+        ):
             raise UsageError(
                 f"expected float32 [n, {', '.join(map(str, self.input_shape))}] on the CPU, n >= 1; "
                 f"got {x.dtype} {list(x.shape)} on {x.device}"
@@ -105,7 +110,9 @@ class SparseModel:
             raise UsageError(f"threads must be >= 1, got {self.threads}")
         result = torch.empty(len(x), *self.output_shape)
         with self._lock:  # buffers are shared between calls
-            for part, target in zip(x.detach().contiguous().split(_IMAGES), result.split(_IMAGES), strict=True):
+            for part, target in zip(
+                torch.split(x.detach().contiguous(), _IMAGES), torch.split(result, _IMAGES), strict=True
+            ):
                 if len(part) not in self._plans:
                     self._plans[len(part)] = Plan(self._program, len(part))
                 self._plans[len(part)].run(part, target, self.threads)
@@ -121,7 +128,7 @@ class SparseModel:
         if not difference <= TOLERANCE * scale or not math.isfinite(scale):
             raise ExportError(
                 f"the sparse runtime's outputs differ from the module's by {difference:.3g} where "
-                f"{TOLERANCE * scale:.3g} is allowed: is the module deterministic, and are its outputs finite?"
+                f"{TOLERANCE * scale:.3g} may be: is the module deterministic, are its outputs finite?"
             )
         return difference
 
