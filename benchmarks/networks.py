@@ -1,4 +1,4 @@
-"""Networks for the benchmarks of files and inference: from a run, or by name with small weights set to zero."""
+"""Networks for benchmarks of files and inference: from a run, or by name with small weights set to zero."""
 
 from pathlib import Path
 
