@@ -72,6 +72,10 @@ def test_the_core_needs_torch_numpy_and_safetensors_only():
         "tyro",
         "filelock",
         "pyarrow",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "zstandard",
     ]
     code = f"""
 import sys

@@ -24,6 +24,14 @@ class SparseFileError(UsageError):
     """A sparse file is malformed, truncated, or contradicts itself."""
 
 
+class ExportError(UsageError):
+    """A network cannot be exported as asked: its graph is not understood, or the result would differ."""
+
+
+class CompilerError(UsageError):
+    """C code cannot be compiled or loaded here."""
+
+
 class RunFolderError(UsageError):
     """A run folder cannot be read, written, or belongs to another configuration."""
 

@@ -64,7 +64,7 @@ def read_by_layout(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, byt
     metadata = header.pop("__metadata__")
     assert list(metadata) == ["dirprune-sparse"]
     description = json.loads(metadata["dirprune-sparse"])
-    assert description["version"] == 1
+    assert description["version"] == 2
     stored = {
         key: (record["dtype"], content[end + record["data_offsets"][0] : end + record["data_offsets"][1]])
         for key, record in header.items()
@@ -376,8 +376,8 @@ UNLOADABLE: dict[str, tuple[bytes, str]] = {
     "version 0": (made([], {}, version=0), "expected a version from 1, got 0"),
     "version of text": (made([], {}, version="1"), "expected a version from 1, got '1'"),
     "newer version": (
-        made([], {}, version=2, blocks=[]),
-        "format version 2, and this dirprune reads 1: upgrade",
+        made([], {}, version=3, blocks=[]),
+        "format version 3, and this dirprune reads 2: upgrade",
     ),
     "unknown key": (made([], {}, checksum=1), "a version and a list of entries and nothing else"),
     "no list": (made({"a": PLAIN}, PLAIN_PARTS), "a version and a list of entries and nothing else"),

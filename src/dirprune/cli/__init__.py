@@ -14,6 +14,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train RECIPE", "train a dense network and its sparse twin, end with a table and a report"),
     "tune": ("tune RECIPE", "choose c from short runs: by accuracy, or for a sparsity"),
     "landscape": ("landscape TOPIC", "ask whether the sparse network lies in the valley of its dense twin"),
+    "export": ("export RUN --to KIND", "write a finished network as a sparse, slim, dense or ONNX file"),
+    "inspect": ("inspect FILE|RUN", "layers, shapes, sparsity and bytes of a sparse file"),
     "report": ("report FOLDER", "make the report of a folder of runs again"),
     "bench": ("bench WHAT", "measure on this machine: step, the time of an optimiser's step"),
 }

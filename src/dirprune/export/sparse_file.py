@@ -1,9 +1,9 @@
-"""The sparse file: a state dict whose zeros cost one bit each, lossless to the bit.
+"""The sparse file: a state dict whose zeros cost one bit each, lossless to the bit unless asked otherwise.
 
 The file is a plain safetensors file (an 8-byte little-endian header length, a JSON header, the data). Its
 metadata has one key, `dirprune-sparse`, whose text is this JSON:
 
-    {"version": 1, "entries": [
+    {"version": 2, "sha256": "...", "entries": [
         {"name": "a.weight", "encoding": "bitmask", "dtype": "F32", "shape": [20, 10]},
         {"name": "a.bias",   "encoding": "dense",   "dtype": "F32", "shape": [20]},
         {"name": "b.weight", "encoding": "alias",   "target": "a.weight"}]}
@@ -15,50 +15,49 @@ metadata has one key, `dirprune-sparse`, whose text is this JSON:
 | alias | nothing: the entry is the same tensor as its target, an earlier entry that is no alias |
 
 The mask is taken from bit patterns, so that -0.0 and the payloads of NaNs survive. Only floating-point tensors
-are packed, and only where that takes fewer bytes.
+are packed, and only where that takes fewer bytes. An entry may have two more keys:
+
+| key | meaning |
+|---|---|
+| "values": "F16" or "BF16" | the elements are stored in this dtype, and rounded to it; "dtype" is what they become when read |
+| "zstd": true | each stored tensor is one frame of Zstandard, as U8, of the bytes that would be there otherwise; such a file has at least a 256th of the bytes of its dense tensors, so that a small file cannot ask for much memory |
+
+`sha256` is that of the entries, as JSON without spaces, followed by the data. Version 1 has no `sha256` and
+neither of the two keys; it is still read.
 """  # noqa: E501 - a table row is one line
 
+import hashlib
 import json
 import math
 import os
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import SparseFileError
+from dirprune.export.packing import (
+    CODES,
+    MAX_DIMENSIONS,
+    MAX_UNFOLDING,
+    Entry,
+    Values,
+    can_be,
+    can_be_stored,
+    check_stored,
+    pack,
+    short,
+    unpack,
+)
 
 _FORMAT = "dirprune-sparse"
-_VERSION = 1
-_MAX_DIMENSIONS = 64
-_MAX_ELEMENTS = 2**60  # so that no count of bytes can overflow 64 bits
-
-# safetensors' name of each dtype -> torch's; the oldest torch that we support lacks the last one
-# fmt: off
-_NAMES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
-    "BOOL": "bool", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
-    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E8M0": "float8_e8m0fnu",
-}
-# fmt: on
-_DTYPES: dict[str, torch.dtype] = {
-    code: getattr(torch, name) for code, name in _NAMES.items() if hasattr(torch, name)
-}
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
-
-_short = reprlib.Repr()  # bounded: what it shows comes from a stranger's file
-_short.maxstring, _short.maxlevel = 100, 2
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -76,31 +75,32 @@ class SparseFileInfo:
     dense_bytes: int
 
 
-class _Entry(NamedTuple):
-    """One tensor of the state dict, as the description in the metadata has it."""
-
-    name: str
-    encoding: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def save_sparse(model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) -> SparseFileInfo:
+def save_sparse(
+    model: nn.Module | Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    *,
+    values: Values = "same",
+    compress: bool = False,
+) -> SparseFileInfo:
     """Write a model's state dict to a file in which every zero of a sparse tensor costs one bit.
 
-    Nothing is lost: `load_sparse` gives back every bit. The optimiser's state is not in the file. Tensors
-    that are one and the same memory (tied weights) are stored once. The same state gives the same bytes. The
-    write is atomic.
+    Nothing is lost, unless `values` asks for it: `load_sparse` gives back every bit. The optimiser's state is
+    not in the file. Tensors that are one and the same memory (tied weights) are stored once. The same state
+    gives the same bytes. The write is atomic.
 
     Args:
         model: A module, or a mapping from names to tensors of any shape, on any device.
         path: The file to write; an old one is replaced.
+        values: ``"fp16"`` or ``"bf16"``: round float32 and float64 tensors of two or more dimensions
+            (weights, not biases or statistics) to two bytes per value; they are read in their own dtype.
+        compress: Compress with Zstandard where that saves bytes (needs the zstandard package).
 
     Returns:
         The path, the size of the file in bytes, and the size that the tensors have when stored dense.
 
     Raises:
-        SparseFileError: An entry is no plain strided tensor, or its dtype has no place in the format.
+        SparseFileError: An entry is no plain strided tensor, its dtype has no place in the format, a value
+            is too large for fp16, or zstandard is not installed.
         OSError: The file cannot be written.
 
     Example:
@@ -116,32 +116,13 @@ def save_sparse(model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike
     """
     if not isinstance(model, nn.Module | Mapping):
         raise SparseFileError(f"expected a module or a mapping of tensors, got {type(model).__name__}")
+    if values not in ("same", "fp16", "bf16"):
+        raise SparseFileError(f"values must be 'same', 'fp16' or 'bf16', got {values!r}")
     # a dict of its own keeps every tensor alive, without which equal addresses would not mean equal tensors
     state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
-    entries: list[dict[str, object]] = []
-    stored: dict[str, Tensor] = {}
-    owners: dict[tuple[object, ...], str] = {}
-    dense_bytes = 0
-    for name, tensor in state.items():
-        _check_storable(name, tensor)
-        owner = owners.setdefault(_identity(tensor), name) if tensor.numel() else name
-        if owner != name:
-            entries.append({"name": name, "encoding": "alias", "target": owner})
-            continue
-        parts = _pack(tensor)
-        encoding = "bitmask" if "mask" in parts else "dense"
-        dtype = _CODES[tensor.dtype]
-        entries.append({"name": name, "encoding": encoding, "dtype": dtype, "shape": list(tensor.shape)})
-        stored.update({f"{part}:{name}": value for part, value in parts.items()})
-        dense_bytes += tensor.numel() * tensor.itemsize
-    description = json.dumps({"version": _VERSION, "entries": entries}, separators=(",", ":"))
-    try:
-        content = save(stored, {_FORMAT: description})  # one key: safetensors writes several in random order
-    except (
-        KeyError,
-        UnicodeEncodeError,
-    ) as error:  # a dtype that an old release lacks, a name that is no text
-        raise SparseFileError(f"the installed safetensors cannot store this state dict: {error}") from error
+    content, dense_bytes = _encode(state, values, compress)
+    if compress and dense_bytes > MAX_UNFOLDING * len(content):
+        content, dense_bytes = _encode(state, values, compress=False)
     with atomic_write(path) as file:
         file.write(content)
     return SparseFileInfo(Path(path), len(content), dense_bytes)
@@ -151,7 +132,7 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     """Read the dense state dict from a file of `save_sparse`, and load it into `model` if one is given.
 
     The file may come from a stranger: no code in it is run, and what it claims is checked before memory is
-    asked for, at most eight elements for each byte of the file.
+    asked for: at most eight elements for each byte of the file, 256 bytes if it is compressed.
 
     Args:
         path: The file.
@@ -194,7 +175,7 @@ def _check_storable(name: object, tensor: object) -> None:
     """Refuse what is not a tensor with plain memory behind it and a dtype that the format knows."""
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
         raise SparseFileError(
-            f"expected a tensor for {_short.repr(name)}, got {type(tensor).__name__}: leave it out"
+            f"expected a tensor for {short.repr(name)}, got {type(tensor).__name__}: leave it out"
         )
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         kind = type(tensor).__name__
@@ -204,13 +185,13 @@ def _check_storable(name: object, tensor: object) -> None:
     if tensor.layout != torch.strided or tensor.is_meta:
         kind = "a tensor without values (meta)" if tensor.is_meta else str(tensor.layout)
         raise SparseFileError(f"expected a strided tensor for {name!r}, got {kind}: make it dense first")
-    if tensor.dtype not in _CODES:
+    if tensor.dtype not in CODES:
         raise SparseFileError(
-            f"{name!r} is {tensor.dtype}, expected one of {', '.join(map(str, _CODES))}: convert it"
+            f"{name!r} is {tensor.dtype}, expected one of {', '.join(map(str, CODES))}: convert it"
         )
-    if tensor.ndim > _MAX_DIMENSIONS:
+    if tensor.ndim > MAX_DIMENSIONS:
         raise SparseFileError(
-            f"{name!r} has {tensor.ndim} dimensions, expected at most {_MAX_DIMENSIONS}: reshape it"
+            f"{name!r} has {tensor.ndim} dimensions, expected at most {MAX_DIMENSIONS}: reshape it"
         )
 
 
@@ -220,46 +201,147 @@ def _identity(tensor: Tensor) -> tuple[object, ...]:
     return tensor.device, tensor.data_ptr(), tensor.dtype, *view
 
 
-def _pack(tensor: Tensor) -> dict[str, Tensor]:
-    """The parts to store: mask and values where they are smaller than the tensor, else the tensor."""
-    dense = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    bits = dense.reshape(-1).view(torch.uint8).numpy().view(f"u{dense.itemsize}")
-    mask = bits != 0
-    packed = np.packbits(mask, bitorder="little")
-    values = bits[mask]
-    if not dense.is_floating_point() or packed.nbytes + values.nbytes >= bits.nbytes:
-        return {"dense": dense}
-    return {"mask": torch.from_numpy(packed), "values": _from_bits(values, dense.dtype)}
+@dataclass(frozen=True)
+class StoredTensor:
+    """One entry of a sparse file.
+
+    Attributes:
+        name: Its name in the state dict.
+        encoding: How it is stored, such as ``"bitmask BF16 zstd"``, or ``"= a.weight"`` for an alias.
+        dtype: What it is when read.
+        shape: Its shape.
+        zeros: How many elements are zero.
+        bytes: What its stored parts take in the file; 0 for an alias.
+    """
+
+    name: str
+    encoding: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    zeros: int
+    bytes: int
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
 
-def _from_bits(bits: NDArray[Any], dtype: torch.dtype) -> Tensor:
-    """The 1-D tensor with these bit patterns."""
-    return torch.from_numpy(bits.view(np.uint8)).view(dtype)
+def describe_sparse(path: str | os.PathLike[str]) -> list[StoredTensor]:
+    """Say what is in a sparse file, tensor by tensor.
+
+    Args:
+        path: A file of `save_sparse`.
+
+    Returns:
+        The entries, in the order of the saved state dict.
+
+    Raises:
+        SparseFileError: As for `load_sparse`.
+        OSError: The file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     info = save_sparse({"weight": torch.zeros(100, 100)}, f"{folder}/small.safetensors")
+        ...     [(tensor.encoding, tensor.zeros, tensor.bytes) for tensor in describe_sparse(info.path)]
+        [('bitmask', 10000, 1250)]
+    """
+    state = load_sparse(path)
+    stored, entries, _ = _parse(Path(path).read_bytes())
+    described = []
+    for name, entry in entries.items():
+        tensor, size = state[name], 0
+        if isinstance(entry, Entry):
+            parts = ("dense",) if entry.encoding == "dense" else ("mask", "values")
+            size = sum(len(stored[f"{part}:{name}"]["data"]) for part in parts)
+            other = [entry.values] if entry.values != entry.dtype else []
+            encoding = " ".join([entry.encoding, *other, *(["zstd"] if entry.zstd else [])])
+        else:
+            encoding = f"= {entry}"
+        zeros = tensor.numel() - int((tensor != 0).sum())
+        described.append(StoredTensor(name, encoding, tensor.dtype, tuple(tensor.shape), zeros, size))
+    return described
+
+
+def _encode(state: Mapping[str, Tensor], values: Values, compress: bool) -> tuple[bytes, int]:
+    """The bytes of the file, and those of the dense tensors."""
+    entries: list[dict[str, object]] = []
+    stored: dict[str, Tensor] = {}
+    owners: dict[tuple[object, ...], str] = {}
+    dense_bytes = 0
+    for name, tensor in state.items():
+        _check_storable(name, tensor)
+        owner = owners.setdefault(_identity(tensor), name) if tensor.numel() else name
+        if owner != name:
+            entries.append({"name": name, "encoding": "alias", "target": owner})
+            continue
+        entry, parts = pack(name, tensor, values, compress=compress)
+        entries.append(entry)
+        stored.update({f"{part}:{name}": value for part, value in parts.items()})
+        dense_bytes += tensor.numel() * tensor.itemsize
+    try:
+        _, data = _split(save(stored))
+        description = {"version": _VERSION, "sha256": _digest(entries, data), "entries": entries}
+        text = json.dumps(description, separators=(",", ":"))
+        content = save(stored, {_FORMAT: text})  # one key: safetensors writes several in random order
+    except (
+        KeyError,
+        UnicodeEncodeError,
+    ) as error:  # a dtype that an old release lacks, a name that is no text
+        raise SparseFileError(f"the installed safetensors cannot store this state dict: {error}") from error
+    return content, dense_bytes
+
+
+def _split(content: bytes) -> tuple[bytes, memoryview]:
+    """Header and data of a safetensors file."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return content[8:end], memoryview(content)[end:]
+
+
+def _digest(entries: object, data: memoryview) -> str:
+    """The checksum of what the file says and holds."""
+    digest = hashlib.sha256(json.dumps(entries, separators=(",", ":")).encode())
+    digest.update(data)
+    return digest.hexdigest()
 
 
 def _decode(content: bytes) -> dict[str, Tensor]:
     """The state dict in the bytes of a sparse file; its claims are checked before anything dense is made."""
+    stored, entries, checksum_fits = _parse(content)
+    own = [entry for entry in entries.values() if isinstance(entry, Entry)]
+    if any(e.zstd for e in own) and sum(e.dense_bytes for e in own) > MAX_UNFOLDING * len(content):
+        raise SparseFileError(f"damaged: it claims more than {MAX_UNFOLDING} times its own size")
+    if not checksum_fits:
+        raise SparseFileError("damaged: its checksum does not fit its content")
+    state: dict[str, Tensor] = {}
+    for name, entry in entries.items():
+        state[name] = unpack(entry, stored) if isinstance(entry, Entry) else state[entry]
+    return state
+
+
+def _parse(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, Entry | str], bool]:
+    """What is stored, the entries that say what it means, and whether the checksum, if any, fits."""
     read: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = deserialize
     try:
         stored = dict(read(content))
     except SafetensorError as error:
-        reason = _short.repr(str(error))
+        reason = short.repr(str(error))
         raise SparseFileError(f"not a safetensors file, or a damaged one: {reason}") from error
-    header = _parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")].decode())
-    description = (header.get("__metadata__") or {}).get(_FORMAT)
-    if description is None:
+    header, data = _split(content)
+    metadata = _parse_json(header.decode()).get("__metadata__") or {}
+    if metadata.get(_FORMAT) is None:
         raise SparseFileError("a safetensors file, but not a dirprune sparse file: use one from save_sparse")
-    entries = _parse_description(_parse_json(description))
+    described = _parse_json(metadata[_FORMAT])
+    entries = _parse_description(described)
     unclaimed = set(stored)
     for entry in entries.values():
-        if isinstance(entry, _Entry):
-            unclaimed -= _check_stored(entry, stored)
+        if isinstance(entry, Entry):
+            unclaimed -= check_stored(entry, stored)
     if unclaimed:
-        raise SparseFileError(f"damaged: no entry names the stored {_short.repr(min(unclaimed))}")
-    state: dict[str, Tensor] = {}
-    for name, entry in entries.items():
-        state[name] = _unpack(entry, stored) if isinstance(entry, _Entry) else state[entry]
-    return state
+        raise SparseFileError(f"damaged: no entry names the stored {short.repr(min(unclaimed))}")
+    fits = described["version"] == 1 or described["sha256"] == _digest(described["entries"], data)
+    return stored, entries, fits
 
 
 def _parse_json(text: str) -> Any:
@@ -270,98 +352,55 @@ def _parse_json(text: str) -> Any:
         raise SparseFileError(f"damaged: its description is no JSON that can be read ({error})") from error
 
 
-def _parse_description(described: Any) -> dict[str, _Entry | str]:
+def _parse_description(described: Any) -> dict[str, Entry | str]:
     """The entries by name: a tensor of its own, or the name of the earlier one that it is an alias of."""
     version = described.get("version") if isinstance(described, dict) else None
     if type(version) is not int or version < 1:
-        raise SparseFileError(f"damaged: expected a version from 1, got {_short.repr(version)}")
+        raise SparseFileError(f"damaged: expected a version from 1, got {short.repr(version)}")
     if version > _VERSION:
-        found = _short.repr(version)
+        found = short.repr(version)
         raise SparseFileError(f"format version {found}, and this dirprune reads {_VERSION}: upgrade dirprune")
-    if set(described) != {"version", "entries"} or not isinstance(described["entries"], list):
-        raise SparseFileError("damaged: expected a version and a list of entries and nothing else")
-    entries: dict[str, _Entry | str] = {}
+    known = {"version", "entries"} if version == 1 else {"version", "sha256", "entries"}
+    if set(described) != known or not isinstance(described["entries"], list):
+        expected = (
+            "a version and a list of entries" if version == 1 else "a version, sha256, a list of entries"
+        )
+        raise SparseFileError(f"damaged: expected {expected} and nothing else")
+    entries: dict[str, Entry | str] = {}
     for item in described["entries"]:
         match item:
             case {"name": str(name), "encoding": "alias", "target": str(target), **rest} if isinstance(
-                entries.get(target), _Entry
+                entries.get(target), Entry
             ):
-                entry: _Entry | str = target
+                entry: Entry | str = target
             case {
                 "name": str(name),
                 "encoding": "dense" | "bitmask" as encoding,
                 "dtype": str(dtype),
                 "shape": list(shape),
                 **rest,
-            } if _can_be(encoding, dtype, shape):
-                entry = _Entry(name, encoding, dtype, tuple(shape))
+            } if can_be(encoding, dtype, shape):
+                values = rest.pop("values", None) if version > 1 else None
+                zstd = rest.pop("zstd", False) if version > 1 else False
+                if not can_be_stored(dtype, values) or type(zstd) is not bool:
+                    raise SparseFileError(f"damaged: an entry of no known form, {short.repr(item)}")
+                entry = Entry(
+                    name, encoding, dtype, tuple(shape), dtype if values is None else str(values), zstd
+                )
             case _:
-                raise SparseFileError(f"damaged: an entry of no known form, {_short.repr(item)}")
+                raise SparseFileError(f"damaged: an entry of no known form, {short.repr(item)}")
         if rest or name in entries:
-            fault = f"unknown keys, {_short.repr(list(rest))}" if rest else "a name that another has"
-            raise SparseFileError(f"damaged: the entry {_short.repr(name)} has {fault}")
+            fault = f"unknown keys, {short.repr(list(rest))}" if rest else "a name that another has"
+            raise SparseFileError(f"damaged: the entry {short.repr(name)} has {fault}")
         entries[name] = entry
     return entries
-
-
-def _can_be(encoding: str, dtype: str, shape: list[Any]) -> bool:
-    """Whether a tensor of this dtype and shape can exist and be so encoded."""
-    if dtype not in _DTYPES or (encoding == "bitmask" and not _DTYPES[dtype].is_floating_point):
-        return False
-    if len(shape) > _MAX_DIMENSIONS or any(type(d) is not int or not 0 <= d <= _MAX_ELEMENTS for d in shape):
-        return False
-    return math.prod(max(int(d), 1) for d in shape) <= _MAX_ELEMENTS
-
-
-def _check_stored(entry: _Entry, stored: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """The keys of an entry's stored parts, each of which must be there with its right dtype and shape."""
-    expected: dict[str, tuple[str, list[int] | None]] = {"dense": (entry.dtype, list(entry.shape))}
-    if entry.encoding == "bitmask":  # only the mask's bits say how many values there must be
-        expected = {"mask": ("U8", [-(-math.prod(entry.shape) // 8)]), "values": (entry.dtype, None)}
-    for part, (dtype, shape) in expected.items():
-        key = f"{part}:{entry.name}"
-        if key not in stored:
-            raise SparseFileError(f"damaged: the stored {_short.repr(key)} is missing")
-        found = stored[key]
-        fits = len(found["shape"]) == 1 if shape is None else found["shape"] == shape
-        if found["dtype"] != dtype or not fits:
-            wanted = f"{dtype} {'of one dimension' if shape is None else _short.repr(shape)}"
-            got = f"{found['dtype']} {_short.repr(found['shape'])}"
-            raise SparseFileError(
-                f"damaged: expected the stored {_short.repr(key)} to be {wanted}, got {got}"
-            )
-    return {f"{part}:{entry.name}" for part in expected}
-
-
-def _unpack(entry: _Entry, stored: Mapping[str, Mapping[str, Any]]) -> Tensor:
-    """The dense tensor of an entry whose stored parts have the right dtypes and shapes."""
-
-    def part(name: str, kind: str) -> NDArray[Any]:
-        return np.frombuffer(stored[f"{name}:{entry.name}"]["data"], dtype=kind)
-
-    dtype = _DTYPES[entry.dtype]
-    kind = f"u{dtype.itemsize}"
-    if entry.encoding == "dense":
-        bits = part("dense", kind)
-        if dtype == torch.bool and (bits > 1).any():
-            raise SparseFileError(f"damaged: {_short.repr(entry.name)} has booleans that are neither 0 nor 1")
-    else:
-        n, values = math.prod(entry.shape), part("values", kind)
-        mask = np.unpackbits(part("mask", "u1"), bitorder="little").view(np.bool_)
-        if mask[n:].any() or np.count_nonzero(mask) != len(values):
-            raise SparseFileError(
-                f"damaged: the mask of {_short.repr(entry.name)} does not fit {n} bits, {len(values)} values"
-            )
-        bits = np.zeros(n, dtype=kind)
-        bits[mask[:n]] = values
-    return _from_bits(bits, dtype).reshape(entry.shape)
 
 
 def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
     """Refuse a state whose names or shapes are not the model's, before anything is copied."""
     own = model.state_dict()
     faults = [f"the file lacks {name!r}" for name in own if name not in state]
-    faults += [f"the model lacks {_short.repr(name)}" for name in state if name not in own]
+    faults += [f"the model lacks {short.repr(name)}" for name in state if name not in own]
     faults += [
         f"{name!r} is {tuple(state[name].shape)} in the file, {tuple(tensor.shape)} in the model"
         for name, tensor in own.items()

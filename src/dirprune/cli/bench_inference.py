@@ -1,0 +1,82 @@
+"""`dirprune bench inference RUN`: how fast a finished network runs in each program that is installed."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from dirprune.cli.arguments import parse
+from dirprune.cli.networks import load_network, one_run
+from dirprune.core.atomic import atomic_write
+from dirprune.errors import UsageError, unknown
+from dirprune.export.inference_bench import CONTENDERS, Timing, as_json, measure_inference, verdicts
+
+
+@dataclass(frozen=True)
+class BenchInferenceOptions:
+    """Time the network of a finished run in every program, side by side."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder of one run."""
+    batches: tuple[int, ...] = (1, 64)
+    """Batch sizes."""
+    threads: tuple[int, ...] = (1, 2)
+    """Numbers of threads."""
+    rounds: int = 15
+    """How often each program is timed; they take turns."""
+    programs: tuple[str, ...] = ()
+    """Names of programs; default: all."""
+    json: Path | None = None
+    """Write the figures here too."""
+
+
+def bench_inference(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parse(BenchInferenceOptions, arguments, prog="dirprune bench inference")
+    for name, numbers in (
+        ("batches", options.batches),
+        ("threads", options.threads),
+        ("rounds", (options.rounds,)),
+    ):
+        if not numbers or min(numbers) < 1:
+            raise UsageError(f"--{name} must be >= 1, got {' '.join(map(str, numbers)) or 'nothing'}")
+    for program in options.programs:
+        if program not in CONTENDERS:
+            raise UsageError(unknown("program", program, CONTENDERS))
+    model, shape = load_network(one_run(options.run))
+    console = Console()
+    with console.status("timing"):
+        rows = measure_inference(
+            model,
+            shape,
+            batches=options.batches,
+            threads=options.threads,
+            rounds=options.rounds,
+            contenders=options.programs or None,
+        )
+    show_timings(console, rows)
+    if options.json is not None:
+        with atomic_write(options.json) as file:
+            file.write(json.dumps(as_json(rows), indent=2).encode() + b"\n")
+    return 0
+
+
+def show_timings(console: Console, rows: list[Timing]) -> None:
+    """Print timings and verdicts."""
+    table = Table("program", "batch", "threads", "ms", "fastest", "per second", "difference")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        if row.milliseconds is None or row.fastest is None or row.per_second is None:
+            table.add_row(row.name, str(row.batch), str(row.threads), "-", "-", "-", "-")
+            continue
+        figures = (f"{row.milliseconds:.2f}", f"{row.fastest:.2f}", f"{row.per_second:,.0f}")
+        table.add_row(row.name, str(row.batch), str(row.threads), *figures, f"{row.difference:.1e}")
+    console.print(table)
+    notes = dict.fromkeys(f"{row.name}: {row.note}" for row in rows if row.note)
+    for line in [*notes, *verdicts(rows)]:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

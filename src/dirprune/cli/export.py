@@ -1,0 +1,87 @@
+"""`dirprune export RUN --to KIND`: the finished network as a file for where it runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from dirprune.cli.arguments import parse
+from dirprune.cli.networks import load_network, one_run
+from dirprune.export import Slim, save_sparse, slim
+from dirprune.export.onnx_file import export_onnx
+from dirprune.export.packing import Values
+from dirprune.export.sizes import dense_sizes, save_dense
+
+_NAMES = {"sparse": "export-sparse", "slim": "export-slim", "dense": "export-dense", "onnx": "export"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write the network of a finished run as another file, and say what that saves."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder of one run."""
+    to: Literal["sparse", "onnx", "slim", "dense"]
+    """sparse: our file; slim: without superfluous channels, in our file; onnx; dense: plain safetensors."""
+    out: Path | None = None
+    """The file to write; default: a new name in the run's folder."""
+    values: Values = "same"
+    """sparse, slim: round weights to two bytes."""
+    compress: bool = False
+    """sparse, slim: Zstandard."""
+    dense_weights: bool = False
+    """onnx: store zeros too, for programs that do not read sparse initialisers."""
+
+
+def export(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parse(ExportOptions, arguments, prog="dirprune export")
+    console = Console()
+    run = one_run(options.run)
+    model, shape = load_network(run)
+    suffix = "onnx" if options.to == "onnx" else "safetensors"
+    path = options.out or run.path / f"{_NAMES[options.to]}.{suffix}"
+    sizes = dense_sizes(model)
+    notes: list[str] = []
+    if options.to == "onnx":
+        info = export_onnx(model, path, shape, sparse=not options.dense_weights)
+        size = info.bytes
+        notes.append(f"onnxruntime's outputs differ by {info.difference:.1e}")
+        if info.sparse_weights:
+            notes.append(f"{info.sparse_weights} weights are stored without zeros; they run as dense ones")
+    elif options.to == "dense":
+        size = save_dense(model, path)
+    else:
+        if options.to == "slim":
+            result = slim(model, shape)
+            model = result.model
+            notes += _slim_notes(result)
+        size = save_sparse(model, path, values=options.values, compress=options.compress).bytes
+    _print(console, sizes, f"this file ({options.to})", size)
+    for note in [*notes, f"written: {path}"]:
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def _print(console: Console, sizes: dict[str, int], name: str, size: int) -> None:
+    table = Table("file", "bytes", "of dense")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind, number in [*sizes.items(), (name, size)]:
+        table.add_row(kind, f"{number:,}", f"{100 * number / sizes['dense']:.2f} %")
+    console.print(table)
+
+
+def _slim_notes(result: Slim) -> list[str]:
+    before, after = result.before, result.after
+    if after.channels == before.channels:
+        return ["no channel is superfluous: slim has nothing to remove"]
+    return [
+        f"channels {before.channels:,} -> {after.channels:,}, parameters {before.parameters:,} -> "
+        f"{after.parameters:,}, multiplications {before.multiplications:,} -> {after.multiplications:,}",
+        f"one image takes {before.milliseconds:.2f} -> {after.milliseconds:.2f} ms here and now; "
+        f"outputs differ by {result.difference:.1e}",
+    ]

@@ -1,0 +1,57 @@
+"""`dirprune inspect FILE|RUN`: what is in a sparse file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dirprune.cli.arguments import parse
+from dirprune.cli.networks import one_run
+from dirprune.export.sparse_file import StoredTensor, describe_sparse
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Print layers, shapes, sparsity and bytes of a sparse file."""
+
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE|RUN")]
+    """A sparse file, or the folder of a finished run."""
+
+
+def inspect(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parse(InspectOptions, arguments, prog="dirprune inspect")
+    console = Console()
+    path = options.path
+    if path.is_dir():
+        run = one_run(path)
+        config, path = run.config(), run.sparse_file
+        line = f"{config.get('model')} on {config.get('dataset')}, trained by {config.get('method')}"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    tensors = describe_sparse(path)
+    table = Table("tensor", "shape", "dtype", "stored as", "zeros", "sparsity", "bytes", "of dense")
+    for column in table.columns[4:]:
+        column.justify = "right"
+    for tensor in tensors:
+        shape = "x".join(map(str, tensor.shape)) or "scalar"
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        table.add_row(escape(tensor.name), shape, dtype, escape(tensor.encoding), *_figures([tensor]))
+    table.add_section()
+    table.add_row("total", "", "", "", *_figures([t for t in tensors if not t.encoding.startswith("= ")]))
+    console.print(table)
+    size = f"{path}: {path.stat().st_size:,} bytes with names and shapes"
+    console.print(size, soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def _figures(tensors: list[StoredTensor]) -> tuple[str, str, str, str]:
+    """Zeros, sparsity, bytes, and bytes of dense ones."""
+    zeros, size = sum(tensor.zeros for tensor in tensors), sum(tensor.bytes for tensor in tensors)
+    count = sum(tensor.numel for tensor in tensors)
+    dense = sum(tensor.numel * tensor.dtype.itemsize for tensor in tensors)
+    share = f"{100 * zeros / count:.2f} %" if count else "-"
+    return f"{zeros:,}", share, f"{size:,}", f"{100 * size / dense:.2f} %" if dense else "-"

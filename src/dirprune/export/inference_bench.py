@@ -1,0 +1,315 @@
+"""How fast one network runs in several programs, side by side, and how far their outputs are apart.
+
+All contenders of a table take turns in every round, so that whatever else the machine does meets all of them.
+"""
+
+import copy
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dirprune.errors import DirpruneError
+from dirprune.export.graph import Shape
+from dirprune.export.onnx_file import onnx_content
+from dirprune.export.slim import slim
+from dirprune.export.sparse_runtime import SparseModel, dense_outputs
+
+Run = Callable[[Tensor], Tensor]
+
+_SHORTEST = 0.02  # seconds of one measurement: shorter calls are repeated
+_GAIN = 1.05  # less is within what two runs of the same program differ by
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender at one batch size and number of threads.
+
+    Attributes:
+        name: Of the contender.
+        batch: Samples in a call.
+        threads: Threads of the program.
+        milliseconds: Median time of a call, over the rounds; None where it could not run.
+        fastest: The least.
+        per_second: Samples in a second at the median.
+        difference: The greatest difference from dense torch, as a share of its greatest output.
+        note: Why it could not run.
+    """
+
+    name: str
+    batch: int
+    threads: int
+    milliseconds: float | None = None
+    fastest: float | None = None
+    per_second: float | None = None
+    difference: float | None = None
+    note: str = ""
+
+
+def measure_inference(
+    model: nn.Module,
+    input_shape: Shape,
+    *,
+    batches: Sequence[int] = (1, 64),
+    threads: Sequence[int] = (1, 2),
+    rounds: int = 15,
+    contenders: Sequence[str] | None = None,
+) -> list[Timing]:
+    """Time a network in every program that is installed.
+
+    Args:
+        model: The module, in evaluation mode.
+        input_shape: Of one sample, such as (3, 32, 32).
+        batches: Batch sizes.
+        threads: Numbers of threads.
+        rounds: How often each contender is timed.
+        contenders: Names from `CONTENDERS`; default: all.
+
+    Returns:
+        A timing for each contender, batch size and number of threads; one that cannot run says why.
+
+    Example:
+        >>> rows = measure_inference(nn.Linear(8, 2), (8,), batches=[1], threads=[1], rounds=2,
+        ...                          contenders=["torch", "sparse (ours)"])
+        >>> [(row.name, row.difference < 1e-5) for row in rows]
+        [('torch', True), ('sparse (ours)', True)]
+    """
+    names = list(CONTENDERS) if contenders is None else list(contenders)
+    rows: list[Timing] = []
+    before = torch.get_num_threads()
+    try:
+        for number in threads:
+            torch.set_num_threads(number)
+            for batch in batches:
+                x = torch.randn(batch, *input_shape, generator=torch.Generator().manual_seed(batch))
+                rows += _table(model, x, number, rounds, names)
+    finally:
+        torch.set_num_threads(before)
+    return rows
+
+
+def verdicts(rows: Sequence[Timing]) -> list[str]:
+    """One sentence for each batch size and number of threads: what gains over the fastest dense program.
+
+    Args:
+        rows: From `measure_inference`.
+
+    Returns:
+        The sentences, in the order of the rows.
+
+    Example:
+        >>> verdicts([Timing("torch", 1, 1, 4.0), Timing("sparse (ours)", 1, 1, 1.0)])
+        ['batch 1, 1 thread: sparse (ours) is 4.00 x as fast as the fastest dense program, torch (4.00 ms)']
+    """
+    sentences = []
+    for batch, threads in dict.fromkeys((row.batch, row.threads) for row in rows):
+        timed = {
+            row.name: row.milliseconds
+            for row in rows
+            if (row.batch, row.threads) == (batch, threads) and row.milliseconds is not None
+        }
+        dense = {name: ms for name, ms in timed.items() if name in DENSE}
+        if not dense:
+            continue
+        fastest = min(dense, key=dense.__getitem__)
+        head = f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
+        gains = {name: dense[fastest] / ms for name, ms in timed.items() if name not in DENSE}
+        better = sorted((name for name, gain in gains.items() if gain > _GAIN), key=lambda name: -gains[name])
+        if better:
+            what = ", ".join(f"{name} is {gains[name]:.2f} x as fast" for name in better)
+            sentences.append(
+                f"{head}: {what} as the fastest dense program, {fastest} ({dense[fastest]:.2f} ms)"
+            )
+        else:
+            sentences.append(
+                f"{head}: nothing gains over the fastest dense program, {fastest} ({dense[fastest]:.2f} ms)"
+            )
+    return sentences
+
+
+def as_json(rows: Sequence[Timing]) -> dict[str, Any]:
+    """Rows and verdicts for a file."""
+    return {"timings": [asdict(row) for row in rows], "verdicts": verdicts(rows)}
+
+
+def _table(model: nn.Module, x: Tensor, threads: int, rounds: int, names: list[str]) -> list[Timing]:
+    """One batch size and number of threads: build, compare, then take turns."""
+    expected = dense_outputs(model, x)
+    scale = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
+    runs: dict[str, Run] = {}
+    repeats: dict[str, int] = {}
+    rows: dict[str, Timing] = {}
+    for name in names:
+        row = {"name": name, "batch": len(x), "threads": threads}
+        try:
+            run = CONTENDERS[name](model, x, threads)
+            difference = float((run(x).detach().float() - expected).abs().max()) / scale
+        except _EXCUSES as error:
+            lines = str(error).strip().splitlines()
+            rows[name] = Timing(**row, note=f"{type(error).__name__}: {lines[0] if lines else ''}"[:200])  # type: ignore[arg-type]
+            continue
+        start = time.perf_counter()
+        run(x)
+        repeats[name] = max(1, int(_SHORTEST / max(time.perf_counter() - start, 1e-7)))
+        runs[name], rows[name] = run, Timing(**row, difference=difference)  # type: ignore[arg-type]
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                run(x)
+            seconds[name].append((time.perf_counter() - start) / repeats[name])
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        filled = {"milliseconds": 1e3 * median, "fastest": 1e3 * min(times), "per_second": len(x) / median}
+        rows[name] = Timing(**(asdict(rows[name]) | filled))
+    return list(rows.values())
+
+
+# a program that is not installed, does not know an operation or a setting, or finds no compiler
+_EXCUSES = (ImportError, DirpruneError, RuntimeError, NotImplementedError, TypeError, ValueError, OSError)
+
+
+# ---- the contenders ----
+
+
+def _module(model: nn.Module, guard: Callable[[], AbstractContextManager[Any]] = torch.inference_mode) -> Run:
+    model.eval()
+
+    def run(x: Tensor) -> Tensor:
+        with guard():
+            result: Tensor = model(x)
+            return result
+
+    return run
+
+
+def _torch(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001 - all contenders have this form
+    return _module(copy.deepcopy(model))
+
+
+def _compiled(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001
+    compiled = torch.compile(copy.deepcopy(model).eval(), dynamic=False)
+
+    def run(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            result: Tensor = compiled(x)
+            return result
+
+    return run
+
+
+def _channels_last(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001
+    if x.ndim != 4:
+        raise ValueError("only images have channels")
+    last = torch.channels_last
+    run = _module(copy.deepcopy(model).to(memory_format=last))
+    return lambda x: run(x.contiguous(memory_format=last))
+
+
+def _bf16(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001
+    run = _module(copy.deepcopy(model).to(torch.bfloat16))
+
+    def converting(x: Tensor) -> Tensor:
+        return run(x.to(torch.bfloat16)).float()
+
+    return converting
+
+
+class _CsrLinear(nn.Module):
+    """A linear layer whose weight is compressed by rows."""
+
+    def __init__(self, layer: nn.Linear, *, weight_first: bool) -> None:
+        super().__init__()
+        self.weight = layer.weight.detach().to_sparse_csr()
+        self.bias = layer.bias
+        self.weight_first = weight_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.weight_first:
+            return functional.linear(x, self.weight, self.bias)
+        result: Tensor = torch.sparse.mm(self.weight, x.t()).t()
+        return result if self.bias is None else result + self.bias
+
+
+def _csr(model: nn.Module, *, weight_first: bool) -> Run:
+    model = copy.deepcopy(model)
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if not layers or not layers[0][0]:
+        raise ValueError("no linear layer inside the network")
+    for name, layer in layers:
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, _CsrLinear(layer, weight_first=weight_first))
+    return _module(model, torch.no_grad)  # sparse tensors know no inference mode
+
+
+def _csr_of_inputs(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001
+    return _csr(model, weight_first=False)
+
+
+def _csr_of_weights(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001
+    return _csr(model, weight_first=True)
+
+
+def _onnxruntime(model: nn.Module, x: Tensor, threads: int) -> Run:
+    runtime: Any = importlib.import_module("onnxruntime")
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    content, _ = onnx_content(model, tuple(x.shape[1:]), sparse=False)
+    session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+
+
+def _openvino(model: nn.Module, x: Tensor, threads: int, **settings: Any) -> Run:
+    openvino: Any = importlib.import_module("openvino")
+    core = openvino.Core()
+    network = core.read_model(onnx_content(model, tuple(x.shape[1:]), sparse=False)[0])
+    network.reshape(list(x.shape))
+    hints = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    request = core.compile_model(network, "CPU", {**hints, **settings}).create_infer_request()
+
+    def run(x: Tensor) -> Tensor:
+        request.infer({0: x.numpy()}, share_inputs=True)
+        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+
+    return run
+
+
+def _openvino_sparse(model: nn.Module, x: Tensor, threads: int) -> Run:
+    return _openvino(model, x, threads, CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE=0.5)
+
+
+def _slim(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001
+    return _module(slim(model, tuple(x.shape[1:])).model)
+
+
+def _sparse(model: nn.Module, x: Tensor, threads: int) -> Run:
+    return SparseModel(model, tuple(x.shape[1:]), threads=threads)
+
+
+CONTENDERS: dict[str, Callable[[nn.Module, Tensor, int], Run]] = {
+    "torch": _torch,
+    "torch.compile": _compiled,
+    "torch channels_last": _channels_last,
+    "torch bf16": _bf16,
+    "onnxruntime": _onnxruntime,
+    "OpenVINO": _openvino,
+    "OpenVINO, sparse setting": _openvino_sparse,
+    "torch CSR linear, input first": _csr_of_inputs,
+    "torch CSR linear, weight first": _csr_of_weights,
+    "slim, torch": _slim,
+    "sparse (ours)": _sparse,
+}
+
+DENSE = ("torch", "torch.compile", "torch channels_last", "torch bf16", "onnxruntime", "OpenVINO")

@@ -1,0 +1,161 @@
+"""ONNX files, checked with onnxruntime, with zeros left out of the file where that makes it smaller."""
+
+import importlib
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dirprune.core.atomic import atomic_write
+from dirprune.errors import ExportError
+from dirprune.export.graph import Shape
+from dirprune.export.sparse_runtime import TOLERANCE, dense_outputs
+
+
+@dataclass(frozen=True)
+class OnnxFileInfo:
+    """What `export_onnx` wrote.
+
+    Attributes:
+        path: The file.
+        bytes: Its size.
+        sparse_weights: How many weights are stored without their zeros.
+        difference: The greatest difference from the module's outputs in onnxruntime.
+    """
+
+    path: Path
+    bytes: int
+    sparse_weights: int
+    difference: float
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    input_shape: Shape,
+    *,
+    sparse: bool = True,
+    example: Tensor | None = None,
+) -> OnnxFileInfo:
+    """Write a network as ONNX, for batches of any size, input `input`, output `output`.
+
+    With `sparse`, a weight whose non-zeros and their positions (12 bytes each) take less than its elements
+    (4 bytes each) is stored as a sparse initialiser. onnxruntime reads those and makes them dense: the file
+    is smaller, execution is no faster. Other programs may refuse them.
+
+    Args:
+        model: The module; it is exported in evaluation mode.
+        path: The file to write; an old one is replaced.
+        input_shape: Of one sample, such as (3, 32, 32).
+        sparse: Whether weights may be stored without their zeros.
+        example: float32 [n, *input_shape] to compare outputs on; default: two of normal noise.
+
+    Returns:
+        Size and difference.
+
+    Raises:
+        ExportError: The exporter fails, a package is missing, or onnxruntime's outputs differ by more than
+            1e-4 of the greatest.
+        OSError: The file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     info = export_onnx(nn.Linear(3, 2), f"{folder}/linear.onnx", (3,))
+        >>> info.difference < 1e-5
+        True
+    """
+    content, count = onnx_content(model, input_shape, sparse=sparse)
+    if example is None:
+        example = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
+    expected = dense_outputs(model, example)
+    actual = torch.from_numpy(_run(content, example))
+    difference, scale = float((actual - expected).abs().max()), max(1.0, float(expected.abs().max()))
+    if not difference <= TOLERANCE * scale:
+        raise ExportError(f"onnxruntime's outputs differ by {difference:.3g}, outputs reach {scale:.3g}")
+    with atomic_write(path) as file:
+        file.write(content)
+    return OnnxFileInfo(Path(path), len(content), count, difference)
+
+
+def onnx_content(model: nn.Module, input_shape: Shape, *, sparse: bool) -> tuple[bytes, int]:
+    """The bytes of an ONNX file, not yet checked, and how many weights are without their zeros."""
+    proto = _exported(model, torch.zeros(2, *input_shape))  # a batch of one would be taken for a constant
+    count = _drop_zeros(proto) if sparse else 0
+    content: bytes = proto.SerializeToString()
+    return content, count
+
+
+def _need(name: str) -> Any:
+    """A package of the extra."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ExportError(f"ONNX needs {error.name}: pip install 'directional-pruning[export]'") from error
+
+
+def _exported(model: nn.Module, example: Tensor) -> Any:
+    """The protocol buffer that torch's exporter makes."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _need(name)
+    training = [module for module in model.modules() if module.training]
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    model.eval()
+    try:
+        logger.setLevel(logging.ERROR)  # it reports every step that goes well
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["input"],
+                output_names=["output"],
+                verbose=False,
+            )
+    except Exception as error:  # whatever a stranger's forward() may raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ExportError(f"torch.onnx cannot export {type(model).__name__}: {reason}") from error
+    finally:
+        logger.setLevel(level)
+        for module in training:
+            module.training = True
+    assert program is not None
+    return program.model_proto
+
+
+def _drop_zeros(proto: Any) -> int:
+    """Make sparse initialisers of the weights that take fewer bytes so; returns how many."""
+    onnx = _need("onnx")
+    kept, count = [], 0
+    for tensor in proto.graph.initializer:
+        elements = onnx.numpy_helper.to_array(tensor)
+        flat = elements.reshape(-1)
+        positions = np.flatnonzero(flat).astype(np.int64)  # the standard knows no smaller ones
+        if elements.dtype != np.float32 or not 0 < 12 * len(positions) < 4 * flat.size:
+            kept.append(tensor)
+            continue
+        values = onnx.numpy_helper.from_array(flat[positions], name=tensor.name)
+        where = onnx.numpy_helper.from_array(positions, name=f"{tensor.name}_positions")
+        proto.graph.sparse_initializer.append(
+            onnx.helper.make_sparse_tensor(values, where, list(elements.shape))
+        )
+        count += 1
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return count
+
+
+def _run(content: bytes, example: Tensor) -> np.ndarray:
+    """What onnxruntime computes."""
+    session = _need("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, {"input": example.numpy()})[0]
+    return result

@@ -1,0 +1,185 @@
+"""One tensor of a sparse file: from elements to what is stored, and back; the layout is in sparse_file.py."""
+
+import math
+import reprlib
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dirprune.errors import SparseFileError
+
+Values = Literal["same", "fp16", "bf16"]
+
+MAX_DIMENSIONS = 64
+MAX_UNFOLDING = 256  # bytes of dense tensors for each byte of a compressed file
+_MAX_ELEMENTS = 2**60  # so that no count of bytes can overflow 64 bits
+_LEVEL = 19  # of Zstandard: slow to write, no slower to read
+
+# safetensors' name of each dtype -> torch's; the oldest torch that we support lacks the last one
+# fmt: off
+_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
+    "BOOL": "bool", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E8M0": "float8_e8m0fnu",
+}
+# fmt: on
+DTYPES: dict[str, torch.dtype] = {
+    code: getattr(torch, name) for code, name in _NAMES.items() if hasattr(torch, name)
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+_HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+short = reprlib.Repr()  # bounded: what it shows comes from a stranger's file
+short.maxstring, short.maxlevel = 100, 2
+
+
+class Entry(NamedTuple):
+    """One tensor of the state dict, as the description in the metadata has it."""
+
+    name: str
+    encoding: str
+    dtype: str
+    shape: tuple[int, ...]
+    values: str
+    zstd: bool
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the tensor in memory."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+def can_be(encoding: str, dtype: str, shape: list[Any]) -> bool:
+    """Whether a tensor of this dtype and shape can exist and be so encoded."""
+    if dtype not in DTYPES or (encoding == "bitmask" and not DTYPES[dtype].is_floating_point):
+        return False
+    if len(shape) > MAX_DIMENSIONS or any(type(d) is not int or not 0 <= d <= _MAX_ELEMENTS for d in shape):
+        return False
+    return math.prod(max(int(d), 1) for d in shape) <= _MAX_ELEMENTS
+
+
+def can_be_stored(dtype: str, values: object) -> bool:
+    """Whether elements of a dtype may be stored in another."""
+    return values is None or (values in ("F16", "BF16") and dtype in ("F32", "F64"))
+
+
+def pack(
+    name: str, tensor: Tensor, values: Values, *, compress: bool
+) -> tuple[dict[str, object], dict[str, Tensor]]:
+    """An entry and the parts to store: mask and values where they take fewer bytes, else the tensor."""
+    dense = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    entry: dict[str, object] = {"name": name, "dtype": CODES[dense.dtype], "shape": list(dense.shape)}
+    if values != "same" and dense.dtype in (torch.float32, torch.float64) and dense.ndim > 1:
+        rounded = dense.to(_HALVES[values])
+        if (rounded.isinf() & ~dense.isinf()).any():
+            raise SparseFileError(f"{name!r} has values too large for {values}: use bf16, or values='same'")
+        dense = rounded
+        entry["values"] = CODES[dense.dtype]
+    bits = dense.reshape(-1).view(torch.uint8).numpy().view(f"u{dense.itemsize}")
+    mask = bits != 0
+    packed = np.packbits(mask, bitorder="little")
+    chosen = bits[mask]
+    if not dense.is_floating_point() or packed.nbytes + chosen.nbytes >= bits.nbytes:
+        entry["encoding"], parts = "dense", {"dense": dense}
+    else:
+        entry["encoding"] = "bitmask"
+        parts = {"mask": torch.from_numpy(packed), "values": _from_bits(chosen, dense.dtype)}
+    if compress:
+        frames = {part: _compressed(value) for part, value in parts.items()}
+        if sum(map(len, frames.values())) < sum(value.numel() * value.itemsize for value in parts.values()):
+            entry["zstd"], parts = True, frames
+    return entry, parts
+
+
+def check_stored(entry: Entry, stored: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """The keys of an entry's stored parts, each of which must be there with its right dtype and shape."""
+    expected: dict[str, tuple[str, list[int] | None]] = {"dense": (entry.values, list(entry.shape))}
+    if entry.encoding == "bitmask":  # only the mask's bits say how many values there must be
+        expected = {"mask": ("U8", [-(-math.prod(entry.shape) // 8)]), "values": (entry.values, None)}
+    if entry.zstd:
+        expected = dict.fromkeys(expected, ("U8", None))
+    for part, (dtype, shape) in expected.items():
+        key = f"{part}:{entry.name}"
+        if key not in stored:
+            raise SparseFileError(f"damaged: the stored {short.repr(key)} is missing")
+        found = stored[key]
+        fits = len(found["shape"]) == 1 if shape is None else found["shape"] == shape
+        if found["dtype"] != dtype or not fits:
+            wanted = f"{dtype} {'of one dimension' if shape is None else short.repr(shape)}"
+            got = f"{found['dtype']} {short.repr(found['shape'])}"
+            raise SparseFileError(f"damaged: expected the stored {short.repr(key)} to be {wanted}, got {got}")
+    return {f"{part}:{entry.name}" for part in expected}
+
+
+def unpack(entry: Entry, stored: Mapping[str, Mapping[str, Any]]) -> Tensor:
+    """The dense tensor of an entry whose stored parts have the right dtypes and shapes."""
+    dtype = DTYPES[entry.values]
+    kind = np.dtype(f"u{dtype.itemsize}")
+
+    def part(name: str, kind: np.dtype[Any], count: int) -> NDArray[Any]:
+        data = stored[f"{name}:{entry.name}"]["data"]
+        return np.frombuffer(
+            _decompressed(entry, data, count * kind.itemsize) if entry.zstd else data, dtype=kind
+        )
+
+    n = math.prod(entry.shape)
+    if entry.encoding == "dense":
+        bits = part("dense", kind, n)
+        if dtype == torch.bool and (bits > 1).any():
+            raise SparseFileError(f"damaged: {short.repr(entry.name)} has booleans that are neither 0 nor 1")
+    else:
+        mask = np.unpackbits(part("mask", np.dtype("u1"), -(-n // 8)), bitorder="little").view(np.bool_)
+        count = int(np.count_nonzero(mask))
+        values = part("values", kind, count)
+        if mask[n:].any() or count != len(values):
+            raise SparseFileError(
+                f"damaged: the mask of {short.repr(entry.name)} does not fit {n} bits, {len(values)} values"
+            )
+        bits = np.zeros(n, dtype=kind)
+        bits[mask[:n]] = values
+    return _from_bits(bits, dtype).reshape(entry.shape).to(DTYPES[entry.dtype])
+
+
+def _from_bits(bits: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    """The 1-D tensor with these bit patterns."""
+    return torch.from_numpy(bits.view(np.uint8)).view(dtype)
+
+
+def _zstandard() -> Any:
+    """The library, which only compressed files need."""
+    try:
+        import zstandard
+    except ModuleNotFoundError as error:
+        raise SparseFileError(
+            "a compressed sparse file needs zstandard: pip install 'directional-pruning[export]'"
+        ) from error
+    return zstandard
+
+
+def _compressed(tensor: Tensor) -> Tensor:
+    """One frame of a tensor's bytes."""
+    compressor = _zstandard().ZstdCompressor(level=_LEVEL, write_content_size=True)
+    frame = compressor.compress(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return torch.frombuffer(bytearray(frame), dtype=torch.uint8)
+
+
+def _decompressed(entry: Entry, frame: bytes, size: int) -> bytearray:
+    """What is in a frame, which must say that it has this size before memory is asked for."""
+    zstandard = _zstandard()
+    try:
+        if zstandard.frame_content_size(frame) == size:
+            content = bytearray(zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False))
+            if len(content) == size:
+                return content
+    except zstandard.ZstdError as error:
+        reason = short.repr(str(error))
+        raise SparseFileError(
+            f"damaged: {short.repr(entry.name)} cannot be decompressed: {reason}"
+        ) from error
+    raise SparseFileError(f"damaged: {short.repr(entry.name)} is not {size} bytes when decompressed")

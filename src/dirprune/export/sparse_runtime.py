@@ -1,0 +1,147 @@
+"""Run a sparse network on the CPU without reading its zeros."""
+
+import math
+import os
+import threading
+
+import torch
+from torch import Tensor, nn
+
+from dirprune.errors import ExportError, UsageError
+from dirprune.export.fusion import fuse
+from dirprune.export.graph import Shape, read_graph
+from dirprune.export.lowering import lower
+from dirprune.export.planning import Plan
+from dirprune.export.sparse_file import load_sparse
+
+_IMAGES = 8  # at a time: more would leave the cache between layers
+TOLERANCE = 1e-4
+
+
+class SparseModel:
+    """A network of convolutions, linear layers, BatchNorm, clamps, pools, sums and joins, run by non-zeros.
+
+    Weights are packed as one list of (position, value) for each output channel, and every value is applied to
+    whole vectors of pixels; BatchNorm is folded, ReLU and residual sums happen where a result is stored. What
+    is computed is what the module computes in evaluation mode, up to the order of sums; the one other
+    difference is that a weight of zero meets no value, so that 0 * inf is 0 here and NaN in the module.
+
+    Building compiles the C code once per machine and compares outputs with the module's.
+
+    Args:
+        model: The module; it is not changed and not kept.
+        input_shape: Of one sample, such as (3, 32, 32).
+        threads: Default: as many as torch uses.
+        example: float32 [n, *input_shape] to compare outputs on; default: two of normal noise.
+
+    Raises:
+        ExportError: The network does something else, or the outputs differ by more than 1e-4 of the greatest.
+        CompilerError: C code cannot be compiled here.
+
+    Example:
+        >>> from dirprune.models import create_model
+        >>> lenet = create_model("lenet5", num_classes=10, in_channels=1, image_size=28).eval()
+        >>> images = torch.randn(3, 1, 28, 28)
+        >>> torch.allclose(SparseModel(lenet, (1, 28, 28))(images), lenet(images), atol=1e-4)
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: Shape,
+        *,
+        threads: int | None = None,
+        example: Tensor | None = None,
+    ) -> None:
+        graph = read_graph(model, tuple(input_shape))
+        steps = fuse(graph)
+        self.input_shape = graph.input_shape
+        self.output_shape = graph.shapes()[graph.output]
+        self.threads = torch.get_num_threads() if threads is None else threads
+        self.multiplications = graph.multiplications(nonzero=True)
+        self._program = lower(steps, graph.input, graph.input_shape, graph.output)
+        self._plans: dict[int, Plan] = {}  # by number of images
+        self._lock = threading.Lock()
+        self.difference = self._compare(model, example)
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike[str], model: nn.Module, input_shape: Shape, *, threads: int | None = None
+    ) -> "SparseModel":
+        """Build from a sparse file.
+
+        Args:
+            path: A file of `save_sparse`.
+            model: A module of the file's architecture; the file is loaded into it.
+            input_shape: Of one sample.
+            threads: Default: as many as torch uses.
+
+        Raises:
+            SparseFileError: The file is damaged or does not fit the module.
+            ExportError: As for the class.
+        """
+        load_sparse(path, model)
+        return cls(model, input_shape, threads=threads)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the network.
+
+        Args:
+            x: float32 [n, *input_shape] on the CPU.
+
+        Returns:
+            float32 [n, *output_shape].
+
+        Raises:
+            UsageError: Another shape, dtype or device.
+        """
+        if (
+            tuple(x.shape[1:]) != self.input_shape
+            or x.dtype != torch.float32
+            or x.device.type != "cpu"
+            or not len(x)
+        ):
+            raise UsageError(
+                f"expected float32 [n, {', '.join(map(str, self.input_shape))}] on the CPU, n >= 1; "
+                f"got {x.dtype} {list(x.shape)} on {x.device}"
+            )
+        if self.threads < 1:
+            raise UsageError(f"threads must be >= 1, got {self.threads}")
+        result = torch.empty(len(x), *self.output_shape)
+        with self._lock:  # buffers are shared between calls
+            for part, target in zip(
+                torch.split(x.detach().contiguous(), _IMAGES), torch.split(result, _IMAGES), strict=True
+            ):
+                if len(part) not in self._plans:
+                    self._plans[len(part)] = Plan(self._program, len(part))
+                self._plans[len(part)].run(part, target, self.threads)
+        return result
+
+    def _compare(self, model: nn.Module, example: Tensor | None) -> float:
+        """The greatest difference from the module's outputs, which must be small."""
+        if example is None:
+            example = torch.randn(2, *self.input_shape, generator=torch.Generator().manual_seed(0))
+        expected = dense_outputs(model, example)
+        difference = float((self(example) - expected).abs().max())
+        scale = max(1.0, float(expected.abs().max()))
+        if not difference <= TOLERANCE * scale or not math.isfinite(scale):
+            raise ExportError(
+                f"the sparse runtime's outputs differ from the module's by {difference:.3g} where "
+                f"{TOLERANCE * scale:.3g} may be: is the module deterministic, are its outputs finite?"
+            )
+        return difference
+
+
+def dense_outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """What a module computes in evaluation mode, float32 on the CPU; the module is left as it was."""
+    training = [module for module in model.modules() if module.training]
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    model.eval()
+    try:
+        with torch.inference_mode():
+            outputs: Tensor = model(x.to(device))
+    finally:
+        for module in training:
+            module.training = True
+    return outputs.cpu().float()

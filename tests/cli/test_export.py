@@ -1,0 +1,121 @@
+"""`export`, `inspect` and the bench of inference on a finished run."""
+
+import json
+
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dirprune.cli import main
+from dirprune.cli.bench_inference import bench_inference
+from dirprune.cli.networks import load_network, one_run
+from dirprune.errors import UsageError
+from dirprune.export import fit_shapes, load_sparse, save_sparse
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    quick = ["--seeds", "1", "--epochs", "2", "--threads", "1", "--methods", "grda", "--c", "0.03"]
+    assert main(["train", "digits", *quick, "--out", str(out)]) == 0
+    folder = next(out.glob("*/grda*"))
+    state = load_sparse(folder / "model.safetensors")
+    for name in ("fc1.weight", "fc1.bias"):
+        state[name][:50] = 0  # two epochs leave no unit without weights
+    save_sparse(state, folder / "model.safetensors")
+    return folder
+
+
+def test_every_kind_of_file(run, tmp_path, capsys):
+    model, shape = load_network(one_run(run))
+    x = torch.randn(3, *shape)
+    expected = model(x).detach()
+    for kind in ("sparse", "slim", "dense", "onnx"):
+        capsys.readouterr()
+        path = tmp_path / kind
+        assert main(["export", str(run), "--to", kind, "--out", str(path)]) == 0
+        out = capsys.readouterr().out
+        assert f"{path.stat().st_size:,}" in out
+        assert f"written: {path}" in out.replace("\n", "")
+        fresh, _ = load_network(one_run(run))
+        if kind == "sparse":
+            load_sparse(path, fresh)
+        elif kind == "slim":
+            assert "channels" in out
+            fit_shapes(fresh, load_sparse(path))
+            assert sum(p.numel() for p in fresh.parameters()) < sum(p.numel() for p in model.parameters())
+        elif kind == "dense":
+            fresh.load_state_dict(load_file(path))
+        else:
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            actual = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+            continue
+        torch.testing.assert_close(fresh(x).detach(), expected, atol=1e-5, rtol=0)
+
+
+def test_smaller_values_and_default_names(run, capsys):
+    assert main(["export", str(run), "--to", "sparse"]) == 0
+    assert main(["export", str(run), "--to", "slim", "--values", "bf16", "--compress"]) == 0
+    sparse, slim = run / "export-sparse.safetensors", run / "export-slim.safetensors"
+    assert slim.stat().st_size < sparse.stat().st_size
+    assert one_run(run).sparse_file.read_bytes() == sparse.read_bytes()
+
+
+def test_inspect_a_run_and_a_file(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["inspect", str(run)]) == 0
+    of_run = capsys.readouterr().out
+    assert main(["inspect", str(run / "model.safetensors")]) == 0
+    assert of_run.endswith(capsys.readouterr().out)
+    model, _ = load_network(one_run(run))
+    zeros = sum(int((tensor == 0).sum()) for tensor in model.state_dict().values())
+    total = next(line for line in of_run.splitlines() if "total" in line)
+    assert f"{zeros:,}" in total
+    for name, tensor in model.state_dict().items():
+        row = next(line for line in of_run.splitlines() if f" {name} " in line)
+        assert "x".join(map(str, tensor.shape)) in row
+
+
+def test_bench_inference(run, tmp_path, capsys):
+    arguments = ["--batches", "1", "--threads", "1", "--rounds", "2", "--programs", "torch", "sparse (ours)"]
+    assert bench_inference([str(run), *arguments, "--json", str(tmp_path / "bench.json")]) == 0
+    assert "fastest dense program" in capsys.readouterr().out
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["name"] for row in report["timings"]] == ["torch", "sparse (ours)"]
+    for wrong, message in (("--rounds 0", "must be >= 1"), ("--programs tensorrt", "unknown program")):
+        with pytest.raises(UsageError, match=message):
+            bench_inference([str(run), *wrong.split()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "."], "--to"),
+        (["export", ".", "--to", "sparse"], "holds no runs"),
+        (["export", ".", "--to", "zip"], "invalid choice 'zip'"),
+        (["inspect", "."], "holds no runs"),
+        (["inspect", "nothing"], "found nothing by that name"),
+        (["inspect"], "FILE|RUN"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_unfinished_and_several_runs(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "holds 2 runs: name one of them, a, b" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "a")]) == 2
+    assert "has no finished network" in capsys.readouterr().err
+    (tmp_path / "a" / "model.safetensors").touch()
+    assert main(["export", str(tmp_path / "a"), "--to", "dense"]) == 2
+    assert "does not say which network" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""The bench times what it says, compares outputs, and its verdicts follow from the figures."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from dirprune.export import inference_bench
+from dirprune.export.inference_bench import CONTENDERS, DENSE, Timing, measure_inference, verdicts
+from dirprune.export.sizes import file_sizes, save_dense
+from dirprune.models import create_model
+from tests.export.networks import thin
+
+
+def test_every_program_runs_and_agrees():
+    torch.manual_seed(0)
+    model = thin(create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=28), 0.9)
+    names = [name for name in CONTENDERS if name not in ("torch.compile", "OpenVINO")]  # to save time
+    threads = torch.get_num_threads()
+    rows = measure_inference(model, (1, 28, 28), batches=[2], threads=[1], rounds=1, contenders=names)
+    assert torch.get_num_threads() == threads
+    assert [(row.name, row.batch) for row in rows] == [(name, 2) for name in names]
+    for row in rows:
+        assert row.note == "", row
+        assert row.difference < (0.05 if "bf16" in row.name else 1e-4), row
+        assert row.per_second == pytest.approx(1000 * row.batch / row.milliseconds)
+        assert row.fastest <= row.milliseconds
+
+
+def test_what_cannot_run_says_why_and_what_is_slow_is_slow(monkeypatch):
+    def missing(model, x, threads):
+        raise ImportError("no module")
+
+    def slow(model, x, threads):
+        return lambda x: time.sleep(0.03) or model(x)
+
+    monkeypatch.setattr(inference_bench, "CONTENDERS", {"missing": missing, "slow": slow})
+    rows = {
+        row.name: row for row in measure_inference(nn.Linear(2, 2), (2,), batches=[1], threads=[1], rounds=2)
+    }
+    assert rows["missing"].note == "ImportError: no module"
+    assert rows["missing"].milliseconds is None
+    assert 30 <= rows["slow"].fastest < 300
+
+
+def test_verdicts():
+    def rows(**milliseconds):
+        return [Timing(name.replace("_", " "), 1, 2, time) for name, time in milliseconds.items()]
+
+    assert verdicts(rows(torch=4.0, onnxruntime=2.0, sparse=1.0, slim=1.95)) == [
+        "batch 1, 2 threads: sparse is 2.00 x as fast as the fastest dense program, onnxruntime (2.00 ms)"
+    ]
+    assert verdicts(rows(torch=4.0, sparse=3.9, other=None)) == [
+        "batch 1, 2 threads: nothing gains over the fastest dense program, torch (4.00 ms)"
+    ]
+    assert verdicts(rows(sparse=3.9)) == []
+    assert set(DENSE) <= set(CONTENDERS)
+
+
+def test_sizes(tmp_path):
+    torch.manual_seed(0)
+    model = thin(create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=28), 0.95)
+    sizes = file_sizes(model)
+    assert save_dense(model, tmp_path / "dense") == sizes["dense"] == (tmp_path / "dense").stat().st_size
+    elements = sum(parameter.numel() for parameter in model.parameters())
+    assert 0 < sizes["dense"] - 4 * elements < 1000
+    assert sizes["sparse, fp16, zstd"] < sizes["sparse, fp16"] < sizes["sparse"] < sizes["dense"]
+    assert sizes["sparse, zstd"] < sizes["dense, gzip"] < sizes["dense"]

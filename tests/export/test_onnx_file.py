@@ -1,0 +1,48 @@
+"""ONNX files: onnxruntime and the standard's own checker are the judges."""
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from dirprune.errors import ExportError
+from dirprune.export.onnx_file import export_onnx
+from dirprune.models import create_model
+from tests.export.networks import thin
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_onnxruntime_computes_the_same_for_any_batch(sparse, tmp_path):
+    torch.manual_seed(0)
+    model = thin(create_model("lenet5", num_classes=10, in_channels=1, image_size=28), 0.95).train()
+    info = export_onnx(model, tmp_path / "file.onnx", (1, 28, 28), sparse=sparse)
+    assert model.training
+    assert info.difference < 1e-5
+    assert info.bytes == info.path.stat().st_size
+    onnx.checker.check_model(str(info.path))
+    session = onnxruntime.InferenceSession(str(info.path), providers=["CPUExecutionProvider"])
+    for images in (1, 7):
+        x = torch.randn(images, 1, 28, 28)
+        actual = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+        torch.testing.assert_close(actual, model.eval()(x).detach(), atol=1e-4, rtol=0)
+    dense = sum(parameter.numel() * 4 for parameter in model.parameters())
+    assert (info.sparse_weights, info.bytes < dense / 4) == ((4, True) if sparse else (0, False))
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
+class Branch(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ExportError, match="outputs differ"):
+        export_onnx(Random(), tmp_path / "file.onnx", (3,))
+    with pytest.raises(ExportError, match=r"torch\.onnx cannot export Branch"):
+        export_onnx(Branch(), tmp_path / "file.onnx", (3,))
+    assert not list(tmp_path.iterdir())
