@@ -134,7 +134,7 @@ def _plane_figures(name: str, result: Plane) -> list[Figure]:
         ends = ", ".join(f"{label} {wording.loss(y)}" for label, y in zip(labels, at, strict=True))
         title = f"{words.capitalize()} loss on the plane through both networks and the bend"
         caption = (
-            f"In nats, contours at equal ratios, darker is higher; the highest tenth is one shade. "
+            f"In nats, contours at equal ratios, stronger colour is higher; the highest tenth is one shade. "
             f"The line is the trained curve. At the points: {ends}."
         )
         figures.append(Figure(title, caption, f"{title}. {caption}", svg))

@@ -98,7 +98,7 @@ def draw_lines(
 def draw_ground(ground: Ground, *, name: str, unit: str) -> str:
     """Draw contours of a loss or an error on a plane, with points and a path.
 
-    The lines are at equal ratios of the value; the darker, the higher.
+    The lines are at equal ratios of the value; the stronger the colour, the higher.
 
     Args:
         ground: The values.
