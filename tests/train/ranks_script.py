@@ -1,14 +1,17 @@
 """Started by torchrun in two processes: every kind of run on a small folder of JPEGs, for tests to read."""
 
+import io
 import json
 import os
 import signal
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from dirprune.cli import main as cli
 from dirprune.data import load_dataset
 from dirprune.errors import DirpruneError
 from dirprune.models import MODELS
@@ -71,8 +74,15 @@ def main(images: Path, out: Path) -> None:
             said[name] = str(action())
         except (DirpruneError, OSError, StopRequested) as error:
             said[name] = f"{type(error).__name__}: {error}"
+    options = (
+        "--model lenet5 --image-size 20 --batch-size 8 --epochs 1 --schedule constant --workers 0 "
+        "--parallel fsdp2"
+    )
+    arguments = ["train", "resnet50-imagenet", "--data-dir", str(images), "--out", str(out / "command")]
+    with redirect_stdout(io.StringIO()) as printed:
+        said["code"] = cli([*arguments, *options.split()])  # the last, for it takes leave of the others
+    said["printed"] = printed.getvalue()
     (out / f"said{rank}.json").write_text(json.dumps(said))
-    leave()
 
 
 def stopped(dataset, folder, rank):
