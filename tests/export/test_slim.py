@@ -71,6 +71,16 @@ def test_constants_that_zeros_around_show_in_share_one_channel():
     assert_same(result, model, (2, 9, 9))
 
 
+def test_zeros_around_make_a_map_of_a_constant():
+    model = thin(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 1)), 0)
+    kill(model[0], [0], 1.0)
+    with torch.no_grad():
+        model[1].weight[0, 1] = 0  # reads the constant alone, and differs at the border
+    result = slim(model, (1, 6, 6))
+    assert result.layers["1.weight"] == (2, 2)
+    assert_same(result, model, (1, 6, 6))
+
+
 def test_a_normalisation_whose_scale_is_zero_makes_a_constant():
     model = thin(
         nn.Sequential(

@@ -1,6 +1,7 @@
 """Two bytes per value, Zstandard, the checksum, and what an earlier version wrote."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import save
 
 from dirprune.errors import SparseFileError
 from dirprune.export import load_sparse, save_sparse
+from dirprune.export.packing import Entry, unpack
 from dirprune.export.sparse_file import describe_sparse
 
 KEY = "dirprune-sparse"
@@ -42,7 +44,6 @@ def test_values_and_compression(values, half, compress, tmp_path):
             else tensor.to(half).to(tensor.dtype)
         )
         assert loaded[name].dtype == tensor.dtype
-        loaded[name].add_(0)  # memory of its own, that may be written
         assert torch.equal(loaded[name], rounded), name
     if values != "same" or compress:
         assert info.bytes < plain.bytes
@@ -113,6 +114,17 @@ def test_a_frame_of_another_size_is_refused(tmp_path, monkeypatch):
         (tmp_path / "file").write_bytes(save(stored, {KEY: json.dumps(description)}))
         with pytest.raises(SparseFileError, match=reason):
             load_sparse(tmp_path / "file")
+
+
+def test_a_frame_that_says_too_much_gets_no_memory():
+    bomb = zstandard.compress(bytes(100_000_000))
+    entry = Entry("a", "dense", "U8", (999,), "U8", True)
+    tracemalloc.start()
+    with pytest.raises(SparseFileError, match="is not 999 bytes"):
+        unpack(entry, {"dense:a": {"data": bomb}})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 def test_bad_requests(tmp_path):

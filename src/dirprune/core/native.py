@@ -1,5 +1,6 @@
 """C code, compiled where it runs: once for each machine, source and compiler, kept in the user's cache."""
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -48,8 +49,10 @@ def load_native(source: Path, *, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
         key.update(len(part).to_bytes(8, "little") + part)
     try:
         library = _folder() / f"{source.stem}-{key.hexdigest()[:32]}.so"
-        if not library.is_file():
-            _compile([*compiler, *_FLAGS, *flags], content, library)
+        if library.is_file():
+            with contextlib.suppress(OSError):  # a power cut may have left it damaged
+                return ctypes.CDLL(str(library))
+        _compile([*compiler, *_FLAGS, *flags], content, library)
         return ctypes.CDLL(str(library))
     except OSError as error:
         raise CompilerError(f"cannot keep or load compiled code in the cache: {error}") from error
