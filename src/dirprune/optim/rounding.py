@@ -10,7 +10,8 @@ def round_stochastically(values: Tensor, step: Tensor) -> Tensor:
     .. math:: P(\text{up}) = (x - x_\text{down}) / (x_\text{up} - x_\text{down}), \qquad E[\text{result}] = x
 
     The chance is a hash of the value's bits and of the number of the step. So it needs no generator and no
-    state, and is the same on every device, for every layout, sharding and number of threads.
+    state, and is the same on every device, for every layout, sharding and number of threads. Equal values
+    are rounded alike within a step; in training their gradients make them differ.
 
     Args:
         values: float32, any shape. Infinities and NaN stay as they are.
