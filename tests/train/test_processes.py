@@ -97,7 +97,7 @@ def test_a_wrong_request_stops_the_others_and_is_raised(tmp_path, in_place_of_py
     stopped = tmp_path / "stopped"
     in_place_of_python(
         f"{FIRST} sleep 0.3; {say(REFUSED)};;"
-        f" *) trap 'touch {stopped}; exit 130' TERM; while :; do sleep 0.05; done;; esac"
+        f" *) trap 'touch {stopped}; exit 130' TERM; for i in $(seq 200); do sleep 0.05; done;; esac"
     )
     with pytest.raises(UsageError, match="no network"):
         processes.run_in_processes(jobs_of(tmp_path), 2, [], display())
@@ -113,10 +113,12 @@ def test_each_process_sees_one_device(tmp_path, in_place_of_python):
 def test_a_process_that_does_not_stop_is_killed(tmp_path, in_place_of_python, monkeypatch):
     monkeypatch.setattr(processes, "_SECONDS_TO_SAVE", 0.3)
     in_place_of_python(
-        f"trap '' TERM; echo $$ >> {tmp_path}/pids; kill -INT $PPID; while :; do sleep 0.05; done"
+        f"trap '' TERM; echo $$ >> {tmp_path}/pids; kill -INT $PPID; for i in $(seq 200); do sleep 0.05; done"
     )
+    started = time.monotonic()
     with pytest.raises(StopRequested):
         processes.run_in_processes(jobs_of(tmp_path), 1, [], display())
+    assert time.monotonic() - started < 8  # left alone, it would last for 10 seconds at least
     pid = int((tmp_path / "pids").read_text())
     assert not Path(f"/proc/{pid}").exists()
 
