@@ -41,15 +41,15 @@ def _there_is_a_kernel() -> None:
 def left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collects how many parameters the kernel left to another path at each step."""
     counts: list[int] = []
-    take = cpu._all_suit
+    choose = cpu.which_suit
 
-    def count(tensors, library) -> bool:
-        suits = take(tensors, library)
-        if len(tensors.params) == 1 and not suits:
-            counts.append(1)
-        return suits
+    def count(tensors, kind: str) -> list[int]:
+        indices = choose(tensors, kind)
+        if missing := len(tensors.params) - len(indices):
+            counts.append(missing)
+        return indices
 
-    monkeypatch.setattr(cpu, "_all_suit", count)
+    monkeypatch.setattr(cpu, "which_suit", count)
     return counts
 
 

@@ -1,5 +1,6 @@
 """Which way a step takes: a fused kernel where there is one, lists of tensors, or tensor by tensor."""
 
+import importlib
 import logging
 from collections.abc import Callable
 from functools import cache
@@ -90,10 +91,11 @@ def _kernel(kind: str) -> Kernel | None:
 def _kernel_or_reason(kind: str) -> Kernel | str:
     """Load the kernel for a kind of device and try it; if that fails, say why."""
     try:
-        if kind == "cpu":
-            from dirprune.optim.kernels.cpu import step
-        else:
+        if kind not in ("cpu", "cuda"):
             return f"there is no fused kernel for {kind}"
+        if kind == "cuda" and not torch.cuda.is_available():
+            return "no GPU is available"
+        step: Kernel = importlib.import_module(f"dirprune.optim.kernels.{kind}").step
         with _disable_current_modes(), torch.inference_mode(False):  # which would make other tensors
             _try(step, kind)
     except UnavailableError as error:
@@ -114,7 +116,10 @@ def _try(kernel: Kernel, kind: str) -> None:
         values = torch.linspace(-1, 1, 4 * 100, dtype=torch.float32, device="cpu").view(4, 100)
         counters = torch.ones(2, dtype=torch.float64, device="cpu")
         tensors = Tensors(*([row] for row in (*values.to(kind), *counters)))
-        left = go(tensors)
+        try:
+            left = go(tensors)
+        except Exception as error:  # whatever a compiler at run time may raise
+            raise UnavailableError(f"the kernel fails with {type(error).__name__}: {error}") from error
         if left:
             raise UnavailableError("the kernel refuses plain float32")
         results.append(torch.cat([row.cpu() for (row,) in tensors[:4]]))

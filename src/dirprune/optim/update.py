@@ -41,7 +41,7 @@ def _kept(group: dict[str, Any], tensor: Tensor) -> Tensor:
     return tensor.clone() if group["differentiable"] else tensor
 
 
-def _advance(group: dict[str, Any], lr: float | Tensor, step: Tensor, threshold: Tensor) -> float | Tensor:
+def advance(group: dict[str, Any], lr: float | Tensor, step: Tensor, threshold: Tensor) -> float | Tensor:
     """Count one step and let the threshold grow; returns the new threshold."""
     c, mu = float(group["c"]), float(group["mu"])  # a NumPy float32 would drag the sum down to float32
     if stays_on_device(group):
@@ -59,7 +59,7 @@ def update_one_by_one(group: dict[str, Any], rule: ThresholdRule, tensors: Tenso
     """Update tensor by tensor: the readable form, and the reference of the others."""
     lr, momentum = _rate(group), group["momentum"]
     for i, step in enumerate(tensors.steps):
-        tau = _advance(group, lr, step, tensors.thresholds[i])
+        tau = advance(group, lr, step, tensors.thresholds[i])
         operands = [tensors.params[i], tensors.grads[i], tensors.accumulators[i]]
         if momentum != 0:
             operands.append(tensors.buffers[i])
@@ -119,5 +119,5 @@ def update_foreach(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors)
             torch._foreach_sub_(vs, [direction * lr for direction in directions])
         else:
             torch._foreach_add_(vs, directions, alpha=-lr)
-        taus = [_advance(group, lr, step, tau) for step, tau in zip(steps, thresholds, strict=True)]
+        taus = [advance(group, lr, step, tau) for step, tau in zip(steps, thresholds, strict=True)]
         rule.foreach_write(vs, taus, weights)

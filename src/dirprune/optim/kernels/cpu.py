@@ -1,9 +1,8 @@
 """One step on the CPU by the compiled kernel."""
 
 from array import array
-from ctypes import CDLL
 from itertools import repeat
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -11,30 +10,25 @@ from torch import Tensor
 
 from dirprune.core.threshold import threshold_increment
 from dirprune.optim.kernels import compiled
-from dirprune.optim.tensors import PLAIN, Tensors, same_layout
+from dirprune.optim.kernels.suit import which_suit
+from dirprune.optim.tensors import PLAIN, Tensors
 
-# Types of weight and accumulator that have a kernel, as grda.cpp numbers them.
-_TYPES = {
-    (torch.float16, torch.float32): (0, 2),
-    (torch.bfloat16, torch.float32): (1, 2),
-    (torch.float32, torch.float32): (2, 2),
-    (torch.float64, torch.float64): (3, 3),
-    (torch.float16, torch.bfloat16): (0, 1),
-    (torch.bfloat16, torch.bfloat16): (1, 1),
-    (torch.float32, torch.bfloat16): (2, 1),
-}
-_WIDE = {weight: torch.promote_types(weight, torch.float32) for weight, _ in _TYPES}  # of the momentum
-_PLAIN = frozenset(PLAIN)
+# Types as grda.cpp numbers them.
+_NUMBERS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+
 # Parameters of a group; with gradients and accumulators more than a second-level cache holds. Above it
 # weights go to memory past the caches, which would read them first only to overwrite them.
 _STREAM_ABOVE = 100_000
 
 
 # By map and without loops, for a small network's step is over in the time of a hundred Python instructions.
-_dtype, _shape, _is_cpu = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
+_dtype = attrgetter("dtype")
+_PLAIN = frozenset(PLAIN)
 
 
-def step(group: dict[str, Any], lr: float, tensors: Tensors, unscale: float, plans: "Plans") -> list[int]:
+def step(
+    group: dict[str, Any], lr: float, tensors: Tensors, unscale: float, plans: dict[int, Any]
+) -> list[int]:
     """Take one step with every parameter that the kernel can take.
 
     Args:
@@ -50,9 +44,9 @@ def step(group: dict[str, Any], lr: float, tensors: Tensors, unscale: float, pla
     library = compiled.library()
     plan = plans.get(id(group))
     if plan is None or not plan.renew(tensors):
-        indices = list(range(len(tensors.params)))
-        if not _all_suit(tensors, library):
-            indices = [i for i in indices if _all_suit(tensors.select([i]), library)]
+        indices = which_suit(tensors, "cpu")
+        if not library.has_float16():
+            indices = [i for i in indices if tensors.params[i].dtype is not torch.float16]
         plan = Plan(tensors, indices)
         if not plan.left:
             plans[id(group)] = plan
@@ -99,7 +93,6 @@ class Plan:
         self.sizes, self.strides = list(map(Tensor.numel, params)), list(map(Tensor.stride, params))
         self.contiguous = all(map(Tensor.is_contiguous, params))
         self.dtypes = list(map(_dtype, params))
-        types = [_TYPES[pair] for pair in zip(self.dtypes, map(_dtype, accumulators), strict=True)]
         n = self.count
         self.table = array(
             "q",
@@ -111,8 +104,8 @@ class Plan:
                 *map(Tensor.data_ptr, steps),
                 *map(Tensor.data_ptr, thresholds),
                 *self.sizes,
-                *map(itemgetter(0), types),
-                *map(itemgetter(1), types),
+                *(_NUMBERS[dtype] for dtype in self.dtypes),
+                *(_NUMBERS[v.dtype] for v in accumulators),
             ],
         )
         self.address = self.table.buffer_info()[0]
@@ -139,31 +132,3 @@ class Plan:
             return False
         self.table[self.count : 2 * self.count] = array("q", map(Tensor.data_ptr, grads))
         return True
-
-
-Plans = dict[int, Plan]
-
-
-def _all_suit(tensors: Tensors, library: CDLL) -> bool:
-    """Whether the kernel can take all of these: plain memory, of types and layouts that it knows."""
-    params, grads, accumulators, buffers, steps, thresholds = tensors
-    operands = [*params, *grads, *accumulators, *buffers]
-    counters = steps + thresholds
-    everything = operands + counters
-    types = list(map(_dtype, params))
-    pairs = set(zip(types, map(_dtype, accumulators), strict=True))
-    shapes = list(map(_shape, params))
-    lists = [held for held in tensors[:4] if held]
-    return (
-        _PLAIN.issuperset(map(type, everything))
-        and all(map(_is_cpu, everything))
-        and not any(map(Tensor.is_neg, params + grads))
-        and not any(map(Tensor.is_inference, params))
-        and _TYPES.keys() >= pairs
-        and (torch.float16 not in types or bool(library.has_float16()))
-        and types == list(map(_dtype, grads))
-        and all(_WIDE[t] is m.dtype for t, m in zip(types, buffers, strict=False))
-        and {torch.float64}.issuperset(map(_dtype, counters))
-        and all(list(map(_shape, held)) == shapes for held in lists[1:])
-        and (all(map(Tensor.is_contiguous, operands)) or all(map(same_layout, *lists)))
-    )
