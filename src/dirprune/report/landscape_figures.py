@@ -148,7 +148,7 @@ def contour_levels(values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") 
 
     Example:
         >>> [round(level, 2) for level in contour_levels(np.array([1.0, 4.0, 16.0]))][::5]
-        [1.0, 3.33, 11.11]
+        [1.0, 3.28, 10.73]
     """
     known = values[np.isfinite(values)]
     low = max(float(known.min()), 1e-12)

@@ -20,6 +20,7 @@ class EvaluationData:
     """A split in its own order, normalised and not augmented: the same at every pass.
 
     Example:
+        >>> import torch
         >>> split = Split(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.arange(3))
         >>> [len(labels) for _, labels in EvaluationData(split, Augmentation(), batch_size=2)]
         [2, 1]
