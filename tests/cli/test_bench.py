@@ -52,3 +52,19 @@ def test_bad_input_is_one_line(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_train_says_what_pays_and_writes_it(tmp_path, capsys):
+    arguments = ["bench", "train", "digits", "--ways", "bf16", "--repetitions", "2"]
+    assert main([*arguments, "--json", str(tmp_path / "table.json")]) == 0
+    shown = capsys.readouterr().out
+    assert "x float32" in shown
+    assert "nothing pays here" in shown or "--precision bf16" in shown
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert content["ratios"]["float32"] == 1
+    assert content["environment"]["command"].startswith("dirprune bench train digits")
+
+
+def test_train_names_what_is_unknown(capsys):
+    assert main(["bench", "train", "digits", "--ways", "bf61"]) == 2
+    assert "did you mean 'bf16'" in capsys.readouterr().err

@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export RUN --to KIND", "write a finished network as a sparse, slim, dense or ONNX file"),
     "inspect": ("inspect FILE|RUN", "layers, shapes, sparsity and bytes of a sparse file"),
     "report": ("report FOLDER", "make the report of a folder of runs again"),
-    "bench": ("bench WHAT", "measure on this machine: step, the time of an optimiser's step"),
+    "bench": ("bench WHAT", "measure on this machine: an optimiser's step, training, inference"),
 }
 
 

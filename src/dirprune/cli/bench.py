@@ -5,18 +5,24 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from dirprune.bench import StepTable, measure_step, parameter_shapes
+from dirprune.bench import StepTable, TrainingTable, measure_step, measure_training, parameter_shapes
 from dirprune.bench.step import BASE, MOMENTUM
+from dirprune.bench.training import WAYS
 from dirprune.cli.arguments import parse
+from dirprune.cli.bench_inference import bench_inference
+from dirprune.cli.train import recipe_list
 from dirprune.core.atomic import atomic_write
+from dirprune.data.catalogue import find_spec
 from dirprune.errors import UsageError, unknown
-from dirprune.train.environment import describe_environment
+from dirprune.models import create_model
+from dirprune.recipes import get_recipe
+from dirprune.train import TrainConfig, describe_environment, shape_of
 
 _LARGEST = 1_000_000  # elements of a tensor, where only their sum is given
 
@@ -41,6 +47,23 @@ class StepOptions:
     """Also write the table and the environment to this file."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Time a recipe's training step in float32, bf16, channels_last and compiled, in turns."""
+
+    config: TrainConfig
+    ways: tuple[str, ...] = tuple(WAYS)
+    """Which ways to compute it."""
+    repetitions: int = 10
+    """Rounds; the table shows the median."""
+    device: str = "cpu"
+    """Where it is trained."""
+    threads: int | None = None
+    """Threads of the CPU; default: the recipe's choice."""
+    json: Path | None = None
+    """Also write the table and the environment to this file."""
+
+
 def bench(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -57,10 +80,7 @@ def bench_step(arguments: list[str]) -> int:
     options = parse(StepOptions, arguments, prog="dirprune bench step")
     if options.parameters is not None and options.parameters < 1:
         raise UsageError(f"--parameters must be >= 1, got {options.parameters}")
-    if options.threads is not None:
-        if options.threads < 1:
-            raise UsageError(f"--threads must be >= 1, got {options.threads}")
-        torch.set_num_threads(options.threads)
+    _set_threads(options.threads)
     console = Console()
     shapes = parameter_shapes(options.model) if options.parameters is None else _split(options.parameters)
     with console.status("stepping"):
@@ -71,17 +91,69 @@ def bench_step(arguments: list[str]) -> int:
             dtype=getattr(torch, options.dtype),
         )
     _print(console, table)
-    if options.json is not None:
-        environment = describe_environment(
-            shlex.join(["dirprune", "bench", "step", *arguments]), options.device
-        )
-        content = {"environment": environment, **table.as_json()}
-        with atomic_write(options.json) as file:
-            file.write(json.dumps(content, indent=1).encode() + b"\n")
+    _write(options.json, ["step", *arguments], options.device, table.as_json())
     return 0
 
 
-BENCHMARKS: dict[str, Callable[[list[str]], int]] = {"step": bench_step}
+def bench_train(arguments: list[str]) -> int:
+    """Time a recipe's training step in bf16, channels_last and compiled."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: dirprune bench train RECIPE [OPTIONS]\n\n{recipe_list()}", end="")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    recipe = get_recipe(name)
+    default = TrainingOptions(config=recipe.config, threads=recipe.threads)
+    options = parse(TrainingOptions, rest, prog=f"dirprune bench train {name}", default=default)
+    for way in options.ways:
+        if way not in WAYS:
+            raise UsageError(unknown("way", way, WAYS))
+    _set_threads(options.threads)
+    config, spec = options.config, find_spec(options.config.dataset)
+    shape = shape_of(config, spec)
+    console = Console()
+    with console.status("training"):
+        table = measure_training(
+            lambda: create_model(
+                config.model,
+                num_classes=spec.num_classes,
+                in_channels=shape[0],
+                image_size=shape[1],
+                width=config.width,
+            ),
+            shape,
+            spec.num_classes,
+            batch_size=config.batch_size,
+            names=options.ways,
+            repetitions=options.repetitions,
+            device=_device(options.device),
+        )
+    _print_training(console, name, table)
+    _write(options.json, ["train", *arguments], options.device, table.as_json())
+    return 0
+
+
+BENCHMARKS: dict[str, Callable[[list[str]], int]] = {
+    "step": bench_step,
+    "train": bench_train,
+    "inference": bench_inference,
+}
+
+
+def _write(path: Path | None, arguments: list[str], device: str, content: dict[str, Any]) -> None:
+    """Write a table beside the environment it was measured in, if a file is wanted."""
+    if path is None:
+        return
+    environment = describe_environment(shlex.join(["dirprune", "bench", *arguments]), device)
+    with atomic_write(path) as file:
+        file.write(json.dumps({"environment": environment, **content}, indent=1).encode() + b"\n")
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if threads < 1:
+        raise UsageError(f"--threads must be >= 1, got {threads}")
+    torch.set_num_threads(threads)
 
 
 def _usage() -> str:
@@ -123,3 +195,31 @@ def _print(console: Console, table: StepTable) -> None:
     console.print(shown)
     if table.kernel != "fused":
         console.print(f"note: gRDA goes without a fused kernel: {table.kernel}", markup=False)
+
+
+def _print_training(console: Console, recipe: str, table: TrainingTable) -> None:
+    """Print the table, and what pays."""
+    shown = Table(
+        title=f"training step of {recipe}: batch {table.batch_size}, {table.device}, {table.threads} threads"
+    )
+    for heading in ("way", "median, ms", "images/s", "x float32", "compilation, s", "verdict"):
+        shown.add_column(heading, justify="left" if heading in ("way", "verdict") else "right")
+    for name, timing in table.times.items():
+        compilation = table.compilation.get(name)
+        shown.add_row(
+            name,
+            f"{1e3 * timing.median:.1f}",
+            f"{table.batch_size / timing.median:.0f}",
+            f"{table.ratio(name):.2f}",
+            "" if compilation is None else f"{compilation:.0f}",
+            "pays" if table.pays(name) else "" if table.ratio(name) == 1 else "does not pay",
+        )
+    console.print(shown)
+    options = {"channels_last": "--channels-last", "bf16": "--precision bf16"}
+    best = min((name for name in table.times if not WAYS[name].compiled), key=table.ratio)
+    flags = " ".join(options[part] for part in best.split(", ") if part in options)
+    console.print(
+        f"fastest for this recipe: dirprune train {recipe} {flags}"
+        if table.pays(best)
+        else "nothing pays here"
+    )
