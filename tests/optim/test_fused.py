@@ -207,8 +207,16 @@ def test_tensors_that_have_moved_since_the_last_step() -> None:
         p.grad = torch.ones_like(p)
 
     changes = (
-        move, move_state, replace_state, replace_counters, transpose_in_place, other_layout, no_gradient, start_again, narrow
-    )  # fmt: skip
+        move,
+        move_state,
+        replace_state,
+        replace_counters,
+        transpose_in_place,
+        other_layout,
+        no_gradient,
+        start_again,
+        narrow,
+    )
     for change in changes:
         results = []
         for foreach in (None, False):

@@ -43,6 +43,31 @@ def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str
     References:
         Chao et al. 2020, section 4, for thresholding everything.
     """
+    chosen = set(prunable_parameters(model, include).values())
+    dense = [parameter for parameter in model.parameters() if parameter not in chosen]
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p in chosen]}]
+    return [*groups, {"params": dense, "c": 0.0}] if dense else groups
+
+
+def prunable_parameters(model: nn.Module, include: Include = "all") -> dict[str, nn.Parameter]:
+    """Parameters that become sparse, by their names.
+
+    A parameter shared by several modules is prunable if any of them says so, and has its first name.
+
+    Args:
+        model: Any module.
+        include: As in :func:`prunable_groups`.
+
+    Returns:
+        Names as in ``model.named_parameters()``, in its order.
+
+    Raises:
+        UsageError: ``include`` is unknown, or selects nothing.
+
+    Example:
+        >>> list(prunable_parameters(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), "weights"))
+        ['0.weight']
+    """
     if include == "all":
         select: Callable[[str, nn.Module], bool] = lambda name, module: True  # noqa: ARG005, E731
     elif include == "weights":
@@ -53,7 +78,6 @@ def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str
         raise UsageError(
             f"include must be 'all', 'weights' or a function (name, module) -> bool, not {include!r}"
         )
-
     chosen = {
         parameter
         for module in model.modules()
@@ -65,6 +89,4 @@ def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str
             f"include={include!r} selects no parameter of {type(model).__name__}: "
             "pass include='all' or a function that selects some"
         )
-    dense = [parameter for parameter in model.parameters() if parameter not in chosen]
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p in chosen]}]
-    return [*groups, {"params": dense, "c": 0.0}] if dense else groups
+    return {name: parameter for name, parameter in model.named_parameters() if parameter in chosen}

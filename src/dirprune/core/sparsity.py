@@ -1,6 +1,6 @@
 """Counting zeros."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -103,8 +103,20 @@ def sparsity_report(model: nn.Module) -> SparsityReport:
     References:
         Chao et al. 2020, section 4: zeros / all trainable parameters, biases and BatchNorm included.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    zeros = count_zeros(p for _, p in named)
+    return sparsity_of({name: p for name, p in model.named_parameters() if p.requires_grad})
+
+
+def sparsity_of(tensors: Mapping[str, Tensor]) -> SparsityReport:
+    """Zeros of named tensors.
+
+    Example:
+        >>> sparsity_of({"mask": torch.tensor([0.0, 1.0])}).sparsity
+        0.5
+    """
+    zeros = count_zeros(tensors.values())
     return SparsityReport(
-        tuple(LayerSparsity(name, tuple(p.shape), n) for (name, p), n in zip(named, zeros, strict=True))
+        tuple(
+            LayerSparsity(name, tuple(tensor.shape), n)
+            for (name, tensor), n in zip(tensors.items(), zeros, strict=True)
+        )
     )

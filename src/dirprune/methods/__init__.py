@@ -1,0 +1,6 @@
+"""Pruning methods behind one small protocol."""
+
+from dirprune.methods.base import Facts, Method, Plan, Search, Work
+from dirprune.methods.registry import METHODS, Entry, create_method
+
+__all__ = ["METHODS", "Entry", "Facts", "Method", "Plan", "Search", "Work", "create_method"]

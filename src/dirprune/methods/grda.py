@@ -1,0 +1,55 @@
+"""gRDA: directional pruning by the optimiser alone."""
+
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from dirprune.core.prunable import prunable_groups
+from dirprune.methods.base import DENSE_GRADIENT_WORK, Facts, Method, Search, Work, require
+from dirprune.optim import GRDA
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrdaSettings:
+    """Settings of :class:`Grda`."""
+
+    c: float = 5e-4
+    """Scale of the threshold (the paper: 5e-4 to 5e-3)."""
+    mu: float = 0.6
+    """Exponent of its growth (the paper: 0.4 to 0.7)."""
+
+    def __post_init__(self) -> None:
+        require(self, c=(0, None), mu=(1e-6, 1))
+
+
+class Grda(Method[GrdaSettings]):
+    r"""Generalised regularised dual averaging, by :class:`dirprune.GRDA`.
+
+    .. math:: v_{n+1} = v_n - \gamma \nabla f(w_n), \quad w_{n+1} = S(v_{n+1}, c \gamma^{\mu + 1/2} (n+1)^\mu)
+
+    References:
+        Chao, Wang, Xing, Cheng 2020, "Directional pruning of deep neural networks", section 3.
+    """
+
+    facts = Facts(
+        title="gRDA",
+        paper="Chao et al. 2020, Directional pruning of deep neural networks, 2006.09358",
+        strength="mu",
+        search=(Search("mu", 0.4, 0.8, log=False), Search("c", 1e-4, 1e-2)),
+    )
+
+    def _make_optimizer(self) -> Optimizer:
+        plan, settings = self.plan, self.settings
+        return GRDA(
+            prunable_groups(self.model, plan.include),
+            lr=plan.lr,
+            c=settings.c,
+            mu=settings.mu,
+            momentum=plan.momentum,
+            nesterov=plan.nesterov,
+            weight_decay=plan.weight_decay,
+        )
+
+    def work(self, step: int) -> Work:  # noqa: ARG002
+        """Return the gradient of the weights as dense."""
+        return DENSE_GRADIENT_WORK

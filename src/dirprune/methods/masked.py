@@ -1,0 +1,97 @@
+"""What the methods with masks share: a method decides on a score, and when how many weights are kept."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dirprune.core.masks import DISTRIBUTIONS, Distribution, Masks, all_kept, keep_largest
+from dirprune.core.schedules import Cubic
+from dirprune.errors import HyperparameterError, UsageError, unknown
+from dirprune.methods.base import SPARSE_WORK, Method, Settings, Work, require
+
+
+class Masked(Method[Settings]):
+    """A method whose pruned weights are held at zero by masks, and their momentum with them.
+
+    Gradients stay dense: a pruned weight is zero in the forward pass, moved by the optimiser, and set to zero
+    again.
+    """
+
+    masks: Masks
+
+    def _prepare(self) -> None:
+        self.masks = all_kept(self.prunable)
+
+    def magnitudes(self) -> dict[str, Tensor]:
+        """Return |w| of every prunable weight."""
+        return {name: parameter.detach().abs() for name, parameter in self.prunable.items()}
+
+    def apply(self) -> None:
+        """Hold pruned weights and their momentum at zero."""
+        self.masks.zero_(self.prunable)
+        momenta = {n: self.optimizer.state[p].get("momentum_buffer") for n, p in self.prunable.items()}
+        self.masks.zero_({name: buffer for name, buffer in momenta.items() if buffer is not None})
+
+    def after_step(self, step: int) -> None:  # noqa: ARG002
+        """Hold pruned weights at zero."""
+        self.apply()
+
+    def work(self, step: int) -> Work:  # noqa: ARG002
+        """Return that all three passes leave out what is pruned; in dense phases nothing is."""
+        return SPARSE_WORK
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the masks too."""
+        return {**super().state_dict(), "masks": {name: mask.clone() for name, mask in self.masks.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the masks too."""
+        super().load_state_dict(state)
+        found = {name: tuple(mask.shape) for name, mask in state["masks"].items()}
+        if found != {name: tuple(mask.shape) for name, mask in self.masks.items()}:
+            raise UsageError(
+                "the saved masks belong to other parameters: resume with the same network and plan"
+            )
+        self.masks = Masks({name: mask.to(self.masks[name].device) for name, mask in state["masks"].items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradualSettings:
+    """When and where weights are pruned step by step."""
+
+    distribution: Distribution = "global"
+    """How the kept weights are shared out among layers."""
+    begin: float = 0.1
+    """Fraction of training before the first pruning."""
+    end: float = 0.75
+    """Fraction of training after the last."""
+    every: int = 100
+    """Steps between two prunings."""
+
+    def __post_init__(self) -> None:
+        require(self, begin=(0, 1), end=(self.begin, 1), every=(1, None))
+        if self.distribution not in DISTRIBUTIONS:
+            raise HyperparameterError(unknown("distribution", self.distribution, DISTRIBUTIONS))
+
+
+class Gradual(Masked[GradualSettings]):
+    """Prunes those of the smallest score, more and more of them along the cubic schedule, for good."""
+
+    def score(self) -> dict[str, Tensor]:
+        """Return how much each weight is worth keeping: the one decision of such a method."""
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """Prune if it is time."""
+        settings, plan = self.settings, self.plan
+        begin, end = plan.steps(settings.begin), max(1, plan.steps(settings.end))
+        if step == end or (begin <= step < end and (step - begin) % settings.every == 0):
+            schedule = Cubic(begin=begin, end=end, final=self._target)
+            self.masks = self._select(self.score(), self._kept(schedule(step)), settings.distribution)
+        self.apply()
+
+    def _select(self, scores: dict[str, Tensor], keep: int, distribution: Distribution) -> Masks:
+        """Keep the greatest scores among the weights that are left."""
+        left = {name: score.masked_fill(~self.masks[name], -float("inf")) for name, score in scores.items()}
+        return keep_largest(left, keep, distribution)

@@ -1,0 +1,79 @@
+"""What the methods with a reparametrised weight share: w = f(v, more), with v and more trained."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dirprune.errors import UsageError
+from dirprune.methods.base import Method, Settings
+
+
+class Parametrised(Method[Settings]):
+    """A method that puts a parametrisation on every prunable weight, and bakes the weights at the end.
+
+    A parametrisation is a module from v to w; in evaluation mode it gives the sparse weight.
+    """
+
+    modules: dict[str, Any]  # the parametrisations, by the names of their weights
+
+    @abstractmethod
+    def parametrisation(self, weight: nn.Parameter) -> nn.Module:
+        """Return a new parametrisation of a weight: the one decision of such a method."""
+
+    def _prepare(self) -> None:
+        self.modules = {}
+        self._order: dict[str, list[str]] = {}
+        homes = [(n, p) for m in self.model.modules() for n, p in m.named_parameters(recurse=False)]
+        for name, parameter in self.prunable.items():
+            if sum(other is parameter for _, other in homes) > 1:
+                raise UsageError(
+                    f"{self.facts.title} cannot reparametrise {name}, which several modules share: exclude it"
+                )
+            path, attribute = _split(name)
+            module = self.model.get_submodule(path)
+            self._order.setdefault(path, list(module._parameters))
+            self.modules[name] = self.parametrisation(parameter).train(self.model.training)
+            parametrize.register_parametrization(module, attribute, self.modules[name])
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return all trainable weights under their original names, as they are in evaluation."""
+        with self._evaluating(), torch.no_grad():
+            homes = {name: _split(name) for name in self._names}
+            return {
+                name: getattr(self.model.get_submodule(path), attribute)
+                for name, (path, attribute) in homes.items()
+            }
+
+    def finish(self) -> None:
+        """Write the sparse weights into plain parameters, in their original order."""
+        with self._evaluating():
+            for name in self.prunable:
+                path, attribute = _split(name)
+                parametrize.remove_parametrizations(self.model.get_submodule(path), attribute)
+        for path, names in self._order.items():
+            held = self.model.get_submodule(path)._parameters
+            for name in names:
+                held[name] = held.pop(name)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Have the parametrisations give the weights of evaluation."""
+        modes = [(module, module.training) for module in self.modules.values()]
+        for module, _ in modes:
+            module.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.train(training)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Split a parameter's name into its module's and its own."""
+    path, _, attribute = name.rpartition(".")
+    return path, attribute

@@ -1,0 +1,89 @@
+"""RDA: regularised dual averaging with the l1 norm, the ancestor of gRDA."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dirprune.core.threshold import SoftThreshold
+from dirprune.methods.base import DENSE_GRADIENT_WORK, Facts, Method, Search, Work, require
+from dirprune.methods.dual import DualOptimizer, direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class RdaSettings:
+    """Settings of :class:`RDA`."""
+
+    lr: float = 1.0
+    """gamma. Ours: steps shrink as 1 / sqrt(t), so that the rate that suits SGD is far too small."""
+    l1: float = 1e-4
+    """lambda, the weight of the penalty (ours)."""
+
+    def __post_init__(self) -> None:
+        require(self, lr=(0, None), l1=(0, None))
+
+
+class RDAOptimizer(DualOptimizer):
+    """The optimiser; options ``lr``, ``initial_lr`` and ``l1`` of each group."""
+
+    def start(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Return an empty sum."""
+        return {"start": weight.clone(), "sum": torch.zeros_like(weight), "t": 0}
+
+    def update(
+        self, gradient: Tensor, weight: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> Tensor:
+        """Add the gradient, and solve the regularised problem."""
+        state["t"] += 1
+        base, root = group["initial_lr"], math.sqrt(state["t"])
+        state["sum"].add_(
+            direction(gradient, weight, state, group), alpha=group["lr"] / base if base else 0.0
+        )
+        return SoftThreshold()(state["start"] - state["sum"] * (base / root), base * group["l1"] * root)
+
+
+class RDA(Method[RdaSettings]):
+    r"""l1-regularised dual averaging.
+
+    .. math::
+        w_{t+1} = \arg\min_w \; \langle \bar g_t, w \rangle + \lambda |w|_1
+                  + \frac{1}{2 \gamma \sqrt t} |w - w_1|^2
+                = S\bigl(w_1 - \gamma \sqrt t \, \bar g_t, \; \gamma \lambda \sqrt t\bigr)
+
+    with g-bar the mean of all gradients. A schedule weighs the gradients, by lr_n / gamma: rescaling gamma
+    itself would pull the network back to its start. gRDA differs in that what has accumulated is not divided
+    by sqrt(t), and in the threshold's exponent.
+
+    References:
+        Xiao 2010, "Dual averaging methods for regularized stochastic learning and online optimization",
+        algorithm 1 and equation 10 (there with w_1 = 0 and gamma for 1 / gamma).
+    """
+
+    facts = Facts(
+        title="RDA, l1",
+        paper="Xiao 2010, Dual averaging methods, JMLR 11",
+        strength="l1",
+        search=(Search("l1", 1e-6, 1e-2), Search("lr", 0.1, 30)),
+    )
+
+    def _make_optimizer(self) -> Optimizer:
+        plan = self.plan
+        defaults = {
+            "lr": self.settings.lr,
+            "initial_lr": self.settings.lr,
+            "momentum": plan.momentum,
+            "weight_decay": plan.weight_decay,
+            "nesterov": plan.nesterov,
+        }
+        groups = [
+            {"params": list(self.prunable.values()), "l1": self.settings.l1},
+            {"params": self._dense(), "l1": 0.0},
+        ]
+        return RDAOptimizer(groups, defaults)
+
+    def work(self, step: int) -> Work:  # noqa: ARG002
+        """Return the gradient of the weights as dense."""
+        return DENSE_GRADIENT_WORK
