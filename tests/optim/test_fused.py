@@ -111,12 +111,12 @@ def test_values_out_of_the_ordinary(dtype: torch.dtype) -> None:
             for optimizer in (fused, loop):
                 optimizer.param_groups[0]["params"][0].grad = gradient
                 optimizer.step()
-        for ours, theirs in (
-            (fused.param_groups[0]["params"][0], loop.param_groups[0]["params"][0]),
-            *zip(*(next(iter(o.state.values())).values() for o in (fused, loop)), strict=True),
-        ):
-            assert torch.equal(ours.isnan(), theirs.isnan())  # whose bits mean nothing
-            assert same_bits(ours.nan_to_num(nan=0.5), theirs.nan_to_num(nan=0.5))
+            for ours, theirs in (
+                (fused.param_groups[0]["params"][0], loop.param_groups[0]["params"][0]),
+                *zip(*(next(iter(o.state.values())).values() for o in (fused, loop)), strict=True),
+            ):
+                assert torch.equal(ours.isnan(), theirs.isnan())  # whose bits mean nothing
+                assert same_bits(ours.nan_to_num(nan=0.5), theirs.nan_to_num(nan=0.5))
 
 
 def test_parameters_at_different_steps() -> None:
@@ -143,7 +143,7 @@ def test_what_the_kernel_cannot_take_goes_another_way(left: list[int]) -> None:
         state["step"] = state["step"].float()
 
     def negated(p: Tensor, state: dict[str, Tensor]) -> None:
-        p.grad = torch.complex(torch.zeros_like(p), -p.grad).conj().imag
+        p.grad = torch._neg_view(-p.grad)  # as the imaginary part of a conjugate has it
         assert p.grad.is_neg()
 
     def expanded(p: Tensor, state: dict[str, Tensor]) -> None:
@@ -171,6 +171,64 @@ def test_what_the_kernel_cannot_take_goes_another_way(left: list[int]) -> None:
             results.append(optimizer)
             expected = 0 if foreach is False or change is shrunk else 1
             assert len(left) == expected, change.__name__
+        assert_same(*results)
+
+
+def test_tensors_that_have_moved_since_the_last_step() -> None:
+    """Addresses are kept from step to step: each change here must be noticed."""
+
+    def move(p: Tensor, state: dict[str, Tensor]) -> None:
+        p.data = p.data.clone()
+
+    def move_state(p: Tensor, state: dict[str, Tensor]) -> None:
+        for key in ("accumulator", "momentum_buffer"):
+            state[key].data = state[key].data.clone()
+
+    def replace_state(p: Tensor, state: dict[str, Tensor]) -> None:
+        state.update({key: value.clone() for key, value in state.items()})
+
+    def replace_counters(p: Tensor, state: dict[str, Tensor]) -> None:
+        state.update({key: state[key] + 1 for key in ("step", "threshold")})
+
+    def transpose_in_place(p: Tensor, state: dict[str, Tensor]) -> None:
+        p.data = p.data.t()
+
+    def other_layout(p: Tensor, state: dict[str, Tensor]) -> None:
+        p.grad = p.grad.t().contiguous().t()
+
+    def no_gradient(p: Tensor, state: dict[str, Tensor]) -> None:
+        p.grad = None
+
+    def start_again(p: Tensor, state: dict[str, Tensor]) -> None:
+        state.clear()
+
+    def narrow(p: Tensor, state: dict[str, Tensor]) -> None:
+        p.data = p.data.bfloat16()
+        p.grad = torch.ones_like(p)
+
+    changes = (
+        move,
+        move_state,
+        replace_state,
+        replace_counters,
+        transpose_in_place,
+        other_layout,
+        no_gradient,
+        start_again,
+        narrow,
+    )
+    for change in changes:
+        results = []
+        for foreach in (None, False):
+            torch.manual_seed(0)
+            params = [nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(5))]
+            optimizer = GRDA(params, lr=0.1, c=0.5, momentum=0.9, foreach=foreach)
+            train(optimizer, steps=2)
+            set_gradients(params, seed=9)
+            change(params[0], optimizer.state[params[0]])
+            optimizer.step()
+            optimizer.step()
+            results.append(optimizer)
         assert_same(*results)
 
 

@@ -118,6 +118,8 @@ def _try(kernel: Kernel, kind: str) -> None:
         tensors = Tensors(*([row] for row in (*values.to(kind), *counters)))
         try:
             left = go(tensors)
+        except UnavailableError:
+            raise
         except Exception as error:  # whatever a compiler at run time may raise
             raise UnavailableError(f"the kernel fails with {type(error).__name__}: {error}") from error
         if left:

@@ -84,13 +84,21 @@ def library() -> ctypes.CDLL:
             _compile([str(compiler), *flags], source, path)
         try:
             loaded = ctypes.CDLL(str(path))
-        except OSError as error:
-            path.unlink(missing_ok=True)  # a damaged file: the next process makes it anew
-            raise UnavailableError(f"{path} cannot be loaded: {error}") from error
+        except OSError:  # a damaged file
+            _compile([str(compiler), *flags], source, path)
+            loaded = _load(path)
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     return loaded
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    """Load what was just compiled."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be loaded: {error}") from error
 
 
 def _compiler() -> Path:
