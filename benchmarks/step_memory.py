@@ -2,12 +2,14 @@
 
 Reports the bytes of parameters, gradients and state, and the peak of the process's resident memory less what
 it had before there was a model. SGD without momentum has no state: what it takes, every optimiser does.
+glibc is told to give every large tensor pages of its own, for else the peak depends on where it finds room.
 
 Example: python benchmarks/step_memory.py
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -69,11 +71,12 @@ def main() -> None:
     if arguments.only:
         print(json.dumps(measure(arguments.only, arguments.network, arguments.batch)))
         return
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     content = {}
     for name in OPTIMISERS:
         options = ["--network", arguments.network, "--batch", str(arguments.batch), "--only", name]
         ended = subprocess.run(
-            [sys.executable, __file__, *options], capture_output=True, text=True, check=True
+            [sys.executable, __file__, *options], capture_output=True, text=True, check=True, env=environment
         )
         content[name] = json.loads(ended.stdout)
         mebibytes = "  ".join(f"{key} {value / 2**20:.1f}" for key, value in content[name].items())

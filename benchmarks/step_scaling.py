@@ -63,9 +63,10 @@ def main() -> None:
         described(measure_step(shapes, names=NAMES, repetitions=arguments.repetitions))
         for shapes in ([(100,)] * 10_000, [(100, 100)] * 100, [(1000, 1000)])
     ]
-    flat = [e["nanoseconds_per_parameter"]["gRDA"] for e in by_size if e["parameters"] >= 1e6]
-    if flat:
-        print(f"from a million parameters up: greatest / least time a parameter {max(flat) / min(flat):.2f}")
+    large = [e["nanoseconds_per_parameter"] for e in by_size if e["parameters"] >= 1e6]
+    for name in NAMES if large else ():
+        spread = max(e[name] for e in large) / min(e[name] for e in large)
+        print(f"{name}: greatest / least time a parameter from a million parameters up: {spread:.2f}")
     left_out = [size for size in sizes if size not in fitting]
     record(arguments.output, {"sizes": by_size, "too_large_for_memory": left_out, "tensors": by_tensors})
 

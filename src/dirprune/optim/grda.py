@@ -273,7 +273,8 @@ def _refuse_sparse_gradients(groups: list[dict[str, Any]]) -> None:
     """Raise, before anything has changed, if any gradient is sparse."""
     for group in groups:
         for parameter in group["params"]:
-            if parameter.grad is not None and parameter.grad.layout != torch.strided:
+            grad = parameter.grad
+            if grad is not None and grad.layout is not torch.strided:
                 raise RuntimeError(
                     "GRDA does not support sparse gradients: every weight decays with the threshold at every "
                     "step; use a dense gradient (sparse=False in nn.Embedding)"
