@@ -50,8 +50,8 @@ def train(config: TrainConfig, name: str, threads: int) -> dict[str, float]:
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
-    train_loss, _ = evaluate(model, Batches.evaluation(dataset.train, augmentation))
-    _, accuracy = evaluate(model, Batches.evaluation(dataset.test, augmentation))
+    train_loss = evaluate(model, Batches.evaluation(dataset.train, augmentation)).loss
+    accuracy = evaluate(model, Batches.evaluation(dataset.test, augmentation)).accuracy
     return {
         "seed": config.seed,
         "train_loss": train_loss,

@@ -49,8 +49,8 @@ def fit(run: RunFolder, data_dir: str | None) -> dict[str, float] | None:
     )
     model.load_state_dict(load_sparse(run.sparse_file))
     augmentation = Augmentation(mean=tuple(config["mean"]), std=tuple(config["std"]))
-    loss, accuracy = evaluate(model, Batches.evaluation(dataset.train, augmentation))
-    return {"loss": loss, "accuracy": accuracy}
+    measured = evaluate(model, Batches.evaluation(dataset.train, augmentation))
+    return {"loss": measured.loss, "accuracy": measured.accuracy}
 
 
 def columns(records: list[dict[str, object]]) -> dict[str, list[object]]:
