@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,8 +18,8 @@ from dirprune.data import DatasetSpec
 from dirprune.train.build import build_model, make_accelerator, place_model
 from dirprune.train.config import TrainConfig
 from dirprune.train.execution import Execution
+from dirprune.train.method import start_method
 from dirprune.train.ranks import Ranks, local
-from dirprune.train.trainer import build_optimizer
 
 _LONG_ENOUGH = 1.0  # seconds; a step this long is not measured with more images
 _STEPS = 3
@@ -96,7 +96,13 @@ def estimate(
     model = place_model(build_model(config, shape, num_classes), config, accelerator, execution)
     bare = accelerator.unwrap_model(model)
     parameters = sum(parameter.numel() for parameter in bare.parameters() if parameter.requires_grad)
-    optimizer = accelerator.prepare_optimizer(build_optimizer(config, bare))
+
+    def some() -> Iterator[tuple[Tensor, Tensor]]:
+        count = min(config.batch_size, images)
+        yield torch.zeros(count, *shape, device=device), torch.zeros(count, dtype=torch.int64, device=device)
+
+    _, optimizer = start_method(config, bare, images=images, batches=some, processes=ranks.count)
+    optimizer = accelerator.prepare_optimizer(optimizer)
 
     def forward(count: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
