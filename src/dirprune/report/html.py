@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import RunFolderError
 from dirprune.report import figures, wording
+from dirprune.report.comparison_page import comparison_sections
 from dirprune.report.landscape import landscape_sections
 from dirprune.report.reading import Run
 from dirprune.report.sections import Figure, Section
@@ -57,15 +58,19 @@ def write_report(folder: Path) -> Path:
     Raises:
         RunFolderError: The folder holds no runs, or one of them is damaged.
     """
-    page = render(summarise(folder), landscape_sections(folder))
+    page = render(summarise(folder), landscape_sections(folder), comparison_sections(folder))
     path = folder / "report.html"
     with atomic_write(path) as file:
         file.write(page.encode())
     return path
 
 
-def render(summaries: Sequence[VariantSummary], landscape: Sequence[Section] = ()) -> str:
-    """Return the page as text."""
+def render(
+    summaries: Sequence[VariantSummary],
+    landscape: Sequence[Section] = (),
+    comparison: Sequence[Section] = (),
+) -> str:
+    """Return the page as text; a comparison takes the place of what would draw a line for each variant."""
     environment = Environment(
         loader=PackageLoader("dirprune.report"),
         autoescape=True,
@@ -84,9 +89,10 @@ def render(summaries: Sequence[VariantSummary], landscape: Sequence[Section] = (
         measured_on=wording.measured_on(summaries),
         subjects=_distinct(plain(run.config.get("recipe", "")) for run in runs),
         models=_distinct(plain(run.config.get("model", "")) for run in runs),
-        figures=_figures(summaries),
-        sizes=_sizes(summaries, styles),
-        layers=_layer_charts(summaries, styles),
+        comparison=comparison,
+        figures=[] if comparison else _figures(summaries),
+        sizes=[] if comparison else _sizes(summaries, styles),
+        layers=[] if comparison else _layer_charts(summaries, styles),
         landscape=landscape,
         facts=_facts(runs),
         unfinished=any(run.status != "finished" for run in runs),

@@ -7,7 +7,7 @@ from dirprune.train.diagnosis import Diagnosis
 from dirprune.train.display import ProgressDisplay
 from dirprune.train.dry_run import Estimate, estimate, shape_of
 from dirprune.train.duration import Duration
-from dirprune.train.engines import run_jobs
+from dirprune.train.engines import fitting, run_jobs
 from dirprune.train.environment import describe_environment
 from dirprune.train.execution import Execution
 from dirprune.train.experiment import Experiment, run_experiment
@@ -40,6 +40,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "first_process",
+    "fitting",
     "leave",
     "raise_failures",
     "read_accumulators",

@@ -2,8 +2,6 @@
 
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from dirprune.data import DatasetSpec
 from dirprune.train.build import build_model, make_accelerator, place_model
 from dirprune.train.config import TrainConfig
 from dirprune.train.execution import Execution
+from dirprune.train.memory import peak_bytes, reset_peak
 from dirprune.train.method import start_method
 from dirprune.train.ranks import Ranks, local
 
@@ -133,8 +132,7 @@ def estimate(
         if ranks.any(seconds > _LONG_ENOUGH) or larger <= count:
             break
         count = larger
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak(device)
     seconds = _timed(partial(gradient, count), device, _STEPS)
     update_seconds = _timed(optimizer.step, device, _STEPS)
 
@@ -147,7 +145,7 @@ def estimate(
         optimizer=sum(local(tensor).nbytes for tensor in held),
         activations=few + each * (at_once - 2),
         at_once=at_once,
-        peak=_peak(device),
+        peak=peak_bytes(device),
         available=available,
         measured_images=count,
         step=seconds * local_batch / count + update_seconds,
@@ -201,11 +199,3 @@ def _timed(action: Callable[[], None], device: torch.device, times: int) -> floa
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - started)
     return min(taken)
-
-
-def _peak(device: torch.device) -> int:
-    """Most bytes in use so far: of the device, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

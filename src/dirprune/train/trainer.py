@@ -25,6 +25,7 @@ from dirprune.train.gradient import BatchGradient
 from dirprune.train.inputs import make_inputs
 from dirprune.train.interruption import StopRequested, stop_requests
 from dirprune.train.measures import all_finite, evaluate, first_non_finite
+from dirprune.train.memory import peak_bytes, reset_peak
 from dirprune.train.method import Cost, start_method, total_macs
 from dirprune.train.ranks import Ranks, whole
 
@@ -119,6 +120,7 @@ class Trainer:
             result: dict[str, Any] | None = self._ranks.on_main(lambda: self._open(held))
             if result is not None:
                 return result
+            reset_peak(self._accelerator.device)
             self._resume()
             stop = held.enter_context(stop_requests())
             try:
@@ -287,7 +289,11 @@ class Trainer:
         return max((float(state["threshold"]) for state in held if "threshold" in state), default=0.0)
 
     def _identity(self) -> dict[str, Any]:
-        return {"seconds": self._seconds["total"], "initial_weights": self._initial_weights}
+        return {
+            "seconds": self._seconds["total"],
+            "peak_bytes": peak_bytes(self._accelerator.device),
+            "initial_weights": self._initial_weights,
+        }
 
     def _count_time(self, kind: str, started: float) -> None:
         """Add the time since ``started`` to the clocks."""
