@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from dirprune.cli.arguments import parse
@@ -103,6 +104,8 @@ def _expectation(protocol: Protocol, options: CompareOptions) -> str:
     config = protocol.config
     spec = find_spec(config.dataset)
     dense = config.with_method("sgd")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     images, shape = spec.counts[0], shape_of(config, spec)
     found = estimate(dense, Execution(), images=images, num_classes=spec.num_classes, shape=shape)
     trials, runs = protocol.runs

@@ -132,7 +132,7 @@ class Comparison:
             self._round(index)
         choices = self._choices()
         configs = [config for choice in choices for config in self._final(choice)]
-        self._bench.train(configs, names=[self._name(config) for config in configs])
+        self._train(self._bench, configs)
         self._write("comparison.json", self._record(choices))
         return choices
 
@@ -146,16 +146,21 @@ class Comparison:
             for method, target in protocol.cells
         ]
         configs = [candidate.config(protocol.config) for candidate in candidates]
-        names = [self._name(config) for config in configs]
-        unique = dict(zip(names, configs, strict=True))
-        bench = replace(self._bench, folder=self._bench.folder / "trials")
-        runs = bench.train(list(unique.values()), names=list(unique))
-        results = {name: run.result() or {} for name, run in zip(unique, runs, strict=True)}
-        for candidate, name in zip(candidates, names, strict=True):
+        results = self._train(replace(self._bench, folder=self._bench.folder / "trials"), configs)
+        for candidate, config in zip(candidates, configs, strict=True):
+            name = self._name(config)
             result = results[name]
             sparsity, accuracy = result.get("sparsity"), result.get("test_accuracy")
             self._trials.append(Trial(candidate, index, name, sparsity, accuracy, result["seconds"]))
         self._write("trials.json", {"trials": [trial.to_json() for trial in self._trials]})
+
+    def _train(self, bench: Bench, configs: Sequence[TrainConfig]) -> dict[str, Mapping[str, Any]]:
+        """Train runs, equal ones once, and return their results by name; hundreds of checkpoints are many."""
+        unique = {self._name(config): config for config in configs}
+        runs = bench.train(list(unique.values()), names=list(unique))
+        for run in runs:
+            run.drop_checkpoints()
+        return {name: run.result() or {} for name, run in zip(unique, runs, strict=True)}
 
     def _choices(self) -> list[Choice]:
         choices = []
@@ -190,7 +195,7 @@ class Comparison:
             "reference": REFERENCE,
             "methods": {
                 name: {
-                    "title": METHODS[name].facts.title,
+                    "title": _title(name),
                     "paper": METHODS[name].facts.paper,
                     "needs_target": METHODS[name].facts.needs_target,
                     "needs_pretrained": METHODS[name].facts.needs_pretrained,
@@ -209,3 +214,10 @@ class Comparison:
 def _prunes(method: str) -> bool:
     facts = METHODS[method].facts
     return facts.needs_target or facts.strength is not None
+
+
+def _title(method: str) -> str:
+    """Name a method; entries of one class differ in how they share weights out among layers."""
+    entry = METHODS[method]
+    alike = [other for other in METHODS.values() if other.method is entry.method]
+    return entry.facts.title + (f" ({entry.settings.distribution})" if len(alike) > 1 else "")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -11,12 +10,14 @@ from matplotlib.ticker import NullLocator
 from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 from dirprune.report import wording
-from dirprune.report.comparison import Results, Row, read_comparison
+from dirprune.report.comparison import Results, Row
 from dirprune.report.figures import COLOURS, INK, RULE, placeholder, to_svg
 from dirprune.report.sections import Figure, Section, Table
 from dirprune.report.statistics import Estimate
+from dirprune.report.terminal import encodable
 
 _HEAD = (
     "method",
@@ -35,15 +36,26 @@ _INCHES = (9.3, 5.2)
 _REFERENCE_COLOUR = 1
 
 
-def comparison_sections(folder: Path) -> list[Section]:
-    """Return what the page says of a comparison: nothing where the folder holds none.
+def comparison_headline(results: Results) -> wording.Headline:
+    """Say who is ahead at each wanted sparsity, and where the reference stands."""
+    notes = []
+    for target in results.targets:
+        rows = [row for row in _of(results, target) if row.accuracy]  # from accurate to inaccurate
+        if not rows:
+            continue
+        note = f"{_wanted(target)}: {_reached(rows[0])} is the most accurate of {len(rows)} methods"
+        place = next((i for i, row in enumerate(rows) if row.method == results.reference), 0)
+        notes.append(note + (f"; number {place + 1} is {_reached(rows[place])}." if place else "."))
+    trained = {row.title for row in results.rows if row.accuracy}
+    return wording.Headline(f"{len(trained)} methods beside each other on equal terms.", tuple(notes), None)
 
-    Raises:
-        RunFolderError: A file is damaged.
-    """
-    results = read_comparison(folder)
-    if results is None:
-        return []
+
+def _reached(row: Row) -> str:
+    return f"{row.title} ({_per_cent(row.accuracy)} % at {_per_cent(row.sparsity)} % sparsity)"
+
+
+def comparison_sections(results: Results) -> list[Section]:
+    """Return what the page says of a comparison."""
     tables = [
         Table(_wanted(target), "", _HEAD, tuple(cells(row) for row in _of(results, target)))
         for target in _targets(results)
@@ -76,13 +88,13 @@ def comparison_sections(folder: Path) -> list[Section]:
 def print_comparison(results: Results, console: Console) -> None:
     """Print the protocol and a table for each wanted sparsity."""
     for sentence in results.protocol:
-        console.print(sentence, style="dim", highlight=False)
+        console.print(Text(encodable(sentence, console), style="dim"))
     for target in _targets(results):
         grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, title=_wanted(target), title_justify="left")
         for index, heading in enumerate(_HEAD):
             grid.add_column(heading, justify="right" if index else "left", no_wrap=True)
         for row in _of(results, target):
-            grid.add_row(*(cell.replace(wording.MINUS, "-") for cell in cells(row)))
+            grid.add_row(*(Text(encodable(cell, console)) for cell in cells(row)))
         grid.width = max(console.width, 150)
         console.print(grid, crop=False, soft_wrap=True)
 

@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import RunFolderError
 from dirprune.report import figures, wording
-from dirprune.report.comparison_page import comparison_sections
+from dirprune.report.comparison import Results, read_comparison
+from dirprune.report.comparison_page import comparison_headline, comparison_sections
 from dirprune.report.landscape import landscape_sections
 from dirprune.report.reading import Run
 from dirprune.report.sections import Figure, Section
@@ -58,7 +59,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         RunFolderError: The folder holds no runs, or one of them is damaged.
     """
-    page = render(summarise(folder), landscape_sections(folder), comparison_sections(folder))
+    page = render(summarise(folder), landscape_sections(folder), read_comparison(folder))
     path = folder / "report.html"
     with atomic_write(path) as file:
         file.write(page.encode())
@@ -68,7 +69,7 @@ def write_report(folder: Path) -> Path:
 def render(
     summaries: Sequence[VariantSummary],
     landscape: Sequence[Section] = (),
-    comparison: Sequence[Section] = (),
+    comparison: Results | None = None,
 ) -> str:
     """Return the page as text; a comparison takes the place of what would draw a line for each variant."""
     environment = Environment(
@@ -83,13 +84,13 @@ def render(
     settings = [run.config for run in runs]
     varying = differing(settings)
     return environment.get_template("report.html.jinja").render(
-        headline=wording.headline(summaries),
+        headline=comparison_headline(comparison) if comparison else wording.headline(summaries),
         summaries=summaries,
         styles=styles,
         measured_on=wording.measured_on(summaries),
         subjects=_distinct(plain(run.config.get("recipe", "")) for run in runs),
         models=_distinct(plain(run.config.get("model", "")) for run in runs),
-        comparison=comparison,
+        comparison=comparison_sections(comparison) if comparison else [],
         figures=[] if comparison else _figures(summaries),
         sizes=[] if comparison else _sizes(summaries, styles),
         layers=[] if comparison else _layer_charts(summaries, styles),

@@ -153,7 +153,9 @@ def variant_labels(settings: Sequence[Config]) -> list[str]:
         shown = [*(("c", "mu") if method == "grda" else ()), *varying_in_pruning, *varying]
         foreign = _foreign(method)
         parts = [
-            f"{plain(k)}={plain(config[k])}" for k in dict.fromkeys(shown) if k in config and k not in foreign
+            " ".join(map(plain, config[k])) if k == "settings" else f"{plain(k)}={plain(config[k])}"
+            for k in dict.fromkeys(shown)
+            if k in config and k not in foreign
         ]
         labels.append(" ".join([_METHOD_NAMES.get(method, plain(method)), *parts]))
     return labels

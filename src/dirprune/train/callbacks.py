@@ -58,9 +58,13 @@ class Run:
 
     def plain_state(self) -> dict[str, Tensor]:
         """Return the network's state under its original names, with the weights of evaluation."""
-        held = self.model.state_dict()
-        buffers = {name: held[name] for name, _ in self.model.named_buffers() if name in held}
-        return {**self.method.weights(), **buffers}
+        held, weights = self.model.state_dict(), self.method.weights()
+        plain = {
+            name: weights.get(name, tensor)
+            for name, tensor in held.items()
+            if "parametrizations" not in name.split(".")
+        }
+        return {**plain, **weights}
 
 
 class Callback:

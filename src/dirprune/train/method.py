@@ -2,7 +2,7 @@
 
 import ast
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import starmap
 from typing import Any
@@ -183,12 +183,6 @@ class Cost:
         return images * sum(
             count * (dense + sparse * density.get(name, 1.0)) for name, count in self.forward.items()
         )
-
-
-def total_macs(metrics: Sequence[Mapping[str, Any]]) -> float | None:
-    """Add up the epochs' multiplications; None where an earlier version did not record them."""
-    counts = [record.get("macs") for record in metrics]
-    return None if None in counts else float(sum(filter(None, counts)))
 
 
 def _like(default: Any, name: str, text: str) -> Any:

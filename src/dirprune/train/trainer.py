@@ -26,8 +26,9 @@ from dirprune.train.inputs import make_inputs
 from dirprune.train.interruption import StopRequested, stop_requests
 from dirprune.train.measures import all_finite, evaluate, first_non_finite
 from dirprune.train.memory import peak_bytes, reset_peak
-from dirprune.train.method import Cost, start_method, total_macs
+from dirprune.train.method import Cost, start_method
 from dirprune.train.ranks import Ranks, whole
+from dirprune.train.records import diverged, result_record, threshold_in_force
 
 # On an accelerator reading the loss makes the host wait, so it is read once in so many steps.
 _STEPS_BETWEEN_CHECKS = 50
@@ -231,7 +232,7 @@ class Trainer:
             "test_accuracy": test.accuracy,
             **({} if test.top5 is None else {"test_top5": test.top5}),
             "sparsity": sparsity.sparsity,
-            "threshold": self._threshold(),
+            "threshold": threshold_in_force(self._optimizer),
             "macs": self._cost.of_epoch(self._method, sparsity, steps, images),
             "data_order": self._inputs.training.data_order_digest(position.epoch),
         }
@@ -258,35 +259,13 @@ class Trainer:
         info, metrics = self._ranks.on_main(
             lambda: (save_sparse(state, self._folder.sparse_file), self._folder.metrics())
         )
-        last, best = metrics[-1], max(metrics, key=lambda record: record["test_accuracy"])
-        measured = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5")
-        of_best = ("epoch", "test_accuracy", "test_top5", "sparsity")
-        return {
-            "status": "finished",
-            "epochs": self._config.epochs,
-            "measured_on": "validation" if self._config.validation else "test",
-            "steps": self._position.step,
-            **{key: last[key] for key in measured if key in last},
-            "best": {key: best[key] for key in of_best if key in best},
-            "sparsity": report.sparsity,
-            "parameters": report.numel,
-            "zeros": report.zeros,
-            "layers": [{"name": x.name, "shape": list(x.shape), "zeros": x.zeros} for x in report.layers],
-            "macs": total_macs(metrics),
-            "sparse_bytes": info.bytes,
-            "dense_bytes": info.dense_bytes,
-            **self._identity(),
-        }
+        record = result_record(self._config, self._position.step, metrics, report, info)
+        return {**record, **self._identity()}
 
     def _set_learning_rate(self) -> None:
         factor = self._config.rate_factor(self._position.epoch)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
-
-    def _threshold(self) -> float:
-        """Return the largest threshold in force, in units of the weights."""
-        held = self._optimizer.state.values()
-        return max((float(state["threshold"]) for state in held if "threshold" in state), default=0.0)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -317,12 +296,7 @@ class Trainer:
 
     def _diagnosis(self, what: str) -> str:
         """Say in one line what is not finite, where, and what to do."""
-        position = self._position
-        remedy = "lower --lr, --mu or --c" if self._config.method == "grda" else "lower --lr"
-        return (
-            f"{what} is not finite in epoch {position.epoch} after {position.step} steps "
-            f"({first_non_finite(self._bare)}); {remedy}"
-        )
+        return diverged(what, self._config, self._position, first_non_finite(self._bare))
 
     # -- interruption ----------------------------------------------------------------------------------
 
