@@ -187,6 +187,8 @@ def test_a_damaged_comparison_is_named(compared, tmp_path):
         ({"sparsities": (0.9, 0.9)}, "nothing twice"),
         ({"sparsities": (1.0,)}, r"in \(0, 1\)"),
         ({"trials": 0}, "--trials must be >= 1"),
+        ({"config": replace(CONFIG, prune="all")}, "--prune must be weights"),
+        ({"config": replace(CONFIG, settings=("drop=0.5",))}, "are searched here"),
         ({"config": replace(CONFIG, validation=0.0)}, "--validation must be > 0"),
     ],
 )

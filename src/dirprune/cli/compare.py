@@ -64,7 +64,7 @@ def compare(arguments: list[str]) -> int:
     default = CompareOptions(config=config, threads=recipe.threads)
     options = parse(CompareOptions, rest, prog=f"dirprune compare {name}", default=default)
     protocol = Protocol(
-        config=replace(options.config, prune="weights"),
+        config=options.config,
         methods=options.methods,
         sparsities=options.sparsities,
         seeds=options.seeds,

@@ -64,6 +64,10 @@ class Protocol:
         for name in ("seeds", "trials"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be >= 1, got {getattr(self, name)}")
+        if self.config.prune != "weights":
+            raise UsageError("--prune must be weights: some methods prune nothing else")
+        if self.config.sparsity is not None or self.config.settings:
+            raise UsageError("--sparsity and --settings are searched here: leave them out")
         if not self.config.validation > 0:
             raise UsageError(f"--validation must be > 0 for tuning, got {self.config.validation}")
 

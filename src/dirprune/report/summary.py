@@ -152,12 +152,8 @@ def variant_labels(settings: Sequence[Config]) -> list[str]:
         method = config["method"]
         shown = [*(("c", "mu") if method == "grda" else ()), *varying_in_pruning, *varying]
         foreign = _foreign(method)
-        parts = [
-            " ".join(map(plain, config[k])) if k == "settings" else f"{plain(k)}={plain(config[k])}"
-            for k in dict.fromkeys(shown)
-            if k in config and k not in foreign
-        ]
-        labels.append(" ".join([_METHOD_NAMES.get(method, plain(method)), *parts]))
+        parts = [_setting(k, config[k]) for k in dict.fromkeys(shown) if k in config and k not in foreign]
+        labels.append(" ".join([_METHOD_NAMES.get(method, plain(method)), *filter(None, parts)]))
     return labels
 
 
@@ -165,6 +161,13 @@ def differing(settings: Sequence[Config]) -> list[str]:
     """Return the keys that do not have one and the same value in all, in order of appearance."""
     keys = dict.fromkeys(key for config in settings for key in config)
     return [key for key in keys if len({_key({key: c[key]} if key in c else {}) for c in settings}) > 1]
+
+
+def _setting(key: str, value: object) -> str:
+    """Write a setting with its name; those of other methods hold their names already."""
+    if key == "settings" and isinstance(value, list):
+        return " ".join(map(plain, value))
+    return f"{plain(key)}={plain(value)}"
 
 
 def _foreign(method: str) -> frozenset[str]:
