@@ -200,7 +200,7 @@ def _figure(results: Results) -> Figure:
         for row in results.rows
         if row.accuracy and row.sparsity
     )
-    return Figure("Accuracy against sparsity", caption, described, svg)
+    return Figure("Accuracy against sparsity", caption, described, svg, wide=True)
 
 
 def _ticks(axes: Axes, targets: Sequence[float]) -> None:
