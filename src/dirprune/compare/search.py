@@ -14,7 +14,7 @@ _LR_RANGE = (0.1, 3.0)  # times the recipe's
 _BEYOND = 0.25  # of its range: how far outside a strength may go
 # Before any trial, the logit of the sparsity is taken to rise from -3 to 5 over a strength's range.
 _PRIOR = (-3.0, 8.0)
-_TRUST = (0.05, 0.02, 0.2)  # in the prior: intercept, slope, every other setting
+_TRUST = (0.05, 0.02, 0.02)  # in the prior: intercept, slope, every other setting
 _TOLERANCE = 0.25
 
 
@@ -109,23 +109,26 @@ class Space:
             index: Counted from 0.
         """
         strength = self.facts.strength
+        before = None
         if index == 0:
             values = self.default()
         elif strength is not None and index % 2:
-            before = [t for t in past if t.candidate.target == target and t.index == index - 1]
-            values = dict(before[0].candidate.values)
+            before = next(t for t in past if t.candidate.target == target and t.index == index - 1)
+            values = dict(before.candidate.values)
         else:
             key = [*self.method.encode(), round(1e6 * (target or 0)), index]
             values = self.drawn(np.random.default_rng(key))
         if strength is not None and target is not None and (index or past):
-            values[strength] = self._steered(values, target, past)
+            values[strength] = self._steered(values, target, past, before)
         return Candidate(self.method, target, values)
 
-    def _steered(self, values: Mapping[str, float], target: float, past: Sequence[Trial]) -> float:
+    def _steered(
+        self, values: Mapping[str, float], target: float, past: Sequence[Trial], before: Trial | None
+    ) -> float:
         """Return the strength that is predicted to give a sparsity beside the other settings.
 
         The logit of the sparsity is fitted as affine in all settings on their scales, by least squares with a
-        prior; trials near the target weigh most.
+        prior; trials near the target weigh most. A correction starts from the trial that it corrects.
         """
         strength = self.facts.strength
         order = sorted(self.searches, key=lambda search: search.setting != strength)
@@ -142,6 +145,8 @@ class Space:
         weight = 1 / (1 + (y - _logit(target)) ** 2)
         weighted = x.T * weight
         fitted = prior + np.linalg.solve(weighted @ x + np.diag(trust), weighted @ (y - x @ prior))
+        if before is not None and before.sparsity is not None:
+            fitted[0] += _logit(before.sparsity) - float(np.array(row(before.candidate.values)) @ fitted)
         rest = np.array(row(values))
         rest[1] = 0.0
         place = (_logit(target) - float(rest @ fitted)) / max(1.0, float(fitted[1]))

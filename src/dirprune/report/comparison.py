@@ -148,8 +148,10 @@ def _row(
 ) -> Row:
     pairs = [seed for seed in done if seed in reference]
     every = list(done.values())
-    macs = [each.result.get("macs") for each in every]
-    peaks = [each.result.get("peak_bytes") for each in every]
+    macs, peaks = (
+        [float(each.result[key]) for each in every if each.result.get(key) is not None]
+        for key in ("macs", "peak_bytes")
+    )
     return Row(
         method=choice["method"],
         title=str(facts["title"]),
@@ -168,8 +170,8 @@ def _row(
         if len(pairs) > 1
         else None,
         seconds=sum(each.run.seconds for each in every) / len(every) if every else None,
-        macs=sum(macs) / len(macs) if macs and None not in macs else None,
-        peak_bytes=max(peaks) if peaks and None not in peaks else None,
+        macs=sum(macs) / len(macs) if macs else None,
+        peak_bytes=max(peaks, default=None),
         seeds=(len(choice["runs"]), len(done)),
         layers=_mean_sparsities([each.run.outcome.layers for each in every if each.run.outcome]),
     )
