@@ -6,6 +6,7 @@
 #
 # make bench                    time and memory of a step, an epoch, cost of a bfloat16 accumulator: some minutes on a quiet machine
 # make fuzz                     10,000 damaged sparse files, some minutes
+# make compare DATA_DIR=DATA    all pruning methods on equal terms: some hours a part on two cores; can be stopped and resumed
 # make measure DATA_DIR=DATA    the figures of README.md, an hour or more on two cores; DATA holds the data sets as parquet
 PYTHON ?= python3
 VENV   ?= .venv
@@ -16,7 +17,7 @@ DATA_DIR ?=
 RESULTS  := benchmarks/results
 COLLECT  := $(BIN)/python benchmarks/collect.py
 
-.PHONY: help demo test lint types unit bench fuzz measure clean
+.PHONY: help demo test lint types unit bench fuzz compare measure clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -50,6 +51,9 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python benchmarks/fuzz_sparse_file.py --mutations 10000 --seed 0 --output $(RESULTS)/fuzz_sparse_file.json
+
+compare: $(STAMP)
+	$(BIN)/python benchmarks/compare.py $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 measure: $(STAMP)
 	@test -n "$(DATA_DIR)" || { echo "make measure needs DATA_DIR=..., a folder with fashion_mnist and cifar10 as parquet"; exit 2; }

@@ -214,7 +214,7 @@ def test_the_template_is_part_of_the_package() -> None:
 
     templates = Path(dirprune.report.__file__).parent / "templates"
     assert {path.name for path in templates.iterdir()} == {
-        "landscape.html.jinja",
+        "section.html.jinja",
         "report.html.jinja",
         "report.css",
     }

@@ -105,3 +105,14 @@ def test_a_run_that_counts_twice_is_refused(experiment: Experiment) -> None:
     experiment.add("copy", {}, {})
     with pytest.raises(RunFolderError, match=r"copy and one are the same configuration and seed 0: move"):
         summarise(experiment.path)
+
+
+def test_labels_leave_out_what_means_nothing_to_a_method():
+    shared = {"model": "lenet5"}
+    settings = [
+        {"method": "grda", "c": 5e-4, "mu": 0.6, "sparsity": None, "settings": [], **shared},
+        {"method": "rigl", "c": 0.0, "mu": 1.0, "sparsity": 0.9, "settings": ["drop=0.5"], **shared},
+        {"method": "set", "c": 0.0, "mu": 1.0, "sparsity": 0.8, "settings": [], **shared},
+    ]
+    labels = ["gRDA c=5e-4 mu=0.6", "rigl sparsity=0.9 drop=0.5", "set sparsity=0.8"]
+    assert variant_labels(settings) == labels

@@ -6,6 +6,7 @@ from torch import nn
 
 from dirprune.core.sparsity import LayerSparsity, SparsityReport
 from dirprune.data import load_dataset
+from dirprune.methods import create_method
 from dirprune.runs import RunFolder
 from dirprune.train import Diagnosis, Run, TrainConfig, Trainer
 from dirprune.train.callbacks import Position
@@ -29,7 +30,9 @@ def watch(tmp_path):
         optimizer.param_groups[0]["c"] = c
         said = []
         diagnosis = Diagnosis(said.append)
-        diagnosis.on_start(Run(config, folder, model, optimizer, Position(1, 0, 0, 5, 10)))
+        diagnosis.on_start(
+            Run(config, folder, model, optimizer, create_method("grda"), Position(1, 0, 0, 5, 10))
+        )
         return diagnosis, folder, said
 
     return start

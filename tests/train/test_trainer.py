@@ -184,6 +184,7 @@ def test_killed_at_random_moments_and_resumed_is_bit_equal(tmp_path):
     results = [run.result() for run in (whole, killed)]
     for result in results:
         assert result.pop("seconds") > 0
+        assert result.pop("peak_bytes") > 2**20
     assert results[0] == results[1]
 
 

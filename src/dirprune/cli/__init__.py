@@ -13,6 +13,7 @@ from dirprune.errors import DirpruneError, UsageError, unknown
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train RECIPE", "train a dense network and its sparse twin, end with a table and a report"),
     "tune": ("tune RECIPE", "choose c from short runs: by accuracy, or for a sparsity"),
+    "compare": ("compare RECIPE", "compare pruning methods on equal terms, tuned on held-back images"),
     "landscape": ("landscape TOPIC", "ask whether the sparse network lies in the valley of its dense twin"),
     "export": ("export RUN --to KIND", "write a finished network as a sparse, slim, dense or ONNX file"),
     "inspect": ("inspect FILE|RUN", "layers, shapes, sparsity and bytes of a sparse file"),

@@ -10,6 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import RunFolderError
 from dirprune.report import figures, wording
+from dirprune.report.comparison import Results, read_comparison
+from dirprune.report.comparison_page import comparison_headline, comparison_sections
 from dirprune.report.landscape import landscape_sections
 from dirprune.report.reading import Run
 from dirprune.report.sections import Figure, Section
@@ -57,15 +59,19 @@ def write_report(folder: Path) -> Path:
     Raises:
         RunFolderError: The folder holds no runs, or one of them is damaged.
     """
-    page = render(summarise(folder), landscape_sections(folder))
+    page = render(summarise(folder), landscape_sections(folder), read_comparison(folder))
     path = folder / "report.html"
     with atomic_write(path) as file:
         file.write(page.encode())
     return path
 
 
-def render(summaries: Sequence[VariantSummary], landscape: Sequence[Section] = ()) -> str:
-    """Return the page as text."""
+def render(
+    summaries: Sequence[VariantSummary],
+    landscape: Sequence[Section] = (),
+    comparison: Results | None = None,
+) -> str:
+    """Return the page as text; a comparison takes the place of what would draw a line for each variant."""
     environment = Environment(
         loader=PackageLoader("dirprune.report"),
         autoescape=True,
@@ -78,15 +84,16 @@ def render(summaries: Sequence[VariantSummary], landscape: Sequence[Section] = (
     settings = [run.config for run in runs]
     varying = differing(settings)
     return environment.get_template("report.html.jinja").render(
-        headline=wording.headline(summaries),
+        headline=comparison_headline(comparison) if comparison else wording.headline(summaries),
         summaries=summaries,
         styles=styles,
         measured_on=wording.measured_on(summaries),
         subjects=_distinct(plain(run.config.get("recipe", "")) for run in runs),
         models=_distinct(plain(run.config.get("model", "")) for run in runs),
-        figures=_figures(summaries),
-        sizes=_sizes(summaries, styles),
-        layers=_layer_charts(summaries, styles),
+        comparison=comparison_sections(comparison) if comparison else [],
+        figures=[] if comparison else _figures(summaries),
+        sizes=[] if comparison else _sizes(summaries, styles),
+        layers=[] if comparison else _layer_charts(summaries, styles),
         landscape=landscape,
         facts=_facts(runs),
         unfinished=any(run.status != "finished" for run in runs),

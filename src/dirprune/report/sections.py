@@ -15,6 +15,7 @@ class Figure:
     caption: str
     description: str
     svg: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from dirprune.report.reading import Run, Status, read_runs
 Config = Mapping[str, Any]
 
 _METHOD_NAMES = {"sgd": "SGD", "grda": "gRDA"}
-_ONLY_PRUNING = frozenset({"c", "mu", "prune"})  # settings that mean nothing to SGD
+_ONLY_GRDA = frozenset({"c", "mu"})
+_ONLY_OTHERS = frozenset({"sparsity", "settings"})
+_ONLY_PRUNING = frozenset({"prune"}) | _ONLY_GRDA | _ONLY_OTHERS  # settings that mean nothing to SGD
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,9 @@ def variant_labels(settings: Sequence[Config]) -> list[str]:
     for config in settings:
         method = config["method"]
         shown = [*(("c", "mu") if method == "grda" else ()), *varying_in_pruning, *varying]
-        parts = [f"{plain(k)}={plain(config[k])}" for k in dict.fromkeys(shown) if k in config]
-        labels.append(" ".join([_METHOD_NAMES.get(method, plain(method)), *parts]))
+        foreign = _foreign(method)
+        parts = [_setting(k, config[k]) for k in dict.fromkeys(shown) if k in config and k not in foreign]
+        labels.append(" ".join([_METHOD_NAMES.get(method, plain(method)), *filter(None, parts)]))
     return labels
 
 
@@ -158,6 +161,20 @@ def differing(settings: Sequence[Config]) -> list[str]:
     """Return the keys that do not have one and the same value in all, in order of appearance."""
     keys = dict.fromkeys(key for config in settings for key in config)
     return [key for key in keys if len({_key({key: c[key]} if key in c else {}) for c in settings}) > 1]
+
+
+def _setting(key: str, value: object) -> str:
+    """Write a setting with its name; those of other methods hold their names already."""
+    if key == "settings" and isinstance(value, list):
+        return " ".join(map(plain, value))
+    return f"{plain(key)}={plain(value)}"
+
+
+def _foreign(method: str) -> frozenset[str]:
+    """Return the settings that mean nothing to a method."""
+    if method == "sgd":
+        return _ONLY_PRUNING
+    return _ONLY_OTHERS if method == "grda" else _ONLY_GRDA
 
 
 def plain(value: object) -> str:
@@ -176,8 +193,8 @@ def plain(value: object) -> str:
 
 def _settings(run: Run) -> Config:
     """What the runs of a variant have in common."""
-    meaningless = _ONLY_PRUNING if run.method == "sgd" else frozenset()
-    return {key: value for key, value in run.config.items() if key != "seed" and key not in meaningless}
+    foreign = _foreign(run.method)
+    return {key: value for key, value in run.config.items() if key != "seed" and key not in foreign}
 
 
 def _shared_with_sgd(run: Run) -> Config:

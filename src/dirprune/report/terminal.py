@@ -30,7 +30,7 @@ def print_table(summaries: Sequence[VariantSummary], console: Console) -> None:
         "train\ntime",
         "seeds",
     )
-    rows = [[_encodable(cell, console) for cell in _cells(summary)] for summary in summaries]
+    rows = [[encodable(cell, console) for cell in _cells(summary)] for summary in summaries]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("method", overflow="fold", min_width=_NARROWEST_LABEL)
     for index, heading in enumerate(headings, start=1):
@@ -48,10 +48,10 @@ def print_table(summaries: Sequence[VariantSummary], console: Console) -> None:
         table.width = narrowest
     console.print(table, crop=False)
     note = "± is the standard deviation over seeds; vs SGD is paired by seed."
-    console.print(Text(_encodable(note, console), style="dim"))
+    console.print(Text(encodable(note, console), style="dim"))
     found = wording.warnings(summaries)
     for warning in found[:_MOST_WARNINGS]:
-        console.print(Text(_encodable(f"warning: {warning}", console), style="yellow"))
+        console.print(Text(encodable(f"warning: {warning}", console), style="yellow"))
     if len(found) > _MOST_WARNINGS:
         console.print(f"and {len(found) - _MOST_WARNINGS} more warnings: the report lists them")
 
@@ -69,7 +69,7 @@ def _cells(summary: VariantSummary) -> list[str]:
     ]
 
 
-def _encodable(text: str, console: Console) -> str:
+def encodable(text: str, console: Console) -> str:
     """Keep to what an old terminal or a pipe can take."""
     text = text.replace(wording.MINUS, "-").replace(wording.NOTHING, "-")
     return text.replace("±", "+-") if console.options.ascii_only else text

@@ -222,6 +222,12 @@ class RunFolder:
         for old in sorted(saved)[:-_KEPT_CHECKPOINTS]:
             saved[old].unlink()
 
+    def drop_checkpoints(self) -> None:
+        """Delete the checkpoints of a run that is over: its sparse file and its records stay."""
+        if self.result() is not None:
+            for path in self._checkpoint_files().values():
+                path.unlink()
+
     def rewind(self, checkpoint: Checkpoint | None) -> None:
         """Forget the records of epochs that finished after the checkpoint, for they will be made again."""
         epochs = checkpoint.state["recorded_epochs"] if checkpoint else 0

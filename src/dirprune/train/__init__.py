@@ -2,12 +2,12 @@
 
 from dirprune.train.accumulators import Accumulators, KeepAccumulators, read_accumulators
 from dirprune.train.callbacks import Callback, Position, Run
-from dirprune.train.config import METHODS, Method, TrainConfig
+from dirprune.train.config import TWINS, TrainConfig
 from dirprune.train.diagnosis import Diagnosis
 from dirprune.train.display import ProgressDisplay
 from dirprune.train.dry_run import Estimate, estimate, shape_of
 from dirprune.train.duration import Duration
-from dirprune.train.engines import run_jobs
+from dirprune.train.engines import fitting, run_jobs
 from dirprune.train.environment import describe_environment
 from dirprune.train.execution import Execution
 from dirprune.train.experiment import Experiment, run_experiment
@@ -18,7 +18,7 @@ from dirprune.train.ranks import first_process, leave
 from dirprune.train.trainer import Trainer
 
 __all__ = [
-    "METHODS",
+    "TWINS",
     "Accumulators",
     "Callback",
     "Diagnosis",
@@ -29,7 +29,6 @@ __all__ = [
     "Job",
     "KeepAccumulators",
     "Measured",
-    "Method",
     "Outcome",
     "Position",
     "ProgressDisplay",
@@ -41,6 +40,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "first_process",
+    "fitting",
     "leave",
     "raise_failures",
     "read_accumulators",

@@ -12,6 +12,7 @@ from dirprune.errors import UsageError
 from dirprune.models import create_model
 from dirprune.train.config import TrainConfig
 from dirprune.train.execution import Execution
+from dirprune.train.method import run_width
 from dirprune.train.ranks import shard
 
 
@@ -38,14 +39,15 @@ def build_model(config: TrainConfig, shape: tuple[int, int, int], num_classes: i
         shape: (channels, height, width) of the images.
         num_classes: Number of outputs.
     """
+
+    def build(width: float) -> nn.Module:
+        return create_model(
+            config.model, num_classes=num_classes, in_channels=shape[0], image_size=shape[1], width=width
+        )
+
+    width = run_width(config, build)
     torch.manual_seed(config.seed)
-    return create_model(
-        config.model,
-        num_classes=num_classes,
-        in_channels=shape[0],
-        image_size=shape[1],
-        width=config.width,
-    )
+    return build(width)
 
 
 def place_model(

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dirprune.core.sparsity import SparsityReport
+from dirprune.methods import Method
 from dirprune.runs import RunFolder
 from dirprune.train.config import TrainConfig
 
@@ -44,6 +45,7 @@ class Run:
         folder: Where the run is written.
         model: The network, without the wrappers of distributed training.
         optimizer: Its optimiser.
+        method: What made the optimiser.
         position: Where the run is now; it moves.
     """
 
@@ -51,7 +53,18 @@ class Run:
     folder: RunFolder
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    method: Method[Any]
     position: Position
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Return the network's state under its original names, with the weights of evaluation."""
+        held, weights = self.model.state_dict(), self.method.weights()
+        plain = {
+            name: weights.get(name, tensor)
+            for name, tensor in held.items()
+            if "parametrizations" not in name.split(".")
+        }
+        return {**plain, **weights}
 
 
 class Callback:

@@ -6,16 +6,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from dirprune.methods import Method
 from dirprune.train.ranks import placed_like, whole
 
 
-def state_of(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def state_of(
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, method: Method[Any]
+) -> dict[str, Any]:
     """Gather everything that the rest of a run depends on, except its position; all processes have to ask.
 
     Args:
         accelerator: Holds the scaler of mixed precision, if there is one.
         model: Without wrappers.
         optimizer: Its optimiser.
+        method: The method that made the optimiser.
 
     Returns:
         What `restore` takes; tensors of the model and the optimiser are whole, never sharded.
@@ -23,6 +27,7 @@ def state_of(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.
     state = {
         "model": whole(dict(model.state_dict())),
         "optimizer": whole(optimizer.state_dict()),
+        "method": method.state_dict(),
         "cpu_rng": torch.get_rng_state(),
         "device_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -32,7 +37,11 @@ def state_of(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.
 
 
 def restore(
-    state: dict[str, Any], accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
+    state: dict[str, Any],
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    method: Method[Any],
 ) -> None:
     """Put a state back, divided as this run's processes hold it.
 
@@ -41,6 +50,7 @@ def restore(
         accelerator: Holds the scaler of mixed precision, if there is one.
         model: Without wrappers.
         optimizer: Its optimiser.
+        method: The method that made the optimiser.
     """
     here = model.state_dict()
     model.load_state_dict({name: placed_like(value, here[name]) for name, value in state["model"].items()})
@@ -50,6 +60,8 @@ def restore(
         for index, entries in state["optimizer"]["state"].items()
     }
     optimizer.load_state_dict({**state["optimizer"], "state": held})
+    if "method" in state:  # SGD and gRDA of earlier versions had no state of their own
+        method.load_state_dict(state["method"])
     torch.set_rng_state(state["cpu_rng"])
     if state["device_rng"] and len(state["device_rng"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["device_rng"])

@@ -3,14 +3,18 @@
 import math
 import re
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from dirprune.errors import UsageError
+from dirprune.errors import UsageError, unknown
+from dirprune.methods import METHODS
 from dirprune.train.schedules import check_schedule, learning_rate_factor
 
-Method = Literal["sgd", "grda"]
+TWINS = ("sgd", "grda")
+"""What a recipe trains unless it is told otherwise."""
+# What tells runs of one experiment apart.
+_OF_A_RUN = ("method", "c", "mu", "sparsity", "settings", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +33,18 @@ class TrainConfig:
     """Name of the network."""
     width: float = 1.0
     """Factor on the network's numbers of channels."""
-    method: Annotated[Method, tyro.conf.Suppress] = "grda"
-    """How it is trained: gRDA, or its dense twin SGD."""
+    method: Annotated[str, tyro.conf.Suppress] = "grda"
+    """How it is trained: a name in :data:`dirprune.methods.METHODS`."""
     lr: float = 0.1
     """Learning rate gamma."""
     c: Annotated[float, tyro.conf.Suppress] = 5e-4
     """gRDA: scale of the threshold."""
     mu: Annotated[float, tyro.conf.Suppress] = 0.6
     """gRDA: exponent of the threshold's growth; greater is sparser."""
+    sparsity: float | None = None
+    """Wanted fraction of zeros among the prunable parameters, for the methods that take a target."""
+    settings: tuple[str, ...] = ()
+    """Settings of the other methods, such as drop=0.5 every=50; each goes to the methods that have it."""
     momentum: float = 0.0
     """Momentum beta, for SGD and gRDA alike."""
     nesterov: bool = False
@@ -83,6 +91,8 @@ class TrainConfig:
             ("lr", 0 <= self.lr <= 3e38, "in [0, 3e38]"),
             ("c", 0 <= self.c < math.inf, "a finite number >= 0"),
             ("mu", 0 < self.mu <= 1, "in (0, 1]"),
+            ("sparsity", self.sparsity is None or 0 <= self.sparsity < 1, "in [0, 1)"),
+            ("settings", all("=" in pair for pair in self.settings), "of the form name=value"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("nesterov", not self.nesterov or self.momentum > 0, "used together with --momentum > 0"),
             ("weight-decay", 0 <= self.weight_decay < math.inf, "a finite number >= 0"),
@@ -104,18 +114,41 @@ class TrainConfig:
             if not holds:
                 value = getattr(self, name.replace("-", "_"))
                 raise UsageError(f"--{name} must be {expected}, got {value}")
+        if self.method not in METHODS:
+            raise UsageError(unknown("method", self.method, METHODS))
         check_schedule(self.schedule, self.schedule_args)
 
-    def with_method(self, method: Method) -> "TrainConfig":
-        """Return the twin that another method trains; SGD without c and mu, so that it is the twin of all."""
-        return (
-            replace(self, method=method, c=0.0, mu=1.0) if method == "sgd" else replace(self, method=method)
+    def with_method(self, method: str) -> "TrainConfig":
+        """Return the twin that another method trains, without the settings that mean nothing to it.
+
+        Raises:
+            UsageError: There is no such method, or it needs a target sparsity and there is none.
+        """
+        if method not in METHODS:
+            raise UsageError(unknown("method", method, METHODS))
+        entry = METHODS[method]
+        if entry.facts.needs_target and self.sparsity is None:
+            raise UsageError(f"{method} needs the final sparsity in advance: --sparsity 0.9, for instance")
+        grda = method == "grda"
+        known = set() if grda else {field.name for field in fields(entry.settings)}
+        return replace(
+            self,
+            method=method,
+            c=self.c if grda else 0.0,
+            mu=self.mu if grda else 1.0,
+            sparsity=self.sparsity if entry.facts.needs_target else None,
+            settings=tuple(pair for pair in self.settings if pair.split("=", 1)[0] in known),
+        )
+
+    def rate_factor(self, epoch: int) -> float:
+        """Return the factor on all learning rates in an epoch, counted from 1."""
+        return learning_rate_factor(
+            self.schedule, self.schedule_args, epoch, self.schedule_epochs or self.epochs
         )
 
     def learning_rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 1."""
-        epochs = self.schedule_epochs or self.epochs
-        return self.lr * learning_rate_factor(self.schedule, self.schedule_args, epoch, epochs)
+        return self.lr * self.rate_factor(epoch)
 
     @property
     def stops_early(self) -> bool:
@@ -125,24 +158,22 @@ class TrainConfig:
     @property
     def run_name(self) -> str:
         """Name of the run's folder within its experiment."""
-        method = "sgd" if self.method == "sgd" else f"{self.method}-c{self.c:g}-mu{self.mu:g}"
-        return f"{method}-seed{self.seed}"
+        thresholds = [f"c{self.c:g}", f"mu{self.mu:g}"] if self.method == "grda" else []
+        target = [] if self.sparsity is None else [f"{self.sparsity:g}"]
+        settings = [_short(pair) for pair in self.settings]
+        return "-".join([self.method, *thresholds, *target, *settings, f"seed{self.seed}"])
 
     def experiment_name(self, recipe: "TrainConfig") -> str:
         """Name of the experiment's folder: the recipe, and each setting that was changed in it.
 
-        What tells runs of one experiment apart - method, c, mu, seed - is not part of it.
+        What tells runs of one experiment apart - the method with its settings, the seed - is not part of it.
         """
         changed = [
             f"{field.name.replace('_', '-')}{_short(getattr(self, field.name))}"
             for field in fields(self)
-            if field.name not in ("method", "c", "mu", "seed")
-            and getattr(self, field.name) != getattr(recipe, field.name)
+            if field.name not in _OF_A_RUN and getattr(self, field.name) != getattr(recipe, field.name)
         ]
         return "-".join([self.recipe, *changed])
-
-
-METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def _short(value: Any) -> str:

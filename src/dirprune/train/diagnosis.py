@@ -110,7 +110,7 @@ class Diagnosis(Callback):
         self._known.add((kind, where))
         epoch = self._run.position.epoch
         self._run.folder.append_warning({"epoch": epoch, "kind": kind, "where": where, "message": message})
-        self._say(f"{self._run.config.run_name}: warning in epoch {epoch}: {message}")
+        self._say(f"{self._run.folder.path.name}: warning in epoch {epoch}: {message}")
 
     def _watch(self, model: nn.Module) -> None:
         """Note each layer whose outputs are all zero in evaluation."""

@@ -36,7 +36,7 @@ class Relay(Callback):
 
     def on_start(self, run: Run) -> None:
         """Tell where the run starts or goes on."""
-        self._name, position = run.config.run_name, run.position
+        self._name, position = run.folder.path.name, run.position
         self._send(
             {
                 "run": self._name,

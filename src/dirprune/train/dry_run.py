@@ -2,10 +2,8 @@
 
 import math
 import os
-import resource
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,8 +16,9 @@ from dirprune.data import DatasetSpec
 from dirprune.train.build import build_model, make_accelerator, place_model
 from dirprune.train.config import TrainConfig
 from dirprune.train.execution import Execution
+from dirprune.train.memory import peak_bytes, reset_peak
+from dirprune.train.method import start_method
 from dirprune.train.ranks import Ranks, local
-from dirprune.train.trainer import build_optimizer
 
 _LONG_ENOUGH = 1.0  # seconds; a step this long is not measured with more images
 _STEPS = 3
@@ -96,7 +95,13 @@ def estimate(
     model = place_model(build_model(config, shape, num_classes), config, accelerator, execution)
     bare = accelerator.unwrap_model(model)
     parameters = sum(parameter.numel() for parameter in bare.parameters() if parameter.requires_grad)
-    optimizer = accelerator.prepare_optimizer(build_optimizer(config, bare))
+
+    def some() -> Iterator[tuple[Tensor, Tensor]]:
+        count = min(config.batch_size, images)
+        yield torch.zeros(count, *shape, device=device), torch.zeros(count, dtype=torch.int64, device=device)
+
+    _, optimizer = start_method(config, bare, images=images, batches=some, processes=ranks.count)
+    optimizer = accelerator.prepare_optimizer(optimizer)
 
     def forward(count: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -127,8 +132,7 @@ def estimate(
         if ranks.any(seconds > _LONG_ENOUGH) or larger <= count:
             break
         count = larger
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak(device)
     seconds = _timed(partial(gradient, count), device, _STEPS)
     update_seconds = _timed(optimizer.step, device, _STEPS)
 
@@ -141,7 +145,7 @@ def estimate(
         optimizer=sum(local(tensor).nbytes for tensor in held),
         activations=few + each * (at_once - 2),
         at_once=at_once,
-        peak=_peak(device),
+        peak=peak_bytes(device),
         available=available,
         measured_images=count,
         step=seconds * local_batch / count + update_seconds,
@@ -195,11 +199,3 @@ def _timed(action: Callable[[], None], device: torch.device, times: int) -> floa
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - started)
     return min(taken)
-
-
-def _peak(device: torch.device) -> int:
-    """Most bytes in use so far: of the device, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

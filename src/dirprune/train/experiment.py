@@ -7,9 +7,10 @@ from pathlib import Path
 
 from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import UsageError
+from dirprune.methods import METHODS
 from dirprune.runs import RunFolder
 from dirprune.train.callbacks import Callback
-from dirprune.train.config import METHODS, Method, TrainConfig
+from dirprune.train.config import TWINS, TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.execution import Execution
 from dirprune.train.jobs import Job, raise_failures, run_here
@@ -24,7 +25,7 @@ class Experiment:
         c: gRDA: scale of the threshold; several make a run each, beside one SGD run.
         mu: gRDA: exponent of the threshold's growth, greater is sparser; several make a run each.
         seeds: Number of seeds. Runs of one seed start from the same initial weights.
-        methods: Methods to run for each seed.
+        methods: Methods to run for each seed, by their names in :data:`dirprune.methods.METHODS`.
         threads: Threads on the CPU for each run; None for all cores. Small networks are fastest with one.
 
     Raises:
@@ -40,7 +41,7 @@ class Experiment:
     c: tuple[float, ...] = ()
     mu: tuple[float, ...] = ()
     seeds: int = 1
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[str, ...] = TWINS
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -52,7 +53,11 @@ class Experiment:
             raise UsageError(f"--methods must name at least one of {', '.join(METHODS)}")
         object.__setattr__(self, "c", self.c or (self.config.c,))
         object.__setattr__(self, "mu", self.mu or (self.config.mu,))
-        self.runs()  # every setting within its range
+        runs = self.runs()  # every setting within its range
+        taken = {pair for run in runs for pair in run.settings}
+        for pair in self.config.settings:
+            if pair not in taken:
+                raise UsageError(f"--settings {pair} belongs to none of {', '.join(self.methods)}")
 
     def runs(self) -> list[TrainConfig]:
         """Return the configuration of every run, those of one seed side by side."""
@@ -63,7 +68,7 @@ class Experiment:
             for method in self.methods
             for c, mu in product(self.c, self.mu)
         )
-        return list(dict.fromkeys(runs))  # one SGD run is the twin of every c and mu
+        return list(dict.fromkeys(runs))  # one run is the twin of every c and mu
 
     def jobs(
         self,

@@ -1,5 +1,7 @@
 """The gradient of one batch, however many parts and processes share it."""
 
+from collections.abc import Callable
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -43,7 +45,16 @@ class BatchGradient:
         self._ranks = ranks
         self._execution = execution
 
-    def __call__(self, images: Tensor, labels: Tensor, *, of: int, step: int, dtype: torch.dtype) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        of: int,
+        step: int,
+        dtype: torch.dtype,
+        penalty: Callable[[], Tensor | None],
+    ) -> Tensor:
         """Add the gradient of a batch to what is there.
 
         Args:
@@ -52,6 +63,7 @@ class BatchGradient:
             of: Images of the batch in all processes together.
             step: Of the run; dropout of several processes is seeded by it.
             dtype: Of the result.
+            penalty: What the method adds to the loss, once for the whole batch; it is not in the result.
 
         Returns:
             [sum of the losses, number of right answers] over all processes.
@@ -65,9 +77,12 @@ class BatchGradient:
         for part in range(parts):
             mine = slice(len(labels) * part // parts, len(labels) * (part + 1) // parts)
             count = mine.stop - mine.start
-            with without_exchange(self._model, last=part == parts - 1):
+            last = part == parts - 1
+            with without_exchange(self._model, last=last):
                 loss, correct = self._loss(images[mine], labels[mine])
-                self._accelerator.backward(loss * (count * ranks.count / of))
+                objective = loss * (count * ranks.count / of)
+                added = penalty() if last else None
+                self._accelerator.backward(objective if added is None else objective + added)
             sums += torch.stack([loss.detach().to(dtype) * count, correct.to(dtype)])
         return ranks.total(sums)
 

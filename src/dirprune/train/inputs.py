@@ -51,6 +51,10 @@ class Inputs:
         """Number of training images."""
         return len(self.training.split)
 
+    def pass_over(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all training batches once, in the order of the first epoch."""
+        return ((images, labels) for _, images, labels in self.training.epoch(1))
+
     def evaluation(self, rank: int, processes: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's parts of the evaluation batches."""
         if isinstance(self.training, StreamedBatches):

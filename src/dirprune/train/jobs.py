@@ -60,8 +60,8 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Name of the run."""
-        return self.config.run_name
+        """Name of the run: that of its folder."""
+        return self.folder.name
 
     def to_json(self) -> dict[str, Any]:
         """Return what JSON can hold, for another process."""

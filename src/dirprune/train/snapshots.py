@@ -38,4 +38,4 @@ class SnapshotSaver(Callback):
             return
         path = self._run.folder.snapshot_path(epoch)
         path.parent.mkdir(exist_ok=True)
-        save_sparse(self._run.model, path)
+        save_sparse(self._run.plain_state(), path)

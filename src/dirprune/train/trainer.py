@@ -8,14 +8,11 @@ from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dirprune.core.prunable import prunable_groups
-from dirprune.core.sparsity import sparsity_report
 from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import DivergenceError, RunFolderError
 from dirprune.export import save_sparse
-from dirprune.optim import GRDA
 from dirprune.runs import RunFolder
 from dirprune.train.build import build_model, make_accelerator, place_model, weights_digest
 from dirprune.train.callbacks import Callback, Position, Run
@@ -28,23 +25,13 @@ from dirprune.train.gradient import BatchGradient
 from dirprune.train.inputs import make_inputs
 from dirprune.train.interruption import StopRequested, stop_requests
 from dirprune.train.measures import all_finite, evaluate, first_non_finite
+from dirprune.train.memory import peak_bytes, reset_peak
+from dirprune.train.method import Cost, start_method
 from dirprune.train.ranks import Ranks, whole
+from dirprune.train.records import diverged, result_record, threshold_in_force
 
 # On an accelerator reading the loss makes the host wait, so it is read once in so many steps.
 _STEPS_BETWEEN_CHECKS = 50
-
-
-def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser that a configuration asks for."""
-    common: dict[str, Any] = {
-        "lr": config.lr,
-        "momentum": config.momentum,
-        "nesterov": config.nesterov,
-        "weight_decay": config.weight_decay,
-    }
-    if config.method == "sgd":
-        return torch.optim.SGD(model.parameters(), **common)
-    return GRDA(prunable_groups(model, config.prune), c=config.c, mu=config.mu, **common)
 
 
 class Trainer:
@@ -97,9 +84,18 @@ class Trainer:
             self._inputs = make_inputs(config, dataset, device, execution)
             model = build_model(config, self._inputs.shape, self._inputs.num_classes)
             self._initial_weights = weights_digest(model)
+            self._cost = Cost.of(model, self._inputs.shape)
         self._model = place_model(model, config, self._accelerator, execution)
         self._bare = self._accelerator.unwrap_model(self._model)
-        self._optimizer = self._accelerator.prepare_optimizer(build_optimizer(config, self._bare))
+        self._method, optimizer = start_method(
+            config,
+            self._bare,
+            images=self._inputs.images,
+            batches=self._inputs.pass_over,
+            processes=self._ranks.count,
+        )
+        self._rates = [group["initial_lr"] for group in optimizer.param_groups]
+        self._optimizer = self._accelerator.prepare_optimizer(optimizer)
 
         self._gradient = BatchGradient(config, self._model, self._accelerator, self._ranks, execution)
 
@@ -125,6 +121,7 @@ class Trainer:
             result: dict[str, Any] | None = self._ranks.on_main(lambda: self._open(held))
             if result is not None:
                 return result
+            reset_peak(self._accelerator.device)
             self._resume()
             stop = held.enter_context(stop_requests())
             try:
@@ -199,11 +196,17 @@ class Trainer:
         whole_batch = min(batch_size, self._inputs.images - position.step_in_epoch * batch_size)
         self._optimizer.zero_grad()
         self._sums += self._gradient(
-            images, labels, of=whole_batch, step=position.step, dtype=self._sums.dtype
+            images,
+            labels,
+            of=whole_batch,
+            step=position.step,
+            dtype=self._sums.dtype,
+            penalty=lambda: self._method.penalty(position.step + 1),
         )
         if self._sums.device.type == "cpu" or position.step % _STEPS_BETWEEN_CHECKS == 0:
             self._check_loss()
         self._optimizer.step()
+        self._method.after_step(position.step + 1)
 
     def _finish_epoch(self) -> None:
         """Measure, record, and go to the next epoch."""
@@ -217,7 +220,8 @@ class Trainer:
             raise DivergenceError(self._diagnosis("the loss in evaluation"))
         position, images = self._position, self._inputs.images
         train_loss, correct = self._sums.tolist()
-        sparsity = sparsity_report(self._bare)
+        sparsity = self._method.sparsity()
+        steps = range(position.step - position.steps_per_epoch + 1, position.step + 1)
         metrics = {
             "epoch": position.epoch,
             "step": position.step,
@@ -228,7 +232,8 @@ class Trainer:
             "test_accuracy": test.accuracy,
             **({} if test.top5 is None else {"test_top5": test.top5}),
             "sparsity": sparsity.sparsity,
-            "threshold": self._threshold(),
+            "threshold": threshold_in_force(self._optimizer),
+            "macs": self._cost.of_epoch(self._method, sparsity, steps, images),
             "data_order": self._inputs.training.data_order_digest(position.epoch),
         }
         timing = {
@@ -248,41 +253,26 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         """Write the sparse file and return the result."""
-        report = sparsity_report(self._bare)
+        self._method.finish()
+        report = self._method.sparsity()
         state = whole(dict(self._bare.state_dict()))
         info, metrics = self._ranks.on_main(
             lambda: (save_sparse(state, self._folder.sparse_file), self._folder.metrics())
         )
-        last, best = metrics[-1], max(metrics, key=lambda record: record["test_accuracy"])
-        measured = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5")
-        of_best = ("epoch", "test_accuracy", "test_top5", "sparsity")
-        return {
-            "status": "finished",
-            "epochs": self._config.epochs,
-            "measured_on": "validation" if self._config.validation else "test",
-            "steps": self._position.step,
-            **{key: last[key] for key in measured if key in last},
-            "best": {key: best[key] for key in of_best if key in best},
-            "sparsity": report.sparsity,
-            "parameters": report.numel,
-            "zeros": report.zeros,
-            "layers": [{"name": x.name, "shape": list(x.shape), "zeros": x.zeros} for x in report.layers],
-            "sparse_bytes": info.bytes,
-            "dense_bytes": info.dense_bytes,
-            **self._identity(),
-        }
+        record = result_record(self._config, self._position.step, metrics, report, info)
+        return {**record, **self._identity()}
 
     def _set_learning_rate(self) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._config.learning_rate(self._position.epoch)
-
-    def _threshold(self) -> float:
-        """Return the largest threshold in force, in units of the weights."""
-        held = self._optimizer.state.values()
-        return max((float(state["threshold"]) for state in held if "threshold" in state), default=0.0)
+        factor = self._config.rate_factor(self._position.epoch)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
 
     def _identity(self) -> dict[str, Any]:
-        return {"seconds": self._seconds["total"], "initial_weights": self._initial_weights}
+        return {
+            "seconds": self._seconds["total"],
+            "peak_bytes": peak_bytes(self._accelerator.device),
+            "initial_weights": self._initial_weights,
+        }
 
     def _count_time(self, kind: str, started: float) -> None:
         """Add the time since ``started`` to the clocks."""
@@ -299,18 +289,14 @@ class Trainer:
     def _check_state(self) -> None:
         """Raise DivergenceError if a loss, a weight, or anything that the optimiser holds is not finite."""
         self._check_loss()
-        held = [tensor for state in self._optimizer.state.values() for tensor in state.values()]
-        if not all_finite([*self._bare.state_dict().values(), *held], self._ranks):
+        held = [value for state in self._optimizer.state.values() for value in state.values()]
+        tensors = [value for value in held if isinstance(value, Tensor)]
+        if not all_finite([*self._bare.state_dict().values(), *tensors], self._ranks):
             raise DivergenceError(self._diagnosis("a weight or the state of the optimiser"))
 
     def _diagnosis(self, what: str) -> str:
         """Say in one line what is not finite, where, and what to do."""
-        position = self._position
-        remedy = "lower --lr" if self._config.method == "sgd" else "lower --lr, --mu or --c"
-        return (
-            f"{what} is not finite in epoch {position.epoch} after {position.step} steps "
-            f"({first_non_finite(self._bare)}); {remedy}"
-        )
+        return diverged(what, self._config, self._position, first_non_finite(self._bare))
 
     # -- interruption ----------------------------------------------------------------------------------
 
@@ -320,7 +306,7 @@ class Trainer:
         self._ranks.share_buffers(self._bare)
         position = self._position
         state = {
-            **state_of(self._accelerator, self._bare, self._optimizer),
+            **state_of(self._accelerator, self._bare, self._optimizer, self._method),
             "position": [position.epoch, position.step_in_epoch, position.step],
             "sums": self._sums.cpu(),
             "seconds": dict(self._seconds),
@@ -336,11 +322,11 @@ class Trainer:
             if digest != self._inputs.digest:
                 raise RunFolderError("the processes see different data: give all of them the same --data-dir")
         if state is not None:
-            restore(state, self._accelerator, self._bare, self._optimizer)
+            restore(state, self._accelerator, self._bare, self._optimizer, self._method)
             self._position.epoch, self._position.step_in_epoch, self._position.step = state["position"]
             self._sums.copy_(state["sums"])
             self._seconds.update(state["seconds"])
-        run = Run(self._config, self._folder, self._bare, self._optimizer, self._position)
+        run = Run(self._config, self._folder, self._bare, self._optimizer, self._method, self._position)
         with self._ranks.together():
             for callback in self._callbacks:
                 callback.on_start(run)

@@ -39,12 +39,18 @@ class Bench:
     at_once: int | None = None
     command: str = ""
 
-    def train(self, configs: Sequence[TrainConfig], accumulators: tuple[int, ...] = ()) -> list[RunFolder]:
+    def train(
+        self,
+        configs: Sequence[TrainConfig],
+        accumulators: tuple[int, ...] = (),
+        names: Sequence[str] | None = None,
+    ) -> list[RunFolder]:
         """Train runs that are not over yet; a diverged one is over.
 
         Args:
             configs: What to train.
             accumulators: Epochs after which the accumulators are kept.
+            names: Of their folders, one for each; None: as the runs name themselves.
 
         Returns:
             Their folders.
@@ -57,14 +63,14 @@ class Bench:
         jobs = [
             Job(
                 config=config,
-                folder=self.folder / config.run_name,
+                folder=self.folder / name,
                 data_dir=self.data_dir,
                 threads=self.threads,
                 checkpoint_every=Duration(max(1, config.epochs // 4), "ep"),
                 command=self.command,
                 accumulators=accumulators,
             )
-            for config in configs
+            for config, name in zip(configs, names or [c.run_name for c in configs], strict=True)
         ]
         with ProgressDisplay(self.console, len(jobs)) as display:
             outcomes = run_jobs(jobs, self.dataset, display, at_once=self.at_once)

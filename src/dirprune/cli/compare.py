@@ -1,0 +1,118 @@
+"""`dirprune compare RECIPE`: pruning methods on equal terms."""
+
+import shlex
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from dirprune.cli.arguments import parse
+from dirprune.cli.train import recipe_list
+from dirprune.compare import Comparison, Protocol
+from dirprune.data import load_dataset
+from dirprune.data.catalogue import find_spec
+from dirprune.errors import FailedRunsError
+from dirprune.methods import METHODS
+from dirprune.recipes import get_recipe
+from dirprune.report import print_comparison, read_comparison, wording, write_report, write_results
+from dirprune.train import Execution, TrainConfig, describe_environment, estimate, fitting, shape_of
+from dirprune.tune.trials import Bench
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Compare pruning methods on equal terms; what is done is not done again.
+
+    Every method is tuned for every wanted sparsity with the same number of trial runs, on training images
+    that are held back, never on the test set. Then what was chosen is trained with some seeds on all training
+    images. Methods that take no target have to find the sparsity within their trials, and are shown at the
+    sparsity that they came to.
+    """
+
+    config: TrainConfig
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Which methods."""
+    sparsities: tuple[float, ...] = (0.8, 0.9, 0.95, 0.98)
+    """Wanted sparsities of the weights."""
+    seeds: int = field(default=3)
+    """Seeds of the runs that are reported."""
+    trials: int = 8
+    """Trial runs for each method and wanted sparsity."""
+    threads: int | None = None
+    """Threads on the CPU for each run; None for all cores."""
+    jobs: int | None = None
+    """Runs at once, each in a process of its own."""
+    data_dir: str | None = None
+    """Folder with the data set as parquet, or a hub name (owner/name) to download; default: from the hub."""
+    out: Path = Path("runs")
+    """Where the folder of the comparison is made."""
+    dry_run: bool = False
+    """State the protocol and how long it will take, and end."""
+
+
+def compare(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: dirprune compare RECIPE [OPTIONS]\n\n{recipe_list()}", end="")
+        print("\n  dirprune compare RECIPE --help   its options")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    recipe = get_recipe(name)
+    # Some methods prune weights of linear and convolutional layers only, so all do.
+    config = replace(recipe.config, prune="weights", validation=0.1)
+    default = CompareOptions(config=config, threads=recipe.threads)
+    options = parse(CompareOptions, rest, prog=f"dirprune compare {name}", default=default)
+    protocol = Protocol(
+        config=options.config,
+        methods=options.methods,
+        sparsities=options.sparsities,
+        seeds=options.seeds,
+        trials=options.trials,
+    )
+    console = Console()
+    for sentence in [*protocol.words(), _expectation(protocol, options)]:
+        console.print(sentence, highlight=False, markup=False)
+    if options.dry_run:
+        return 0
+    command = shlex.join(["dirprune", "compare", *arguments])
+    with console.status(f"reading {options.config.dataset}"):
+        dataset = load_dataset(options.config.dataset, options.data_dir)
+    folder = options.out / f"compare-{options.config.experiment_name(config)}"
+    bench = Bench(
+        dataset=dataset,
+        folder=folder,
+        console=console,
+        data_dir=options.data_dir,
+        threads=options.threads,
+        at_once=options.jobs,
+        command=command,
+    )
+    choices = Comparison(protocol, bench).run()
+    results = read_comparison(folder)
+    if results is None or not any(choice.runs for choice in choices):
+        raise FailedRunsError(f"every trial diverged in {folder}: lower --lr")
+    print_comparison(results, console)
+    written = write_results(folder, results, describe_environment(command))
+    for what, path in (("results", written), ("report", write_report(folder))):
+        console.print(f"{what}: {path}", soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def _expectation(protocol: Protocol, options: CompareOptions) -> str:
+    """Say how many runs there are and how long they take, from a few steps of the dense network."""
+    config = protocol.config
+    spec = find_spec(config.dataset)
+    dense = config.with_method("sgd")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    images, shape = spec.counts[0], shape_of(config, spec)
+    found = estimate(dense, Execution(), images=images, num_classes=spec.num_classes, shape=shape)
+    trials, runs = protocol.runs
+    at_once = options.jobs or fitting(options.threads)
+    run = found.step * found.steps_per_epoch * found.epochs
+    return (
+        f"{trials} trials and {runs} runs to report, {at_once} at once, each at least "
+        f"{wording.duration(run)} (steps of the dense network, measured now on random images): "
+        f"{wording.duration((trials + runs) * run / at_once)} or more in all."
+    )

@@ -1,0 +1,227 @@
+"""The comparison: tune every method with the same number of trials, then train what was chosen."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from dirprune.compare.search import Candidate, Space, Trial, best
+from dirprune.core.atomic import atomic_write
+from dirprune.errors import UsageError, unknown
+from dirprune.methods import METHODS
+from dirprune.train import TrainConfig
+from dirprune.tune.trials import Bench
+
+REFERENCE = "grda"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method at a wanted sparsity with the settings that its trials chose, and the names of its runs.
+
+    ``candidate`` is None, and there are no runs, where every trial diverged.
+    """
+
+    method: str
+    target: float | None
+    candidate: Candidate | None
+    trial: Trial | None
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What every method is given.
+
+    Args:
+        config: The recipe's settings; they hold for all methods: network, data, epochs, batch size, schedule
+            of the rate, momentum, weight decay; ``validation`` is the part held back while tuning.
+        methods: Names in :data:`dirprune.methods.METHODS`.
+        sparsities: The wanted sparsities.
+        seeds: Of the runs that are reported.
+        trials: For each method and wanted sparsity.
+
+    Raises:
+        UsageError: Nothing would be compared.
+    """
+
+    config: TrainConfig
+    methods: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    seeds: int
+    trials: int
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if method not in METHODS:
+                raise UsageError(unknown("method", method, METHODS))
+        for name in ("methods", "sparsities"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UsageError(f"--{name} must name something, and nothing twice; got {values}")
+        if not all(0 < s < 1 for s in self.sparsities):
+            raise UsageError(f"--sparsities must be in (0, 1), got {self.sparsities}")
+        for name in ("seeds", "trials"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} must be >= 1, got {getattr(self, name)}")
+        if self.config.prune != "weights":
+            raise UsageError("--prune must be weights: some methods prune nothing else")
+        if self.config.sparsity is not None or self.config.settings:
+            raise UsageError("--sparsity and --settings are searched here: leave them out")
+        if not self.config.validation > 0:
+            raise UsageError(f"--validation must be > 0 for tuning, got {self.config.validation}")
+
+    @property
+    def cells(self) -> list[tuple[str, float | None]]:
+        """Every method at every wanted sparsity; what cannot be sparse, once."""
+        return [
+            (method, target)
+            for method in self.methods
+            for target in (self.sparsities if _prunes(method) else (None,))
+        ]
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """Number of trials, and of runs that are reported."""
+        return self.trials * len(self.cells), self.seeds * len(self.cells)
+
+    def words(self) -> list[str]:
+        """State the protocol, a sentence each."""
+        config = self.config
+        return [
+            f"Every method has {self.trials} trial runs for each wanted sparsity. The first has the method's "
+            "defaults, the others are random, from a fixed seed; the learning rate is searched for all.",
+            f"Trials are measured on {config.validation:g} of the training images, held back from training; "
+            "the test images are first looked at by the runs that are reported.",
+            "A method without a target has to find its strength within the same trials; of those within a "
+            "quarter of the wanted density the most accurate is taken, or else the nearest. Its own "
+            "sparsity is what is shown.",
+            f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
+            "order of the data are those of the seed, whatever the method.",
+            f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
+            f"{config.batch_size}, the schedule {config.schedule}, momentum {config.momentum:g} and weight "
+            f"decay {config.weight_decay:g} where their optimiser has them, and prune weights of linear and "
+            "convolutional layers only.",
+            "Sparsity counts all parameters of the full network: 1 - non-zeros / parameters.",
+        ]
+
+
+class Comparison:
+    """Trains all that a protocol asks for; what is done is not done again.
+
+    Trials go into ``trials/`` of the folder, with ``trials.json`` beside it; what is reported goes into the
+    folder itself, with ``comparison.json``.
+
+    Args:
+        protocol: What every method is given.
+        bench: Where runs are trained.
+    """
+
+    def __init__(self, protocol: Protocol, bench: Bench) -> None:
+        self._protocol = protocol
+        self._bench = bench
+        self._trials: list[Trial] = []
+
+    def run(self) -> list[Choice]:
+        """Tune, then train what was chosen.
+
+        Returns:
+            The choice for each method and wanted sparsity.
+
+        Raises:
+            FailedRunsError: Runs failed.
+            StopRequested: Ctrl-C or SIGTERM came; the same call goes on from there.
+        """
+        for index in range(self._protocol.trials):
+            self._round(index)
+        choices = self._choices()
+        configs = [config for choice in choices for config in self._final(choice)]
+        self._train(self._bench, configs)
+        self._write("comparison.json", self._record(choices))
+        return choices
+
+    def _round(self, index: int) -> None:
+        """Try one more candidate for every method and sparsity; record all trials."""
+        protocol = self._protocol
+        candidates = [
+            Space(method, protocol.config).propose(
+                target, [t for t in self._trials if t.candidate.method == method], index
+            )
+            for method, target in protocol.cells
+        ]
+        configs = [candidate.config(protocol.config) for candidate in candidates]
+        results = self._train(replace(self._bench, folder=self._bench.folder / "trials"), configs)
+        for candidate, config in zip(candidates, configs, strict=True):
+            name = self._name(config)
+            result = results[name]
+            sparsity, accuracy = result.get("sparsity"), result.get("test_accuracy")
+            self._trials.append(Trial(candidate, index, name, sparsity, accuracy, result["seconds"]))
+        self._write("trials.json", {"trials": [trial.to_json() for trial in self._trials]})
+
+    def _train(self, bench: Bench, configs: Sequence[TrainConfig]) -> dict[str, Mapping[str, Any]]:
+        """Train runs, equal ones once, and return their results by name; hundreds of checkpoints are many."""
+        unique = {self._name(config): config for config in configs}
+        runs = bench.train(list(unique.values()), names=list(unique))
+        for run in runs:
+            run.drop_checkpoints()
+        return {name: run.result() or {} for name, run in zip(unique, runs, strict=True)}
+
+    def _choices(self) -> list[Choice]:
+        choices = []
+        for method, target in self._protocol.cells:
+            tried = [t for t in self._trials if (t.candidate.method, t.candidate.target) == (method, target)]
+            trial = best(tried, target)
+            choice = Choice(method, target, trial.candidate if trial else None, trial, ())
+            names = tuple(self._name(config) for config in self._final(choice))
+            choices.append(replace(choice, runs=names))
+        return choices
+
+    def _final(self, choice: Choice) -> list[TrainConfig]:
+        """Return the runs that are reported of a choice."""
+        if choice.candidate is None:
+            return []
+        config = choice.candidate.config(replace(self._protocol.config, validation=0.0))
+        return [replace(config, seed=config.seed + seed) for seed in range(self._protocol.seeds)]
+
+    def _name(self, config: TrainConfig) -> str:
+        """Name a run's folder; the rate tells runs apart here."""
+        head, seed = config.run_name.rsplit("-", 1)
+        return f"{head}-lr{config.lr:g}-{seed}"
+
+    def _record(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        protocol = self._protocol
+        chosen: list[Mapping[str, Any]] = [asdict(choice) for choice in choices]
+        return {
+            "protocol": protocol.words(),
+            "sparsities": protocol.sparsities,
+            "seeds": protocol.seeds,
+            "trials": protocol.trials,
+            "reference": REFERENCE,
+            "methods": {
+                name: {
+                    "title": _title(name),
+                    "paper": METHODS[name].facts.paper,
+                    "needs_target": METHODS[name].facts.needs_target,
+                    "needs_pretrained": METHODS[name].facts.needs_pretrained,
+                }
+                for name in protocol.methods
+            },
+            "choices": chosen,
+        }
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        self._bench.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self._bench.folder / name) as file:
+            file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def _prunes(method: str) -> bool:
+    facts = METHODS[method].facts
+    return facts.needs_target or facts.strength is not None
+
+
+def _title(method: str) -> str:
+    """Name a method; entries of one class differ in how they share weights out among layers."""
+    entry = METHODS[method]
+    alike = [other for other in METHODS.values() if other.method is entry.method]
+    return entry.facts.title + (f" ({entry.settings.distribution})" if len(alike) > 1 else "")

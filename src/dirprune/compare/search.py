@@ -1,0 +1,197 @@
+"""What to try next: random search; methods without a target steer their strength towards a sparsity."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dirprune.methods import METHODS, Facts, Search
+from dirprune.train import TrainConfig
+
+_LR_RANGE = (0.1, 3.0)  # times the recipe's
+_BEYOND = 0.25  # of its range: how far outside a strength may go
+# Before any trial, the logit of the sparsity is taken to rise from -3 to 5 over a strength's range.
+_PRIOR = (-3.0, 8.0)
+_TRUST = (0.05, 0.02, 0.02)  # in the prior: intercept, slope, every other setting
+_TOLERANCE = 0.25
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method at a wanted sparsity (None: dense) with values for what is searched, by name."""
+
+    method: str
+    target: float | None
+    values: Mapping[str, float]
+
+    def config(self, base: TrainConfig) -> TrainConfig:
+        """Return the run of a recipe that the candidate describes."""
+        values = dict(self.values)
+        if "lr" not in _own_settings(self.method):
+            base = replace(base, lr=values.pop("lr", base.lr))
+        if self.method == "grda":
+            base = replace(base, c=values.pop("c", base.c), mu=values.pop("mu", base.mu))
+        settings = tuple(f"{name}={value:g}" for name, value in values.items())
+        return replace(base, sparsity=self.target, settings=settings).with_method(self.method)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that was trained; sparsity and validation accuracy are None where it diverged."""
+
+    candidate: Candidate
+    index: int
+    run: str
+    sparsity: float | None
+    accuracy: float | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched of a method: its facts' ranges, and the learning rate unless it has one of its own.
+
+    Args:
+        method: Name of the method.
+        base: The recipe's settings.
+
+    Example:
+        >>> base = TrainConfig(recipe="mine", dataset="digits", model="lenet5", lr=0.1)
+        >>> [search.setting for search in Space("rigl", base).searches]
+        ['drop', 'every', 'lr']
+    """
+
+    method: str
+    base: TrainConfig
+
+    @property
+    def facts(self) -> Facts:
+        """Of the method."""
+        return METHODS[self.method].facts
+
+    @property
+    def searches(self) -> tuple[Search, ...]:
+        """The ranges."""
+        if any(search.setting == "lr" for search in self.facts.search):
+            return self.facts.search
+        low, high = (factor * self.base.lr for factor in _LR_RANGE)
+        return (*self.facts.search, Search("lr", low, high))
+
+    def default(self) -> dict[str, float]:
+        """Return where the search begins: the recipe's values, or the method's own defaults."""
+        held = METHODS[self.method].settings
+        grda = {"c": self.base.c, "mu": self.base.mu} if self.method == "grda" else {}
+        return {
+            search.setting: float(grda.get(search.setting, getattr(held, search.setting, self.base.lr)))
+            for search in self.searches
+        }
+
+    def drawn(self, generator: np.random.Generator) -> dict[str, float]:
+        """Draw a point, uniform on each setting's scale."""
+        return {search.setting: self._value(search, generator.random()) for search in self.searches}
+
+    def propose(self, target: float | None, past: Sequence[Trial], index: int) -> Candidate:
+        """Return what to try as number ``index`` for a target.
+
+        Number 0 has the default settings, all others are drawn at random. Where the sparsity follows from a
+        strength, the strength is what the trials so far predict to give the target, and every second trial
+        keeps the other settings of the one before, so that only the strength is corrected.
+
+        Args:
+            target: The wanted sparsity; None: dense.
+            past: The method's finished trials, for all targets.
+            index: Counted from 0.
+        """
+        strength = self.facts.strength
+        before = None
+        if index == 0:
+            values = self.default()
+        elif strength is not None and index % 2:
+            before = next(t for t in past if t.candidate.target == target and t.index == index - 1)
+            values = dict(before.candidate.values)
+        else:
+            key = [*self.method.encode(), round(1e6 * (target or 0)), index]
+            values = self.drawn(np.random.default_rng(key))
+        if strength is not None and target is not None and (index or past):
+            values[strength] = self._steered(values, target, past, before)
+        return Candidate(self.method, target, values)
+
+    def _steered(
+        self, values: Mapping[str, float], target: float, past: Sequence[Trial], before: Trial | None
+    ) -> float:
+        """Return the strength that is predicted to give a sparsity beside the other settings.
+
+        The logit of the sparsity is fitted as affine in all settings on their scales, by least squares with a
+        prior; trials near the target weigh most. A correction starts from the trial that it corrects.
+        """
+        strength = self.facts.strength
+        order = sorted(self.searches, key=lambda search: search.setting != strength)
+        seen = [t for t in past if t.sparsity is not None]
+
+        def row(at: Mapping[str, float]) -> list[float]:
+            return [1.0, *(self._place(search, at[search.setting]) for search in order)]
+
+        prior = np.zeros(len(order) + 1)
+        prior[:2] = _PRIOR
+        trust = np.array([*_TRUST[:2], *[_TRUST[2]] * (len(order) - 1)])
+        x = np.array([row(t.candidate.values) for t in seen]).reshape(-1, len(order) + 1)
+        y = np.array([_logit(t.sparsity or 0.0) for t in seen])
+        weight = 1 / (1 + (y - _logit(target)) ** 2)
+        weighted = x.T * weight
+        fitted = prior + np.linalg.solve(weighted @ x + np.diag(trust), weighted @ (y - x @ prior))
+        if before is not None and before.sparsity is not None:
+            fitted[0] += _logit(before.sparsity) - float(np.array(row(before.candidate.values)) @ fitted)
+        rest = np.array(row(values))
+        rest[1] = 0.0
+        place = (_logit(target) - float(rest @ fitted)) / max(1.0, float(fitted[1]))
+        return self._value(order[0], min(1 + _BEYOND, max(-_BEYOND, place)))
+
+    def _place(self, search: Search, value: float) -> float:
+        """Return where a value lies in its range: 0 to 1."""
+        if search.log:
+            return math.log(value / search.low) / math.log(search.high / search.low)
+        return (value - search.low) / (search.high - search.low)
+
+    def _value(self, search: Search, place: float) -> float:
+        """Return the value at a place, to four figures: a name has to hold it."""
+        if search.log:
+            value = search.low * (search.high / search.low) ** place
+        else:
+            value = search.low + (search.high - search.low) * place
+        default = getattr(METHODS[self.method].settings, search.setting, 0.0)
+        return float(round(value)) if type(default) is int else float(f"{value:.4g}")
+
+
+def best(trials: Sequence[Trial], target: float | None) -> Trial | None:
+    """Return the trial whose settings are taken.
+
+    The highest validation accuracy; where the sparsity follows from a strength, among the trials whose
+    sparsity s is within a quarter of the wanted density, |s - target| <= (1 - target) / 4, or else the trial
+    of the nearest sparsity, on the scale of the logit. None where all diverged.
+    """
+    done = [trial for trial in trials if trial.accuracy is not None]
+    if not done:
+        return None
+    if target is not None and METHODS[done[0].candidate.method].facts.strength is not None:
+        near = [t for t in done if abs((t.sparsity or 0.0) - target) <= _TOLERANCE * (1 - target)]
+        if not near:
+            return min(done, key=lambda t: abs(_logit(t.sparsity or 0.0) - _logit(target)))
+        done = near
+    return max(done, key=lambda t: t.accuracy or 0.0)
+
+
+def _own_settings(method: str) -> set[str]:
+    """Return the names of a method's settings."""
+    return set(vars(METHODS[method].settings))
+
+
+def _logit(sparsity: float) -> float:
+    """Return log(s / (1 - s)), kept finite."""
+    s = min(0.9995, max(0.005, sparsity))
+    return math.log(s / (1 - s))

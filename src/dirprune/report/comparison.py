@@ -1,0 +1,201 @@
+"""The comparison of methods: what the runs of `dirprune compare` ended with, put into numbers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dirprune.core.atomic import atomic_write
+from dirprune.core.sparsity import LayerSparsity
+from dirprune.errors import RunFolderError
+from dirprune.report.reading import Run, read_runs
+from dirprune.report.statistics import Estimate, estimate, paired_difference
+from dirprune.runs import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method at a wanted sparsity, over its finished seeds.
+
+    Attributes:
+        method: Its name.
+        title: Its name as it is printed.
+        target: The wanted sparsity; None: dense.
+        settings: What the trials chose.
+        needs_target: Whether the sparsity is given to it; if not, ``sparsity`` is what it came to.
+        needs_pretrained: Whether it prunes a network that was trained first.
+        sparsity: 1 - non-zeros / parameters of the full network.
+        accuracy: On the test images, a fraction; None where no seed finished.
+        difference: To the reference at the same wanted sparsity, paired by seed; None without two pairs.
+        difference_in_sparsity: The mean of what the method is sparser by in those pairs.
+        seconds: Of training, the mean.
+        macs: Multiplications of training that a machine would make that skips pruned weights; None: unknown.
+        peak_bytes: Most memory, the greatest of the runs; None: unknown.
+        seeds: Seeds that were to run, and how many finished.
+        layers: Zeros of each weight, by tensor, the mean.
+    """
+
+    method: str
+    title: str
+    target: float | None
+    settings: Mapping[str, float]
+    needs_target: bool
+    needs_pretrained: bool
+    sparsity: Estimate | None
+    accuracy: Estimate | None
+    difference: Estimate | None
+    difference_in_sparsity: float | None
+    seconds: float | None
+    macs: float | None
+    peak_bytes: float | None
+    seeds: tuple[int, int]
+    layers: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows, by wanted sparsity and then from accurate to inaccurate, and the protocol in words."""
+
+    protocol: tuple[str, ...]
+    reference: str
+    rows: tuple[Row, ...]
+
+    @property
+    def targets(self) -> list[float]:
+        """The wanted sparsities."""
+        return sorted({row.target for row in self.rows if row.target is not None})
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A finished run with what it cost."""
+
+    run: Run
+    result: Mapping[str, Any]
+    accuracy: float
+    sparsity: float
+
+
+def read_comparison(folder: Path) -> Results | None:
+    """Read what `dirprune compare` wrote into a folder.
+
+    Args:
+        folder: Of the experiment.
+
+    Returns:
+        The results; None where the folder holds no comparison.
+
+    Raises:
+        RunFolderError: A file is damaged.
+    """
+    path = folder / "comparison.json"
+    if not path.is_file():
+        return None
+    runs = {run.name: run for run in read_runs(folder)}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return _results(content, folder, runs)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): run `dirprune compare` again"
+        ) from None
+
+
+def write_results(folder: Path, results: Results, environment: Mapping[str, Any]) -> Path:
+    """Write the results as JSON and return the path."""
+    content = {**asdict(results), "environment": environment}
+    path = folder / "comparison-results.json"
+    with atomic_write(path) as file:
+        file.write(json.dumps(_finite(content), indent=2, allow_nan=False).encode() + b"\n")
+    return path
+
+
+def _results(content: Mapping[str, Any], folder: Path, runs: Mapping[str, Run]) -> Results:
+    full = max((_parameters(run) for run in runs.values() if run.outcome), default=1)
+    reference = content["reference"]
+    done: dict[tuple[str, float | None], dict[int, _Done]] = {}
+    for choice in content["choices"]:
+        found = [runs[name] for name in choice["runs"] if name in runs]
+        done[choice["method"], choice["target"]] = {
+            run.seed: _done(run, folder, full) for run in found if run.outcome
+        }
+    rows = [
+        _row(
+            choice,
+            content["methods"][choice["method"]],
+            done[choice["method"], choice["target"]],
+            {} if choice["method"] == reference else done.get((reference, choice["target"]), {}),
+        )
+        for choice in content["choices"]
+    ]
+    rows.sort(key=lambda row: (row.target or 0.0, -row.accuracy.mean if row.accuracy else 1.0, row.method))
+    return Results(tuple(content["protocol"]), reference, tuple(rows))
+
+
+def _done(run: Run, folder: Path, full: int) -> _Done:
+    assert run.outcome is not None
+    kept = _parameters(run) - sum(layer.zeros for layer in run.outcome.layers)
+    result = RunFolder(folder / run.name).result() or {}
+    return _Done(run, result, run.outcome.test_accuracy, 1 - kept / full)
+
+
+def _row(
+    choice: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    done: Mapping[int, _Done],
+    reference: Mapping[int, _Done],
+) -> Row:
+    pairs = [seed for seed in done if seed in reference]
+    every = list(done.values())
+    macs, peaks = (
+        [float(each.result[key]) for each in every if each.result.get(key) is not None]
+        for key in ("macs", "peak_bytes")
+    )
+    return Row(
+        method=choice["method"],
+        title=str(facts["title"]),
+        target=choice["target"],
+        settings=(choice["candidate"] or {}).get("values", {}),
+        needs_target=bool(facts["needs_target"]),
+        needs_pretrained=bool(facts["needs_pretrained"]),
+        sparsity=estimate([each.sparsity for each in every]) if every else None,
+        accuracy=estimate([each.accuracy for each in every]) if every else None,
+        difference=paired_difference(
+            [done[seed].accuracy for seed in pairs], [reference[seed].accuracy for seed in pairs]
+        )
+        if len(pairs) > 1
+        else None,
+        difference_in_sparsity=sum(done[s].sparsity - reference[s].sparsity for s in pairs) / len(pairs)
+        if len(pairs) > 1
+        else None,
+        seconds=sum(each.run.seconds for each in every) / len(every) if every else None,
+        macs=sum(macs) / len(macs) if macs else None,
+        peak_bytes=max(peaks, default=None),
+        seeds=(len(choice["runs"]), len(done)),
+        layers=_mean_sparsities([each.run.outcome.layers for each in every if each.run.outcome]),
+    )
+
+
+def _mean_sparsities(networks: Sequence[tuple[LayerSparsity, ...]]) -> dict[str, float]:
+    """Return the mean sparsity of each tensor of two or more dimensions."""
+    names = [layer.name for layer in networks[0] if len(layer.shape) > 1] if networks else []
+    return {
+        name: sum(layer.sparsity for network in networks for layer in network if layer.name == name)
+        / len(networks)
+        for name in names
+    }
+
+
+def _parameters(run: Run) -> int:
+    """Elements of a run's network; the full one's are the most."""
+    return sum(layer.numel for layer in run.outcome.layers) if run.outcome else 0
+
+
+def _finite(value: Any) -> Any:
+    """Replace what is not finite, for JSON does not know it."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and value - value != 0 else value

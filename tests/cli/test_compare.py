@@ -1,0 +1,55 @@
+"""`dirprune compare`, and the other methods under `dirprune train`."""
+
+import json
+
+import pytest
+
+from dirprune.cli import main
+
+SHORT = ["--epochs", "1", "--threads", "1", "--jobs", "1"]
+
+
+def test_compares_and_says_where_the_results_are(tmp_path, capsys):
+    words = ["compare", "digits", "--methods", "sgd", "grda", "random", "--sparsities", "0.7", *SHORT]
+    words += ["--trials", "1", "--seeds", "2", "--batch-size", "128", "--out", str(tmp_path)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    folder = tmp_path / "compare-digits-batch-size128-epochs1"
+    rows = json.loads((folder / "comparison-results.json").read_text())["rows"]
+    assert [(row["method"], row["seeds"]) for row in rows if row["target"] is None] == [("sgd", [2, 2])]
+    assert {row["method"] for row in rows} == {"sgd", "grda", "random"}
+    assert "3 trials and 6 runs to report" in said
+    assert "random, gradual" in said
+    assert "Methods beside each other" in (folder / "report.html").read_text()
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    assert main(["compare", "digits", "--dry-run", "--threads", "1", "--out", str(tmp_path)]) == 0
+    assert "or more in all" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_methods_train_beside_the_twins(tmp_path, capsys):
+    words = ["train", "digits", "--methods", "sgd", "gradual", "rigl", "--sparsity", "0.9", "--seeds", "1"]
+    words += ["--settings", "every=5", *SHORT, "--prune", "weights", "--out", str(tmp_path)]
+    assert main(words) == 0
+    (experiment,) = tmp_path.iterdir()
+    names = sorted(path.parent.name for path in experiment.glob("*/result.json"))
+    assert names == ["gradual-0.9-every=5-seed0", "rigl-0.9-every=5-seed0", "sgd-seed0"]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "digits", "--methods", "rigl"], "rigl needs the final sparsity"),
+        (["train", "digits", "--methods", "rigel"], "did you mean 'rigl'"),
+        (["compare", "digits", "--methods", "rigel"], "did you mean 'rigl'"),
+        (["compare", "digits", "--sparsities", "90"], "--sparsities must be in (0, 1)"),
+    ],
+)
+def test_bad_requests_end_in_one_line(tmp_path, capsys, words, message):
+    assert main([*words, "--out", str(tmp_path)]) == 2
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert complaint.count("\n") == 1

@@ -1,0 +1,197 @@
+"""The comparison end to end: equal trials, nothing of the test set in them, restartable, honest numbers."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from scipy.stats import ttest_rel
+
+from dirprune.compare import Comparison, Protocol
+from dirprune.data import load_dataset
+from dirprune.errors import RunFolderError, UsageError
+from dirprune.report import print_comparison, read_comparison, write_report, write_results
+from dirprune.runs import RunFolder
+from dirprune.train import TrainConfig
+from dirprune.train.trainer import Trainer
+from dirprune.tune.trials import Bench
+
+CONFIG = TrainConfig(
+    recipe="test",
+    dataset="digits",
+    model="lenet-300-100",
+    c=0.02,
+    mu=0.7,
+    prune="weights",
+    batch_size=128,
+    epochs=2,
+    validation=0.2,
+)
+PROTOCOL = Protocol(
+    config=CONFIG, methods=("sgd", "grda", "gradual", "small-dense"), sparsities=(0.5, 0.8), seeds=2, trials=2
+)
+CELLS = 7
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A finished comparison: its folder and choices."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("compare") / "runs"
+    choices = Comparison(PROTOCOL, bench(folder)).run()
+    yield folder, choices
+    torch.set_num_threads(threads)
+
+
+def bench(folder):
+    return Bench(dataset=load_dataset("digits"), folder=folder, console=Console(quiet=True), at_once=1)
+
+
+def test_every_method_has_the_same_number_of_trials_and_none_sees_the_test_set(compared):
+    folder, _ = compared
+    trials = json.loads((folder / "trials.json").read_text())["trials"]
+    assert len(trials) == 2 * CELLS == PROTOCOL.runs[0]
+    counts = {}
+    for trial in trials:
+        candidate = trial["candidate"]
+        cell = candidate["method"], candidate["target"]
+        counts[cell] = counts.get(cell, 0) + 1
+        run = RunFolder(folder / "trials" / trial["run"])
+        assert run.config()["validation"] == 0.2
+        assert run.result()["measured_on"] == "validation"
+        assert run.result()["test_accuracy"] == trial["accuracy"]
+    assert set(counts.values()) == {2}
+
+
+def test_what_is_reported_was_trained_on_everything_with_equal_budgets(compared):
+    folder, choices = compared
+    assert len(choices) == CELLS
+    held = [RunFolder(folder / name) for choice in choices for name in choice.runs]
+    assert len(held) == 2 * CELLS == PROTOCOL.runs[1]
+    assert {run.result()["measured_on"] for run in held} == {"test"}
+    assert {run.result()["steps"] for run in held} == {2 * math.ceil(1437 / 128)}
+    for seed in (0, 1):
+        alike = [
+            run for run in held if run.config()["seed"] == seed and run.config()["method"] != "small-dense"
+        ]
+        assert len({run.result()["initial_weights"] for run in alike}) == 1
+        assert len({run.metrics()[0]["data_order"] for run in alike}) == 1
+
+
+def test_the_same_call_trains_nothing_again(compared, monkeypatch):
+    folder, choices = compared
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    monkeypatch.setattr(Trainer, "_train", lambda *_: pytest.fail("trained again"))
+    assert Comparison(PROTOCOL, bench(folder)).run() == choices
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.json")}
+
+
+def test_an_interrupted_comparison_goes_on(compared, tmp_path, monkeypatch):
+    """Stopped in the middle, then started again: the same trials, choices and weights."""
+    folder, choices = compared
+    protocol = replace(PROTOCOL, methods=("grda",))
+    train, left = Trainer._train, [3]
+
+    def stopping(self, stop):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        train(self, stop)
+
+    monkeypatch.setattr(Trainer, "_train", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        Comparison(protocol, bench(tmp_path)).run()
+    again = Comparison(protocol, bench(tmp_path)).run()
+    assert [c.candidate for c in again] == [c.candidate for c in choices if c.method == "grda"]
+    for name in (name for choice in again for name in choice.runs):
+        model = "model.safetensors"
+        assert (tmp_path / name / model).read_bytes() == (folder / name / model).read_bytes()
+
+
+def test_numbers_of_the_table(compared):
+    """Means, deviations and the paired interval against NumPy and SciPy, from the runs' own files."""
+    folder, choices = compared
+    results = read_comparison(folder)
+    rows = {(row.method, row.target): row for row in results.rows}
+    assert len(rows) == CELLS
+    assert results.targets == [0.5, 0.8]
+    outcome = {(c.method, c.target): [RunFolder(folder / name).result() for name in c.runs] for c in choices}
+    for cell, row in rows.items():
+        accuracies = [result["test_accuracy"] for result in outcome[cell]]
+        assert row.accuracy.mean == pytest.approx(np.mean(accuracies))
+        assert row.accuracy.std == pytest.approx(np.std(accuracies, ddof=1))
+        assert row.seeds == (2, 2)
+    ours, theirs = (
+        [result["test_accuracy"] for result in outcome[name, 0.8]] for name in ("grda", "gradual")
+    )
+    interval = ttest_rel(theirs, ours).confidence_interval(0.95)
+    difference = rows["gradual", 0.8].difference
+    assert (difference.low, difference.high) == pytest.approx((interval.low, interval.high))
+    assert rows["grda", 0.8].difference is None
+    assert rows["sgd", None].difference is None
+
+
+def test_sparsity_is_counted_in_the_full_network(compared):
+    folder, _ = compared
+    rows = {(row.method, row.target): row for row in read_comparison(folder).rows}
+    parameters, weights = 50_610, 50_200
+    assert rows["gradual", 0.8].sparsity.mean == pytest.approx(0.8 * weights / parameters, abs=1e-9)
+    # The small dense network has no zeros, but as few weights: to within a unit of its layers.
+    assert rows["small-dense", 0.8].sparsity.mean == pytest.approx(0.8, abs=0.02)
+    assert rows["small-dense", 0.8].macs < 0.3 * rows["sgd", None].macs
+    assert not any(rows["small-dense", 0.8].layers.values())
+    assert rows["gradual", 0.8].layers.keys() == {"fc1.weight", "fc2.weight", "fc3.weight"}
+
+
+def test_the_page_and_the_terminal_show_every_method(compared, tmp_path):
+    folder, _ = compared
+    results = read_comparison(folder)
+    console = Console(record=True, width=160, file=(tmp_path / "terminal").open("w"))
+    print_comparison(results, console)
+    page = write_report(folder).read_text()
+    said = console.export_text()
+    for title in ("dense SGD", "gRDA", "small dense", "magnitude, gradual"):
+        assert title in page
+        assert title in said
+    assert "Accuracy against sparsity" in page
+    assert page.count("<svg") >= 1
+    assert "The course of training" not in page
+    assert all(sentence.split("'")[0][:60] in page for sentence in results.protocol)
+    path = write_results(folder, results, {"command": "test"})
+    assert len(json.loads(path.read_text())["rows"]) == CELLS
+
+
+def test_a_damaged_comparison_is_named(compared, tmp_path):
+    (tmp_path / "comparison.json").write_text('{"choices": 3}')
+    with pytest.raises(RunFolderError):
+        read_comparison(tmp_path)
+    folder, _ = compared
+    whole = (folder / "comparison.json").read_text()
+    try:
+        for damage in ('{"choices": 3}', "[]", whole[: len(whole) // 2]):
+            (folder / "comparison.json").write_text(damage)
+            with pytest.raises(RunFolderError, match="run `dirprune compare` again"):
+                read_comparison(folder)
+    finally:
+        (folder / "comparison.json").write_text(whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ("grda", "rigel")}, "unknown method"),
+        ({"sparsities": (0.9, 0.9)}, "nothing twice"),
+        ({"sparsities": (1.0,)}, r"in \(0, 1\)"),
+        ({"trials": 0}, "--trials must be >= 1"),
+        ({"config": replace(CONFIG, prune="all")}, "--prune must be weights"),
+        ({"config": replace(CONFIG, settings=("drop=0.5",))}, "are searched here"),
+        ({"config": replace(CONFIG, validation=0.0)}, "--validation must be > 0"),
+    ],
+)
+def test_bad_requests(changes, message):
+    with pytest.raises(UsageError, match=message):
+        replace(PROTOCOL, **changes)
