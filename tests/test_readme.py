@@ -47,3 +47,28 @@ def test_table_agrees_with_the_results(start, name):
             shown += f" ± {100 * accuracy['sd']:.2f}"
         assert f"| {shown} % |" in row
         assert f"| {100 * sparsity['mean']:.2f} % |" in row
+
+
+def test_table_of_the_step_agrees_with_the_results():
+    networks = json.loads((ROOT / "benchmarks" / "results" / "step.json").read_text())["networks"]
+    columns = ("SGD, fused", "SGD with momentum, fused", "Adam, fused", "gRDA", "gRDA, plain operations")
+    rows = {line.split("|")[1].split(",")[0].strip(): line for line in README.splitlines() if " M | " in line}
+    assert set(rows) == {"LeNet-5", "VGG16", "ResNet50", "WRN28x10"}
+    for name, row in rows.items():
+        times = networks[name.lower().replace("-", "")]["times"]
+        assert [cell.strip() for cell in row.split("|")[2:-1]] == [
+            f"{1e3 * times[column]['median']:.2f}" for column in columns
+        ]
+
+
+def test_table_of_inference_agrees_with_the_results():
+    results = json.loads((ROOT / "benchmarks" / "results" / "inference.json").read_text())["results"]
+    for result in results:
+        level = "90 %" if "90%" in result["weights"] else "95 %"
+        (row,) = [
+            line for line in README.splitlines() if line.startswith(f"| {result['network']}, {level} |")
+        ]
+        times = {(each["name"], each["threads"]): each["milliseconds"] for each in result["timings"]}
+        programs = [(name, threads) for threads in (1, 2) for name in ("onnxruntime", "sparse (ours)")]
+        shown = [cell.strip() for cell in row.split("|")[2:-1]]
+        assert shown == [f"{times[program]:.1f}" for program in programs]
