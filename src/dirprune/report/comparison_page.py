@@ -27,8 +27,7 @@ _HEAD = (
     "training",
     "GMAC",
     "memory",
-    "target",
-    "pretrained",
+    "needs",
     "seeds",
 )
 _MARKERS = "osD^v<>PXp*hd8H"
@@ -110,10 +109,15 @@ def cells(row: Row) -> tuple[str, ...]:
         wording.duration(row.seconds) if row.seconds is not None else wording.NOTHING,
         f"{row.macs / 1e9:.3g}" if row.macs is not None else wording.NOTHING,
         wording.size(row.peak_bytes) if row.peak_bytes is not None else wording.NOTHING,
-        "needed" if row.needs_target else "no",
-        "needed" if row.needs_pretrained else "no",
+        _needs(row),
         f"{finished}/{wanted}" if wanted else "all trials diverged",
     )
+
+
+def _needs(row: Row) -> str:
+    """Say what a method has to be given."""
+    given = (("target", row.needs_target), ("pretrained", row.needs_pretrained))
+    return ", ".join(name for name, needed in given if needed) or "nothing"
 
 
 def _per_cent(value: Estimate | None) -> str:

@@ -167,6 +167,8 @@ def _setting(key: str, value: object) -> str:
     """Write a setting with its name; those of other methods hold their names already."""
     if key == "settings" and isinstance(value, list):
         return " ".join(map(plain, value))
+    if key == "sparsity" and value is None:
+        return ""  # the method takes no target
     return f"{plain(key)}={plain(value)}"
 
 
