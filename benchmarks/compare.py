@@ -42,8 +42,8 @@ class Part:
 
 PARTS = {
     "lenet-300-100": Part("lenet5-fashion_mnist", 10, 8, ("--model", "lenet-300-100")),
-    "lenet5": Part("lenet5-fashion_mnist", 5, 4),
-    "wrn10x1": Part("wrn10x1-cifar10", 5, 3),
+    "lenet5": Part("lenet5-fashion_mnist", 3, 3),
+    "wrn10x1": Part("wrn10x1-cifar10", 3, 3),
 }
 
 
