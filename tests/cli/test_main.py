@@ -46,7 +46,7 @@ BAD = [
     (["train", "digits", "--seeds", "0"], 2, "--seeds must be >= 1"),
     (["train", "digits", "--threads", "0"], 2, "--threads must be >= 1"),
     (["train", "digits", "--jobs", "0"], 2, "--jobs must be >= 1"),
-    (["train", "digits", "--methods", "adam"], 2, "invalid choice 'adam'"),
+    (["train", "digits", "--methods", "adam"], 2, "unknown method 'adam'"),
     (["train", "digits", "--checkpoint-every", "5"], 2, "such as '1ep' or '500it'"),
     (["train", "digits", "--dataset", "digit"], 2, "did you mean"),
     (["train", "digits", "--model", "lenet", *QUICK], 2, "unknown network 'lenet'"),

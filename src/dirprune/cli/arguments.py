@@ -51,7 +51,7 @@ def parse(
 def _in_one_line(complaint: str) -> str:
     """Take tyro's box apart: a title, the message, and perhaps options of a similar name."""
     _, message, *more = (" ".join(block.split()) for block in _RULE.split(complaint))
-    message = re.sub(r"^Error parsing [\w.]+: (?=--)", "", message)  # ours names the option already
+    message = re.sub(r"^Error parsing [\w.]+: (?=--|unknown )", "", message)  # ours names the option already
     similar = [
         option for block in more if "Perhaps you meant" in block for option in re.findall(r"--[\w-]+", block)
     ]

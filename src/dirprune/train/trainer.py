@@ -270,7 +270,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         return {
             "seconds": self._seconds["total"],
-            "peak_bytes": peak_bytes(self._accelerator.device),
+            "peak_bytes": self._ranks.on_main(lambda: peak_bytes(self._accelerator.device)),
             "initial_weights": self._initial_weights,
         }
 
