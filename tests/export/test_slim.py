@@ -135,7 +135,8 @@ def test_residual_join_and_groups():
 
 
 def test_torch_pruning_removes_the_same_channels():
-    pruning = pytest.importorskip("torch_pruning")
+    import torch_pruning as pruning
+
     torch.manual_seed(0)
     model = thin(create_model("wrn10x1", num_classes=10, image_size=8), 0)
     channels = [2, 5]

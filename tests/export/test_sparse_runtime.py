@@ -176,7 +176,8 @@ def test_whole_networks(name):
 
 
 def test_a_torchvision_network_with_its_normalisation():
-    torchvision = pytest.importorskip("torchvision")
+    import torchvision
+
     torch.manual_seed(1)
     model = thin(torchvision.models.mobilenet_v2(num_classes=7), 0.8)
     runtime = SparseModel(model, (3, 64, 48), threads=2)
