@@ -47,6 +47,8 @@ class Run:
         optimizer: Its optimiser.
         method: What made the optimiser.
         position: Where the run is now; it moves.
+        sums: [loss in nats, right answers], summed over the images that this epoch has trained on so far, in
+            training mode; float64 [2] on the run's device (float32 on Apple's), and it moves too.
     """
 
     config: TrainConfig
@@ -55,6 +57,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     method: Method[Any]
     position: Position
+    sums: Tensor
 
     def plain_state(self) -> dict[str, Tensor]:
         """Return the network's state under its original names, with the weights of evaluation."""

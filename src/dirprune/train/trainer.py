@@ -326,7 +326,9 @@ class Trainer:
             self._position.epoch, self._position.step_in_epoch, self._position.step = state["position"]
             self._sums.copy_(state["sums"])
             self._seconds.update(state["seconds"])
-        run = Run(self._config, self._folder, self._bare, self._optimizer, self._method, self._position)
+        run = Run(
+            self._config, self._folder, self._bare, self._optimizer, self._method, self._position, self._sums
+        )
         with self._ranks.together():
             for callback in self._callbacks:
                 callback.on_start(run)
