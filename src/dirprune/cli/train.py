@@ -17,6 +17,7 @@ from dirprune.train import (
     Execution,
     Experiment,
     ProgressDisplay,
+    check_tracker,
     first_process,
     leave,
     raise_failures,
@@ -46,6 +47,8 @@ class TrainOptions:
     """Print parameters, memory, steps and time from a few steps on random images; write nothing."""
     snapshots: tuple[int, ...] = ()
     """Epochs after which the weights are kept, for `dirprune landscape`; 0: before the first."""
+    tracker: tuple[str, ...] = ()
+    """Also show the runs in these trackers: tensorboard (files in each run's folder), wandb, mlflow ..."""
 
 
 def train(arguments: list[str]) -> int:
@@ -65,6 +68,8 @@ def train(arguments: list[str]) -> int:
     if options.dry_run:
         print_estimates(experiment, options.execution, options.data_dir)
         return 0
+    for name in options.tracker:
+        check_tracker(name)
     console = Console(quiet=not first_process())
     if config.stops_early:
         console.print(
@@ -80,6 +85,7 @@ def train(arguments: list[str]) -> int:
         command=shlex.join(["dirprune", "train", *arguments]),
         execution=options.execution,
         snapshots=options.snapshots,
+        trackers=options.tracker,
     )
     with ProgressDisplay(console, len(jobs)) as display:
         outcomes = run_jobs(jobs, dataset, display, at_once=options.jobs, ray=options.ray)

@@ -85,6 +85,9 @@ class Callback:
     def on_end(self, result: dict[str, Any]) -> None:
         """The run is over, well or not."""
 
+    def close(self) -> None:
+        """Training has ended in this process: over, stopped or failed; let go of what is held."""
+
 
 def figures(metrics: dict[str, Any]) -> str:
     """Write an epoch's figures for a person."""

@@ -79,6 +79,7 @@ class Experiment:
         command: str = "",
         execution: Execution = Execution(),  # noqa: B008 - frozen
         snapshots: tuple[int, ...] = (),
+        trackers: tuple[str, ...] = (),
     ) -> list[Job]:
         """Return every run with all that a process needs to train it.
 
@@ -89,6 +90,7 @@ class Experiment:
             command: The command line, for the record.
             execution: How each run uses the machine.
             snapshots: Epochs after which the weights are kept; 0: before the first.
+            trackers: Where each run is shown beside its folder; see :mod:`dirprune.train.tracking`.
         """
         return [
             Job(
@@ -100,6 +102,7 @@ class Experiment:
                 command=command,
                 execution=execution,
                 snapshots=snapshots,
+                trackers=trackers,
             )
             for config in self.runs()
         ]

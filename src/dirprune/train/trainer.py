@@ -122,6 +122,8 @@ class Trainer:
             if result is not None:
                 return result
             reset_peak(self._accelerator.device)
+            for callback in self._callbacks:
+                held.callback(callback.close)
             self._resume()
             stop = held.enter_context(stop_requests())
             try:
