@@ -22,7 +22,7 @@ from dirprune.errors import DirpruneError, RunFolderError, UsageError
 from dirprune.recipes import get_recipe
 from dirprune.runs import RunFolder
 from dirprune.train import Callback, Duration, Experiment, Position, Run, Trainer
-from record import RECIPE_RESULTS, own_command, public_environment, write
+from record import FIRST_STEPS, own_command, public_environment, write
 
 INTERVAL = 10  # steps between two points
 
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--data-dir", help="folder with the data sets as parquet; default: from the hub")
     parser.add_argument("--out", type=Path, default=Path("runs") / "first-steps")
-    parser.add_argument("--output", type=Path, default=RECIPE_RESULTS / "first-steps.json")
+    parser.add_argument("--output", type=Path, default=FIRST_STEPS)
     options = parser.parse_args(arguments)
     try:
         if options.steps < INTERVAL or options.steps % INTERVAL:

@@ -12,6 +12,7 @@ from dirprune.train.environment import describe_environment
 RESULTS = Path(__file__).parent / "results"
 # What was measured of the recipes lies beside them, for the page that shows it.
 RECIPE_RESULTS = Path(__file__).parents[1] / "src" / "dirprune" / "recipes" / "results"
+FIRST_STEPS = RECIPE_RESULTS / "first-steps.json"
 # What stands for the folders of the machine that a result was made on.
 _PLACES = {"--data-dir": "DATA", "--out": "runs"}
 
