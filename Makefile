@@ -66,7 +66,7 @@ measure: $(STAMP)
 	$(BIN)/dirprune train lenet5-fashion_mnist --data-dir $(DATA_DIR) --threads 1
 	$(BIN)/dirprune train lenet5-fashion_mnist --data-dir $(DATA_DIR) --threads 1 --c 0.0055 --methods grda
 	$(COLLECT) runs/lenet5-fashion_mnist --output $(RESULTS)/lenet5-fashion_mnist.json
-	$(BIN)/dirprune train vgg16-cifar10 --data-dir $(DATA_DIR) --epochs 1 --checkpoint-every 50it
+	$(BIN)/dirprune train vgg16-cifar10 --data-dir $(DATA_DIR) --epochs 1 --precision no --checkpoint-every 50it
 	$(COLLECT) runs/vgg16-cifar10-epochs1 --output $(RESULTS)/vgg16-cifar10-epoch1.json
 
 clean:
