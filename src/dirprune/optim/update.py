@@ -90,7 +90,7 @@ def update_one_by_one(group: dict[str, Any], rule: ThresholdRule, tensors: Tenso
 def _pieces(
     group: dict[str, Any], rule: ThresholdRule, operands: list[Tensor]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Cut large CPU tensors into pieces that stay in the cache between operations, and cut no row in two."""
+    """Cut large CPU tensors into pieces that stay in the cache, of whole rows where the rule needs them."""
     weight = operands[0]
     if stays_on_device(group) or weight.device.type != "cpu" or weight.numel() <= _PIECE:
         yield tuple(operands)
