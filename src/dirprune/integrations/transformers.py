@@ -1,4 +1,4 @@
-"""Hugging Face Trainer: gRDA by a line, and a callback that watches zeros appear and writes the sparse file."""
+"""Hugging Face Trainer: gRDA in a line, and a callback that watches zeros appear and writes the sparse file."""
 
 import os
 from pathlib import Path
@@ -64,11 +64,8 @@ class SparsityCallback(TrainerCallback):  # type: ignore[misc] # without types w
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> model = BertForSequenceClassification(
-        ...     BertConfig(
-        ...         vocab_size=8, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4
-        ...     )
-        ... )
+        >>> sizes = {"vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = BertForSequenceClassification(BertConfig(**sizes, intermediate_size=4))
         >>> trainer = Trainer(model, optimizer_cls_and_kwargs=(GRDA, {"lr": 0.1, "c": 1e-3, "mu": 0.6}))
         >>> trainer.add_callback(SparsityCallback(trainer))
 

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -24,6 +23,7 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
         them, the others have nothing.
 
     Example:
+        >>> import torch
         >>> list(whole_state(torch.compile(nn.Linear(2, 1))))
         ['weight', 'bias']
     """

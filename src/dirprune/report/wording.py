@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dirprune.core.wording import percent as percent
-from dirprune.core.wording import size as size
+from dirprune.core.wording import percent as percent  # noqa: PLC0414 - handed on
+from dirprune.core.wording import size as size  # noqa: PLC0414 - handed on
 from dirprune.report.reading import Status
 from dirprune.report.summary import Spread, VariantSummary, plain
 
