@@ -7,7 +7,7 @@ python examples/lightning_callback.py --epochs 40 --resume runs/examples/lightni
 import argparse
 from pathlib import Path
 
-import lightning as L
+import lightning
 from digits import accuracy, batches
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ import dirprune
 from dirprune.integrations.lightning import SparsityCallback
 
 
-class Digits(L.LightningModule):
+class Digits(lightning.LightningModule):
     """A small network and how it is trained."""
 
     def __init__(self) -> None:
@@ -41,9 +41,9 @@ parser.add_argument("--resume", type=Path)
 parser.add_argument("--out", type=Path, default=Path("runs/examples/lightning_callback"))
 options = parser.parse_args()
 
-L.seed_everything(0)
+lightning.seed_everything(0)
 module = Digits()
-trainer = L.Trainer(
+trainer = lightning.Trainer(
     max_epochs=options.epochs,
     default_root_dir=options.out,
     accelerator="cpu",

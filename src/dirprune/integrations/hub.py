@@ -174,9 +174,8 @@ def _read_architecture(path: Path) -> dict[str, Any] | None:
 def _checked(architecture: Any, where: str) -> dict[str, Any]:
     """Return the arguments of a network, all of them, if they are such."""
     parameters = inspect.signature(create_model).parameters
-    if not isinstance(architecture, Mapping) or not {"name", "num_classes"} <= set(architecture) <= set(
-        parameters
-    ):
+    given = set(architecture) if isinstance(architecture, Mapping) else set()
+    if not {"name", "num_classes"} <= given <= set(parameters):
         raise UsageError(f"{where}: expected {', '.join(parameters)}, got {architecture!r:.100}")
     full = {key: parameter.default for key, parameter in parameters.items()} | dict(architecture)
     for key, value in full.items():

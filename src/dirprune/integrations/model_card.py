@@ -46,7 +46,7 @@ class Provenance:
             raise UsageError(f"accuracy must be a fraction in [0, 1], got {self.accuracy}")
 
     @classmethod
-    def of_run(cls, folder: str | os.PathLike[str], *, license: str | None = None) -> "Provenance":  # noqa: A002
+    def of_run(cls, folder: str | os.PathLike[str], *, license: str | None = None) -> "Provenance":
         """Read it from the folder of a finished run of ``dirprune train``.
 
         Args:
@@ -99,15 +99,12 @@ def model_card(
         A card with metadata for the hub; ``str()`` gives its text.
     """
     known = provenance
+    accuracy = None if known.accuracy is None else f"{percent(known.accuracy)} %"
     rows = [
         ("sparsity", f"{percent(sparsity.sparsity)} % of {sparsity.numel:,} trainable parameters are zero"),
-        *(
-            [(f"{known.measured_on} accuracy", f"{percent(known.accuracy)} %")]
-            if known.accuracy is not None
-            else []
-        ),
-        *([("data set", known.dataset)] if known.dataset else []),
-        *([("recipe", known.recipe)] if known.recipe else []),
+        (f"{known.measured_on} accuracy", accuracy),
+        ("data set", known.dataset),
+        ("recipe", known.recipe),
         ("size, dense", size(info.dense_bytes)),
         ("size, sparse", f"{size(info.bytes)}, the zeros at one bit each"),
     ]
@@ -123,7 +120,7 @@ def model_card(
             "",
             "| | |",
             "|---|---|",
-            *(f"| {label} | {value} |" for label, value in rows),
+            *(f"| {label} | {value} |" for label, value in rows if value is not None),
             "",
             "## Load it",
             "",
@@ -135,7 +132,7 @@ def model_card(
             loading,
             "```",
             "",
-            "The weights come back dense and to the bit, zeros included. The file is parsed without running code.",
+            "The weights come back dense, zeros included; the file is parsed without running code.",
             "",
         ]
     )

@@ -1,4 +1,4 @@
-"""Hugging Face Trainer: gRDA in a line, and a callback that watches zeros appear and writes the sparse file."""
+"""Hugging Face Trainer: gRDA in a line, and a callback that counts zeros and writes the sparse file."""
 
 import os
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable
@@ -85,9 +86,9 @@ def _timm(name: str, shape: InputShape, num_classes: int, width: float) -> nn.Mo
     except ModuleNotFoundError:
         raise UsageError(f"timm/{name} needs timm: pip install 'directional-pruning[timm]'") from None
     if not timm.is_model(name):  # also keeps out names by which timm would fetch a network from elsewhere
-        raise UsageError(
-            unknown("network of timm", name, timm.list_models()[:5]) + ", ... (timm.list_models)"
-        )
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() gives the names"
+        raise UsageError(f"timm has no network {name!r}; {hint}")
     if width != 1:
         raise UsageError(f"timm/{name} has one width: leave width 1, it is {width}")
     # Networks that are made for one size of image, such as ViT, have to be told; the others do not ask.
