@@ -1,18 +1,18 @@
 """PyTorch Lightning: GRDA in configure_optimizers, and the callback for sparsity and the small file.
 
 python examples/lightning_callback.py
-python examples/lightning_callback.py --epochs 40 --resume runs/examples/lightning_callback/last.ckpt
+python examples/lightning_callback.py --epochs 120 --resume runs/examples/lightning_callback/last.ckpt
 """
 
 import argparse
 from pathlib import Path
 
 import lightning
-from digits import accuracy, batches
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 import dirprune
+from digits import accuracy, batches
 from dirprune.integrations.lightning import SparsityCallback
 
 
@@ -36,7 +36,7 @@ class Digits(lightning.LightningModule):
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--epochs", type=int, default=30)
+parser.add_argument("--epochs", type=int, default=100)
 parser.add_argument("--resume", type=Path)
 parser.add_argument("--out", type=Path, default=Path("runs/examples/lightning_callback"))
 options = parser.parse_args()
@@ -50,7 +50,7 @@ trainer = lightning.Trainer(
     logger=False,
     callbacks=[
         SparsityCallback(options.out / "model.sparse.safetensors", module="model"),
-        ModelCheckpoint(options.out, save_last=True, save_top_k=0, enable_version_counter=False),
+        ModelCheckpoint(options.out, save_last=True),
     ],
 )
 trainer.fit(module, batches(), ckpt_path=options.resume)

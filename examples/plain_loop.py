@@ -7,13 +7,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from digits import accuracy, batches
 from torch import nn
 
 import dirprune
+from digits import accuracy, batches
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--epochs", type=int, default=30)
+parser.add_argument("--epochs", type=int, default=100)
 parser.add_argument("--out", type=Path, default=Path("runs/examples/plain_loop"))
 options = parser.parse_args()
 

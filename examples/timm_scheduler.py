@@ -7,11 +7,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from digits import accuracy, batches
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 import dirprune
+from digits import accuracy, batches
 from dirprune.models import create_model
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -1,7 +1,7 @@
 """Hugging Face Trainer: a small text classifier, trained by gRDA.
 
 python examples/transformers_trainer.py
-python examples/transformers_trainer.py --epochs 12 --resume
+python examples/transformers_trainer.py --epochs 40 --resume
 """
 
 import argparse
@@ -18,7 +18,7 @@ NOUNS = ["film", "book", "play", "song", "meal", "game"]
 TEMPLATES = ["a {} {}", "the {1} is {0}", "this {1} was so {0}", "what a {} {} that was"]
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--epochs", type=int, default=8)
+parser.add_argument("--epochs", type=int, default=20)
 parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
 parser.add_argument("--out", type=Path, default=Path("runs/examples/transformers_trainer"))
 options = parser.parse_args()
@@ -48,6 +48,7 @@ config = BertConfig(
     num_attention_heads=2,
     intermediate_size=64,
     max_position_embeddings=8,
+    initializer_range=0.1,  # nothing is pretrained here, and the network is small
 )
 training, held_back = (
     [example(*sentence) for i, sentence in enumerate(sentences) if (i % 5 == 0) == held_back]
@@ -70,7 +71,7 @@ trainer = Trainer(
     eval_dataset=held_back,
     compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
     # Pass (dirprune.GRDA, {...}) to threshold embeddings, biases and LayerNorm too.
-    optimizer_cls_and_kwargs=(PrunableGRDA, {"lr": 0.1, "c": 1e-3, "mu": 0.6}),
+    optimizer_cls_and_kwargs=(PrunableGRDA, {"lr": 0.3, "c": 5e-3, "mu": 0.7}),
 )
 trainer.add_callback(SparsityCallback(trainer))
 trainer.train(resume_from_checkpoint=options.resume)

@@ -1,22 +1,22 @@
 """gRDA on the weights of linear layers, AdamW on everything else; both are saved, and a resume is exact.
 
-python examples/two_optimizers.py --epochs 10
-python examples/two_optimizers.py --epochs 20   # goes on from the tenth epoch
+python examples/two_optimizers.py --epochs 50
+python examples/two_optimizers.py --epochs 100  # goes on from the fiftieth
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from digits import accuracy, batches
 from torch import nn
 
 import dirprune
+from digits import accuracy, batches
 from dirprune.core.atomic import atomic_write
 from dirprune.core.prunable import prunable_parameters
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--epochs", type=int, default=20)
+parser.add_argument("--epochs", type=int, default=100)
 parser.add_argument("--out", type=Path, default=Path("runs/examples/two_optimizers"))
 options = parser.parse_args()
 options.out.mkdir(parents=True, exist_ok=True)

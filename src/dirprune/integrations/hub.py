@@ -146,7 +146,7 @@ def push_to_hub(
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
         )
-        return commit.commit_url
+        return str(commit.commit_url)
 
 
 def _download(repo_id: str, options: Mapping[str, Any]) -> Path:

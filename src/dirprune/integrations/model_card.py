@@ -59,24 +59,24 @@ class Provenance:
         from dirprune.report import summarise
 
         summaries = summarise(Path(folder))
-        if len(summaries) != 1 or len(summaries[0].runs) != 1 or summaries[0].test_accuracy is None:
+        runs = [run for summary in summaries for run in summary.runs]
+        if len(runs) != 1 or runs[0].outcome is None:
             raise RunFolderError(f"{folder} is not one finished run: name the folder of one")
-        (summary,), (run,) = summaries, summaries[0].runs
-        config = run.config
+        config = runs[0].config
         settings = [
-            summary.label,
-            *(f"{key.replace('_', ' ')} {config[key]}" for key in _SETTINGS if key in config),
+            summaries[0].label,
+            *(f"{key.replace('_', ' ')} {config[key]}" for key in _SETTINGS if config.get(key)),
         ]
         return cls(
             dataset=config["dataset"],
             recipe=f"{config['recipe']} of dirprune: {', '.join(settings)}",
-            accuracy=summary.test_accuracy.mean,
-            measured_on=summary.measured_on,
+            accuracy=runs[0].outcome.test_accuracy,
+            measured_on=summaries[0].measured_on,
             license=license,
         )
 
 
-_SETTINGS = ("lr", "schedule", "momentum", "weight_decay", "batch_size", "epochs", "seed")
+_SETTINGS = ("lr", "schedule", "momentum", "weight_decay", "batch_size", "epochs", "validation")
 
 
 def model_card(

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -28,8 +29,7 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
         ['weight', 'bias']
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: dict[str, Tensor] = get_model_state_dict(model, options=options)
-    return state
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
 def write_sparse(model: nn.Module, path: str | os.PathLike[str], *, first_process: bool) -> None:
