@@ -18,10 +18,10 @@ from dirprune.recipes import get_recipe
 from dirprune.report import wording
 from dirprune.report.summary import plain, variant_labels
 from dirprune.train import TrainConfig
+from dirprune.train.config import OF_A_RUN
 from record import FIRST_STEPS, RECIPE_RESULTS
 
 PAGE = RECIPE_RESULTS.parent / "README.md"
-_OF_A_RUN = {"method", "c", "mu", "sparsity", "settings", "seed", "recipe"}
 
 _HEAD = """\
 # The paper's experiments, as far as they were measured
@@ -122,7 +122,8 @@ def _changes(config: Json) -> str:
     changed = [
         f"{field.name}={plain(held[field.name])}"
         for field in fields(TrainConfig)
-        if field.name not in _OF_A_RUN and _listed(held[field.name]) != _listed(getattr(recipe, field.name))
+        if field.name not in ("recipe", *OF_A_RUN)
+        and _listed(held[field.name]) != _listed(getattr(recipe, field.name))
     ]
     return f" with {', '.join(changed)}" if changed else ""
 
