@@ -12,7 +12,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,6 @@ from dirprune.train.reopen import EvaluationData, reopen
 from record import public_environment, write
 
 Json = dict[str, Any]
-# What an earlier version did not record of a run.
-DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
 HEADINGS = ("", "training loss", "training accuracy %", "test accuracy %", "zeros %", "seeds")
 _IMAGES_AT_ONCE = 1000
 
@@ -68,7 +65,7 @@ def merged(held: Sequence[Json], found: Sequence[Json]) -> list[Json]:
 
 
 def _config(record: Json) -> Json:
-    return json.loads(json.dumps({**DEFAULTS, **record["config"]}))
+    return json.loads(json.dumps({**TrainConfig.defaults(), **record["config"]}))
 
 
 def fit(run: RunFolder, data_dir: str | None) -> dict[str, float] | None:

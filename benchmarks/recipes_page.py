@@ -10,9 +10,8 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from collect import DEFAULTS, Json, markdown
+from collect import Json, markdown
 from dirprune.core.atomic import atomic_write
 from dirprune.recipes import get_recipe
 from dirprune.report import wording
@@ -118,18 +117,13 @@ def _title(config: Json) -> str:
 def _changes(config: Json) -> str:
     """Say what was changed in the recipe."""
     recipe = get_recipe(config["recipe"]).config
-    held = {**DEFAULTS, **config}
+    held = TrainConfig.from_json(config)
     changed = [
-        f"{field.name}={plain(held[field.name])}"
+        f"{field.name}={plain(getattr(held, field.name))}"
         for field in fields(TrainConfig)
-        if field.name not in ("recipe", *OF_A_RUN)
-        and _listed(held[field.name]) != _listed(getattr(recipe, field.name))
+        if field.name not in OF_A_RUN and getattr(held, field.name) != getattr(recipe, field.name)
     ]
     return f" with {', '.join(changed)}" if changed else ""
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _circumstances(runs: Sequence[Json]) -> str:

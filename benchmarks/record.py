@@ -50,9 +50,9 @@ def own_command() -> str:
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
-def record(path: Path, content: dict[str, Any]) -> None:
+def record(path: Path, content: dict[str, Any], device: str = "cpu") -> None:
     """Write a result beside its environment and the command that made it."""
-    write(path, {"environment": describe_environment(public_command(own_command())), **content})
+    write(path, {"environment": describe_environment(public_command(own_command()), device), **content})
 
 
 def write(path: Path, content: dict[str, Any], indent: int | None = 1) -> None:

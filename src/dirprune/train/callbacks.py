@@ -35,6 +35,11 @@ class Position:
         """Steps of the whole run."""
         return self.steps_per_epoch * self.epochs
 
+    @property
+    def steps_of_epoch(self) -> range:
+        """Numbers of the steps that this epoch has done, from 1 over the whole run."""
+        return range(self.step - self.step_in_epoch + 1, self.step + 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Run:

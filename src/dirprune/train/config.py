@@ -2,7 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -122,6 +123,34 @@ class TrainConfig:
         if self.method not in METHODS:
             raise UsageError(unknown("method", self.method, METHODS))
         check_schedule(self.schedule, self.schedule_args)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the settings that a run folder of an earlier version may leave out."""
+        return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "TrainConfig":
+        """Return the settings that JSON holds, perhaps beside other things.
+
+        Raises:
+            TypeError: A setting without a default is missing.
+            UsageError: One is out of range.
+
+        Example:
+            >>> import json
+            >>> from dataclasses import asdict
+            >>> config = TrainConfig(recipe="mine", dataset="digits", model="lenet5", mean=(0.3,), std=(0.4,))
+            >>> TrainConfig.from_json(json.loads(json.dumps({**asdict(config), "data": "0f3a"}))) == config
+            True
+        """
+        known = {field.name for field in fields(cls)}
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content.items()
+            if key in known
+        }
+        return cls(**settings)
 
     def with_method(self, method: str) -> "TrainConfig":
         """Return the twin that another method trains, without the settings that mean nothing to it.

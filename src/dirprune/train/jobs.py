@@ -74,12 +74,10 @@ class Job:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Job":
         """Read what :meth:`to_json` returned."""
-        settings = content["config"].items()
-        config: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings}
         return cls(
             **{
                 **content,
-                "config": TrainConfig(**config),
+                "config": TrainConfig.from_json(content["config"]),
                 "folder": Path(content["folder"]),
                 "checkpoint_every": Duration.parse(content["checkpoint_every"]),
                 "snapshots": tuple(content["snapshots"]),

@@ -1,8 +1,7 @@
 """A run that has been trained, opened again: its network, and the data that it saw."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -80,11 +79,8 @@ def run_config(folder: RunFolder) -> TrainConfig:
         RunFolderError: They are not those of a training run.
         UsageError: One of them is out of range.
     """
-    known = {field.name for field in fields(TrainConfig)}
-    held: dict[str, Any] = {key: value for key, value in folder.config().items() if key in known}
-    lists = {key: tuple(value) for key, value in held.items() if isinstance(value, list)}
     try:
-        return TrainConfig(**{**held, **lists})
+        return TrainConfig.from_json(folder.config())
     except TypeError as error:
         raise RunFolderError(f"{folder.path}/config.json is not of a training run: {error}") from None
 
