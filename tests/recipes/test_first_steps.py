@@ -64,12 +64,13 @@ def test_points_are_those_of_a_plain_loop_and_other_runs_stay(tmp_path):
     assert 0 < zeros[0] < zeros[1]
 
 
-def test_interrupted_steps_go_on_to_the_same_points(tmp_path, monkeypatch):
+@pytest.mark.parametrize("last", [10, 13])  # at a point with its checkpoint, and at neither
+def test_interrupted_steps_go_on_to_the_same_points(last, tmp_path, monkeypatch):
     _, whole = run(tmp_path / "whole")
 
     class Interrupt(Callback):
         def on_step(self, position):
-            if position.step == 13:  # neither at a point nor at a checkpoint
+            if position.step == last:
                 os.kill(os.getpid(), signal.SIGINT)
 
     trainer = first_steps.Trainer
