@@ -28,11 +28,20 @@ _INSTRUCTIONS = {
 _Pointer, _Count, _Real = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_double
 _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "has_float16": (ctypes.c_int, ()),
-    "alike": (_Count, (_Pointer, _Count, _Count)),
-    "advance": (None, (_Pointer, _Count, _Count, _Count, _Real)),
+    "runs": (_Count, (_Pointer, _Count, _Pointer)),
     "grda": (
         None,
-        (_Pointer, _Count, *[_Real] * 4, *[ctypes.c_int] * 2, _Count, ctypes.c_uint, _Pointer),
+        (
+            _Pointer,
+            _Count,
+            _Pointer,
+            _Count,
+            *[_Real] * 4,
+            *[ctypes.c_int] * 2,
+            _Count,
+            ctypes.c_uint,
+            _Pointer,
+        ),
     ),
 }
 
