@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer, ParamsT, StateDict, _use_grad_for_d
 
 from dirprune.core.threshold import RULES, Penalty, ThresholdRule
 from dirprune.errors import LostShadowWarning, UsageError
+from dirprune.optim.gathering import Gathering
 from dirprune.optim.lost_shadow import fraction_already_sparse
 from dirprune.optim.options import check_options, check_params, check_sharding
 from dirprune.optim.paths import Plans, update
@@ -127,6 +128,7 @@ class GRDA(Optimizer):
         check_options(defaults, self.threshold_rules)
         self._unchecked: set[Tensor] = set()  # parameters whose first real step has not come yet
         self._warned = False  # of a lost shadow
+        self._gathering = Gathering()
         self._plans: Plans = {}
         super().__init__(params, defaults)
 
@@ -146,6 +148,7 @@ class GRDA(Optimizer):
         super().__setstate__(state)
         self._unchecked = set()  # a state that was restored has its shadow
         self._warned = False
+        self._gathering = Gathering()
         self._plans = {}
         for group in self.param_groups:
             for option, value in self.defaults.items():
@@ -192,26 +195,15 @@ class GRDA(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
-        _refuse_sparse_gradients(self.param_groups)
+        gradients = [[p.grad for p in group["params"]] for group in self.param_groups]
+        _refuse_sparse(gradients)
         unscale, skip = self._word_of_the_scaler()
         if skip:
             return loss
-        for group in self.param_groups:
-            params: list[Tensor] = []
-            grads: list[Tensor] = []
-            accumulators: list[Tensor] = []
-            buffers: list[Tensor] = []
-            steps: list[Tensor] = []
-            thresholds: list[Tensor] = []
-            self._init_group(group, params, grads, accumulators, buffers, steps, thresholds)
-            if any(isinstance(p, DTensor) for p in params):
-                # Of a sharded tensor each rank updates its own part, which has all that the rule looks at.
-                grads = [_placed_like(p, grad) for p, grad in zip(params, grads, strict=True)]
-                params, grads, accumulators, buffers = (
-                    [_local(tensor) for tensor in held] for held in (params, grads, accumulators, buffers)
-                )
-            tensors = Tensors(params, grads, accumulators, buffers, steps, thresholds)
-            update(group, self._rule(group), tensors, unscale, self._plans)
+        if not torch.compiler.is_compiling():
+            self._gathering.check(self.state)
+        for group, grads in zip(self.param_groups, gradients, strict=True):
+            update(group, self._rule(group), self._tensors(group, grads), unscale, self._plans)
         return loss
 
     def _rule(self, group: dict[str, Any]) -> ThresholdRule:
@@ -229,6 +221,31 @@ class GRDA(Optimizer):
         # Rounded as unscale_ rounds it.
         unscale = 1.0 if scale is None else scale.double().reciprocal().float().item()
         return unscale, found_inf is not None and found_inf.item() != 0
+
+    def _tensors(self, group: dict[str, Any], gradients: list[Tensor | None]) -> Tensors:
+        """Gather what the step needs, from the step before where that is the same."""
+        compiling = torch.compiler.is_compiling()
+        checked = not self._unchecked or group["c"] == 0
+        if not compiling and checked and (same := self._gathering.take(group, gradients)):
+            return same
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        accumulators: list[Tensor] = []
+        buffers: list[Tensor] = []
+        steps: list[Tensor] = []
+        thresholds: list[Tensor] = []
+        self._init_group(group, params, grads, accumulators, buffers, steps, thresholds)
+        if any(isinstance(p, DTensor) for p in params):
+            # Of a sharded tensor each rank updates its own part, which has all that the rule looks at.
+            grads = [_placed_like(p, grad) for p, grad in zip(params, grads, strict=True)]
+            params, grads, accumulators, buffers = (
+                [_local(tensor) for tensor in held] for held in (params, grads, accumulators, buffers)
+            )
+            return Tensors(params, grads, accumulators, buffers, steps, thresholds)
+        tensors = Tensors(params, grads, accumulators, buffers, steps, thresholds)
+        if not compiling:
+            self._gathering.keep(group, tensors, self.state)
+        return tensors
 
     def _init_group(  # torch.compile knows this name and runs it outside the graph
         self,
@@ -280,20 +297,18 @@ class GRDA(Optimizer):
                 "the accumulator (the memory of each zero weight) and the threshold are lost and begin anew, "
                 "so this is not a resume. Load the optimizer's state_dict to resume exactly.",
                 LostShadowWarning,
-                stacklevel=6,  # the caller of step, beyond this function, _init_group and two wrappers
+                stacklevel=7,  # the caller of step, beyond this function, two of step's, and two wrappers
             )
 
 
-def _refuse_sparse_gradients(groups: list[dict[str, Any]]) -> None:
+def _refuse_sparse(gradients: list[list[Tensor | None]]) -> None:
     """Raise, before anything has changed, if any gradient is sparse."""
-    for group in groups:
-        for parameter in group["params"]:
-            grad = parameter.grad
-            if grad is not None and grad.layout is not torch.strided:
-                raise RuntimeError(
-                    "GRDA does not support sparse gradients: every weight decays with the threshold at every "
-                    "step; use a dense gradient (sparse=False in nn.Embedding)"
-                )
+    for grads in gradients:
+        if any(grad is not None and grad.layout is not torch.strided for grad in grads):
+            raise RuntimeError(
+                "GRDA does not support sparse gradients: every weight decays with the threshold at every "
+                "step; use a dense gradient (sparse=False in nn.Embedding)"
+            )
 
 
 def _is_zero_on_host(lr: float | Tensor) -> bool:
