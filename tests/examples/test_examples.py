@@ -58,13 +58,16 @@ def test_example(name, tmp_path):
     arguments, least = SETTINGS[name]
     out = run(name, *arguments, "--out", tmp_path)
     small = tmp_path / "model.sparse.safetensors"
-    assert 0 < sparsity_of_file(small) < 1
+    sparsity = sparsity_of_file(small)
+    assert 0 < sparsity < 1
     if name == "publish":
         assert out.strip().endswith("same outputs: True")
         (accuracy,) = re.findall(r"test accuracy \| ([\d.]+) %", (tmp_path / "README.md").read_text())
         assert float(accuracy) / 100 > least
     else:
         assert float(re.findall(r"accuracy ([\d.]+)", out)[-1]) > least
+        said = float(re.findall(r"sparsity ([\d.]+)", out)[-1])
+        assert said == pytest.approx(sparsity, rel=0.05)  # the file has statistics of BatchNorm too
 
 
 def test_two_optimizers_resume_exactly(tmp_path):
