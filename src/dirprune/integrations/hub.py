@@ -22,6 +22,8 @@ from dirprune.integrations.model_card import Provenance, model_card
 from dirprune.integrations.weights import SPARSE_FILE
 from dirprune.models import create_model
 
+__all__ = ["Provenance", "from_pretrained", "push_to_hub", "save_pretrained"]
+
 CONFIG_FILE = "config.json"
 _GREATEST = 2**20  # of the numbers in a stranger's config.json
 
