@@ -124,6 +124,13 @@ def test_page_leaves_out_what_is_not_known(tmp_path):
     assert "None" not in page
     assert "from_pretrained(" in page
     assert ", model)  # a module of the same architecture" in page
+    assert "directional-pruning[hub]'" in page
+
+
+def test_page_names_the_extra_that_loading_needs(tmp_path):
+    architecture = {"name": "timm/test_vit", "num_classes": 3, "image_size": 32}
+    save_pretrained(create_model(**architecture), tmp_path, architecture=architecture)
+    assert "directional-pruning[hub,timm]'" in (tmp_path / "README.md").read_text()
 
 
 def test_provenance_of_a_run(tmp_path):

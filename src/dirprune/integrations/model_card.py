@@ -112,8 +112,7 @@ def model_card(
     extras = "hub,timm" if architecture and architecture["name"].startswith("timm/") else "hub"
     loading = f'model = from_pretrained("{name}")'
     if architecture is None:
-        extras = "hub,timm" if architecture and architecture["name"].startswith("timm/") else "hub"
-    loading = f'model = from_pretrained("{name}", model)  # a module of the same architecture'
+        loading = f'model = from_pretrained("{name}", model)  # a module of the same architecture'
     text = "\n".join(
         [
             f"# {name.rsplit('/', 1)[-1]}",
