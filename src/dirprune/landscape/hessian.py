@@ -5,6 +5,7 @@ import io
 import math
 import warnings
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dirprune.errors import DataError, DirpruneError, UsageError
-from dirprune.landscape.files import Json, Progress, Result, no_progress
+from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
 from dirprune.landscape.objective import Loss, Objective, State
+from dirprune.landscape.replay import Replay
 
 Array = NDArray[Any]
 
-_CHECK_TOLERANCE = 0.05  # the run that looks for what was missed need not be precise
+_CHECK_TOLERANCE = 0.05  # the run that looks for what was missed need not be precise ...
+_CHECK_VECTORS = 8  # ... and is done sooner in a small Krylov space
 _EQUAL = 1e-2  # relative; closer values are one cluster, in which the order says nothing
 
 
@@ -153,6 +156,7 @@ def top_eigenpairs(
     state: State,
     settings: EigenSettings | None = None,
     *,
+    store: Store | None = None,
     progress: Progress = no_progress,
 ) -> Eigenpairs:
     r"""The k greatest eigenvalues of the Hessian of the training loss, and their eigenvectors.
@@ -167,6 +171,7 @@ def top_eigenpairs(
         objective: The loss; its whole training data are used.
         state: Weights and BatchNorm statistics: a state dict.
         settings: How many, and how precise.
+        store: Keeps the Hessian products, in a file beside its own, so that a stopped search goes on.
         progress: Told the number of Hessian products.
 
     Returns:
@@ -193,7 +198,8 @@ def top_eigenpairs(
         raise UsageError(f"--k must be less than the number of weights, {objective.numel}; it is {k}")
     request = eigen_request(objective, state, settings)
     operator = HessianOperator(objective, state)
-    search = _Search(operator, settings.max_restarts, np.random.default_rng(settings.eigen_seed), progress)
+    path = store.beside(f"products-{request['network']}") if store else None
+    search = _Search(operator, settings, path, progress)
     search.extend(k, tolerance / 2)
     while (next_value := search.next_value(k)) > search.value(k) + _EQUAL * abs(search.value(k)):
         search.extend(1, tolerance / 2)  # a copy that the first search has passed over
@@ -210,7 +216,7 @@ def top_eigenpairs(
             f"(the worst: {(residuals / values).max():.2g}): allow more restarts, or a greater tolerance"
         )
     return Eigenpairs(
-        request, tuple(values.tolist()), vectors, tuple(residuals.tolist()), next_value, operator.products
+        request, tuple(values.tolist()), vectors, tuple(residuals.tolist()), next_value, search.products
     )
 
 
@@ -218,20 +224,26 @@ class _Search:
     """Lanczos on the Hessian, with the directions that are already found taken out."""
 
     def __init__(
-        self, operator: HessianOperator, max_restarts: int, random: np.random.Generator, progress: Progress
+        self, operator: HessianOperator, settings: EigenSettings, path: Path | None, progress: Progress
     ) -> None:
         self._operator = operator
-        self._max_restarts = max_restarts
-        self._random = random
+        self._max_restarts = settings.max_restarts
+        self._random = np.random.default_rng(settings.eigen_seed)
+        self._replay = Replay(path, self._product)
         self._progress = progress
         self._dtype = np.dtype(str(operator.dtype).removeprefix("torch."))
         self._vectors: Array = np.empty((operator.numel, 0), self._dtype)
         self._values: Array = np.empty(0)
         self._residuals: Array = np.empty(0)
 
+    @property
+    def products(self) -> int:
+        """Hessian products so far, those of an earlier start included."""
+        return self._operator.products + self._replay.restored
+
     def extend(self, k: int, tolerance: float) -> None:
         """Find k more pairs; all are kept in descending order."""
-        vectors = self._lanczos(k, tolerance, shift=0.0)
+        vectors = self._lanczos(k, tolerance, max(2 * k + 1, 20), shift=0.0)
         measured = [self._rayleigh(column) for column in vectors.T]
         values = np.append(self._values, [value for value, _ in measured])
         order = np.argsort(-values)
@@ -253,10 +265,10 @@ class _Search:
         if self._vectors.shape[1] == self._operator.numel - 1:
             return -math.inf
         # shifted, "within 5 %" means 5 % of what is in hand, not of what is left, which may be nothing
-        vectors = self._lanczos(1, _CHECK_TOLERANCE, shift=abs(self.value(k)))
+        vectors = self._lanczos(1, _CHECK_TOLERANCE, _CHECK_VECTORS, shift=abs(self.value(k)))
         return self._rayleigh(vectors[:, 0])[0]
 
-    def _lanczos(self, k: int, tolerance: float, shift: float) -> Array:
+    def _lanczos(self, k: int, tolerance: float, krylov: int, shift: float) -> Array:
         """Return eigenvectors [d, k] of the greatest eigenvalues of H + shift outside of what is found."""
         from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
@@ -279,14 +291,14 @@ class _Search:
                 k,
                 which="LA",
                 v0=self._random.standard_normal(d).astype(self._dtype),
-                ncv=min(d, max(2 * k + 1, 20)),
+                ncv=min(d, krylov),
                 tol=tolerance,
                 maxiter=self._max_restarts,
             )
         except ArpackNoConvergence as error:
             raise NotConvergedError(
                 f"only {len(error.eigenvalues)} of {k} eigenpairs converged in {self._max_restarts} restarts "
-                f"({self._operator.products} Hessian products): allow more restarts, or a greater tolerance"
+                f"({self.products} Hessian products): allow more restarts, or a greater tolerance"
             ) from None
         return np.asarray(vectors)
 
@@ -297,9 +309,12 @@ class _Search:
         return value, float(np.linalg.norm(image - value * vector))
 
     def _multiply(self, vector: Array) -> Array:
-        tensor = torch.from_numpy(np.ascontiguousarray(vector, dtype=self._dtype))
-        product = self._operator @ tensor.to(self._operator.device)
-        self._progress("Hessian products", self._operator.products, None)
+        product = self._replay(np.ascontiguousarray(vector, dtype=self._dtype))
+        self._progress("Hessian products", self.products, None)
+        return product
+
+    def _product(self, vector: Array) -> Array:
+        product = self._operator @ torch.from_numpy(vector).to(self._operator.device)
         return np.asarray(product.cpu().numpy())
 
 
