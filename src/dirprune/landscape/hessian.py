@@ -1,27 +1,27 @@
 """The sharp directions: greatest eigenvalues of the Hessian of the training loss, and their eigenvectors."""
 
-import contextlib
-import io
 import math
-import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+from torch.func import functional_call, grad, jvp
 
 from dirprune.errors import DataError, DirpruneError, UsageError
 from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
-from dirprune.landscape.objective import Loss, Objective, State
+from dirprune.landscape.objective import Objective, State
 from dirprune.landscape.replay import Replay
 
 Array = NDArray[Any]
 
 _CHECK_TOLERANCE = 0.05  # the run that looks for what was missed need not be precise ...
 _CHECK_VECTORS = 8  # ... and is done sooner in a small Krylov space
+_REPEATS = 1e-4  # relative; what the order of sums on a GPU may change
 _EQUAL = 1e-2  # relative; closer values are one cluster, in which the order says nothing
 
 
@@ -84,9 +84,10 @@ class Eigenpairs(Result):
 class HessianOperator:
     r"""Products with the Hessian of the mean training loss at given weights, in evaluation mode.
 
-    .. math:: H v = \nabla^2 L(w) \, v
+    .. math:: H v = \nabla_w \left( \nabla L(w)^{\mathsf T} v \right)
 
-    The data are read twice first and must be the same; then curvlinops checks that two products agree.
+    The gradient, in reverse mode, of the derivative along v, in forward mode. The data are read twice first
+    and must be the same, and so must the loss.
 
     Args:
         objective: The loss.
@@ -96,6 +97,7 @@ class HessianOperator:
         DataError: The data or the network differ between two passes.
 
     Example:
+        >>> from torch import nn
         >>> data = [(torch.eye(2), torch.zeros(2, 1))]
         >>> objective = Objective(nn.Linear(2, 1, bias=False), nn.MSELoss(), data, errors=None)
         >>> HessianOperator(objective, {"weight": torch.zeros(1, 2)}) @ torch.tensor([1.0, 2.0])
@@ -103,40 +105,50 @@ class HessianOperator:
     """
 
     def __init__(self, objective: Objective, state: State) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what its dependencies do with torch
-            from curvlinops import HessianLinearOperator
-
-        samples = int(objective.data["train"]["samples"])  # refuses data that change
-        module = objective.module_at(state)
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        noise = io.StringIO()
-        try:
-            # the check draws a vector, and prints what differs
-            with torch.random.fork_rng(devices=objective.cuda), contextlib.redirect_stdout(noise):
-                self._operator = HessianLinearOperator(
-                    module,
-                    _MeanLoss(objective.loss),
-                    parameters,
-                    _Repeatable(objective),
-                    num_data=samples,
-                )
-        except RuntimeError as error:
-            if "deterministic" not in str(error):
-                raise
-            raise DataError(
-                f"two passes over the same data disagree ({error}): "
-                "the network must be deterministic in evaluation mode"
-            ) from None
+        self._objective = objective
+        self._samples = int(objective.data["train"]["samples"])  # refuses data that change
+        self._module = objective.module_at(state)
+        self._weights = {name: p.detach() for name, p in self._module.named_parameters() if p.requires_grad}
         self.dtype, self.device = objective.dtype, objective.device
         self.numel = objective.numel
         self.products = 0
+        with torch.random.fork_rng(devices=objective.cuda):  # a network may draw, which is then refused
+            losses = [self._mean_loss() for _ in range(2)]
+        if not math.isclose(*losses, rel_tol=_REPEATS):
+            raise DataError(
+                f"two passes over the same data disagree (losses {losses[0]:.6g} and {losses[1]:.6g}): "
+                "the network must be deterministic in evaluation mode"
+            )
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Return H v for a vector [d] or the columns of a matrix [d, n]."""
         self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
-        product: Tensor = self._operator @ vectors
-        return product.detach()
+        if vectors.ndim == 1:
+            return self._product(vectors)
+        return torch.vmap(self._product, in_dims=1, out_dims=1)(vectors)
+
+    def _product(self, vector: Tensor) -> Tensor:
+        direction = self._objective.weights(vector)
+        total = torch.zeros(())
+        for inputs, targets in self._objective.batches("train"):
+
+            def slope(weights: State, inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
+                loss = partial(self._loss, inputs=inputs, targets=targets)
+                along: Tensor = jvp(loss, (weights,), (direction,))[1]
+                return along
+
+            parts = grad(slope)(self._weights)
+            flat = torch.cat([parts[name].reshape(-1) for name in self._objective.shapes])
+            total = total + flat * (len(targets) / self._samples)
+        return total
+
+    def _loss(self, weights: State, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._objective.loss(functional_call(self._module, dict(weights), (inputs,)), targets)
+
+    @torch.no_grad()
+    def _mean_loss(self) -> float:
+        batches = self._objective.batches("train")
+        return sum(self._loss(self._weights, x, y).item() * (len(y) / self._samples) for x, y in batches)
 
     def dense(self, columns: int = 64) -> Tensor:
         """Return the whole Hessian [d, d], symmetrised; for networks of a few thousand weights."""
@@ -183,6 +195,7 @@ def top_eigenpairs(
         DataError: The data or the network differ between two passes.
 
     Example:
+        >>> from torch import nn
         >>> data = [(torch.diag(torch.tensor([1.0, 2.0, 3.0])), torch.zeros(3, 1))]
         >>> objective = Objective(nn.Linear(3, 1, bias=False), nn.MSELoss(), data, errors=None)
         >>> pairs = top_eigenpairs(objective, {"weight": torch.zeros(1, 3)}, EigenSettings(k=2))
@@ -316,26 +329,3 @@ class _Search:
     def _product(self, vector: Array) -> Array:
         product = self._operator @ torch.from_numpy(vector).to(self._operator.device)
         return np.asarray(product.cpu().numpy())
-
-
-class _MeanLoss(nn.Module):
-    """A loss function in the form that curvlinops asks for."""
-
-    reduction = "mean"
-
-    def __init__(self, loss: Loss) -> None:
-        super().__init__()
-        self._loss = loss
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._loss(outputs, targets)
-
-
-class _Repeatable:
-    """The training data, from the start at every pass."""
-
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-
-    def __iter__(self) -> Any:
-        return self._objective.batches("train")
