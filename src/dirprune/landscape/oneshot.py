@@ -12,7 +12,7 @@ from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
 from dirprune.landscape.hessian import Eigenpairs, EigenSettings
 from dirprune.landscape.objective import Objective, State
 from dirprune.landscape.scan import Values, scan
-from dirprune.methods.directional import (
+from dirprune.core.directional import (
     direction_scores,
     directional_solution,
     strength_for,

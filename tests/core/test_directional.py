@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dirprune.errors import UsageError
-from dirprune.methods.directional import (
+from dirprune.core.directional import (
     direction_scores,
     directional_prune,
     directional_solution,
