@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from dirprune.errors import UsageError
 from dirprune.core.directional import (
     direction_scores,
     directional_prune,
@@ -12,6 +11,7 @@ from dirprune.core.directional import (
     strength_for,
     vanishing_strengths,
 )
+from dirprune.errors import UsageError
 
 
 @pytest.fixture

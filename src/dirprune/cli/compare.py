@@ -48,7 +48,7 @@ class CompareOptions:
     out: Path = Path("runs")
     """Where the folder of the comparison is made."""
     archive: Path | None = None
-    """A small file that finished runs are kept in; where it is, they are not trained again, on any machine."""
+    """A small file that keeps finished runs: where it is, they are not trained again, on any machine."""
     dry_run: bool = False
     """State the protocol and how long it will take, and end."""
 

@@ -90,8 +90,8 @@ class Protocol:
     def trial_target(self, method: str, index: int) -> tuple[float | None, int]:
         """Return the wanted sparsity of a method's trial number ``index``, and the trial's group.
 
-        A method that is told its target is tuned at the middle one of the wanted sparsities, another setting
-        at every trial. One without a target tries every setting at all of them, so that it finds its strengths.
+        A method that is told its target is tuned at the middle one of the wanted sparsities, with another
+        setting at every trial. One without a target tries each setting at all of them, to find its strengths.
         """
         facts = METHODS[method].facts
         ordered = sorted(self.sparsities)
@@ -108,19 +108,19 @@ class Protocol:
         config = self.config
         return [
             f"Every method has {self.trials} trial runs. The first has the method's defaults, the others are "
-            "random, from a fixed seed. The learning rate is searched for all, and a momentum of 0 or 0.9 for all "
-            "but those that take Adam, gRDA included, although its paper has none.",
+            "random, from a fixed seed. The learning rate is searched for all, and so is a momentum of 0 or "
+            "0.9, except for those that take Adam.",
             f"Trials are measured on {config.validation:g} of the training images, held back from training; "
             "the test images are first looked at by the runs that are reported.",
-            "A method that is told its target is tuned at the middle one of the wanted sparsities. One without a "
-            "target tries each setting at all of them, for it has to find its strengths within the same trials; of "
-            "those within a quarter of the wanted density the most accurate is taken, or else the nearest, and its "
-            "strength is corrected once. Its own sparsity is what is shown.",
+            "A method that is told its target is tuned at the middle one of the wanted sparsities. One "
+            "without a target tries each setting at all of them, for it has to find its strengths within the same "
+            "trials; of those within a quarter of the wanted density the most accurate is taken, or else the "
+            "nearest, and its strength is corrected once. Its own sparsity is what is shown.",
             f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
             "order of the data are those of the seed, whatever the method.",
             f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
-            f"{config.batch_size}, the schedule {config.schedule}, weight decay {config.weight_decay:g} where "
-            "their optimiser has it, and prune weights of linear and convolutional layers only.",
+            f"{config.batch_size}, the schedule {config.schedule}, weight decay {config.weight_decay:g} "
+            "where their optimiser has it, and prune weights of linear and convolutional layers only.",
             "Sparsity counts all parameters of the full network: 1 - non-zeros / parameters.",
         ]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dirprune.core.directional import directional_prune
 from dirprune.core.masks import Masks
-from dirprune.errors import UsageError
+from dirprune.errors import DataError, DivergenceError, UsageError
 from dirprune.methods.base import Facts, Search, Work, require, wide
 from dirprune.methods.masked import OneShot, OneShotSettings
 
@@ -82,7 +82,7 @@ class Directional(OneShot[DirectionalSettings]):
             raise UsageError(
                 "directional pruning needs Hessian products: pip install 'directional-pruning[landscape]'"
             )
-        from dirprune.landscape.hessian import EigenSettings, top_eigenpairs
+        from dirprune.landscape.hessian import EigenSettings, NotConvergedError, top_eigenpairs
         from dirprune.landscape.objective import Objective
 
         dtype = wide(next(iter(self.prunable.values())))
@@ -93,7 +93,12 @@ class Directional(OneShot[DirectionalSettings]):
         settings = EigenSettings(
             k=self.settings.sharp, tolerance=self.settings.tolerance, eigen_seed=self.plan.seed
         )
-        pairs = top_eigenpairs(objective, network.state_dict(), settings)
+        try:
+            pairs = top_eigenpairs(objective, network.state_dict(), settings)
+        except (NotConvergedError, DataError) as error:  # a network that has died, or is about to overflow
+            raise DivergenceError(
+                f"there are no {self.settings.sharp} sharp directions to prune by ({error}); lower --lr"
+            ) from None
         self._products = pairs.products
         return pairs.vectors
 
@@ -105,7 +110,8 @@ class Directional(OneShot[DirectionalSettings]):
             if sum(len(labels) for _, labels in found) >= wanted:
                 break
         inputs, labels = (torch.cat(parts)[:wanted] for parts in zip(*found, strict=True))
-        return list(zip(inputs.to(dtype).split(_AT_ONCE), labels.split(_AT_ONCE), strict=True))
+        at_once = range(0, len(labels), _AT_ONCE)
+        return [(inputs[i : i + _AT_ONCE].to(dtype), labels[i : i + _AT_ONCE]) for i in at_once]
 
     def work(self, step: int) -> Work:
         """Return sparse passes, and at the cut the dense ones of the Hessian products."""

@@ -7,8 +7,8 @@ from dirprune.errors import HyperparameterError, UsageError, unknown
 from dirprune.methods.acdc import ACDC, AcdcSettings
 from dirprune.methods.base import Facts, Method, NoSettings
 from dirprune.methods.bregman import AdaBreg, AdaBregSettings, BregmanSettings, LinBreg
-from dirprune.methods.directional import Directional, DirectionalSettings
 from dirprune.methods.dense import Dense, SmallDense
+from dirprune.methods.directional import Directional, DirectionalSettings
 from dirprune.methods.grda import Grda, GrdaSettings
 from dirprune.methods.l0 import L0, L0Settings
 from dirprune.methods.magnitude import GradualMagnitude, Magnitude, MagnitudeSettings

@@ -95,7 +95,7 @@ class Trainer:
             processes=self._ranks.count,
         )
         self._rates = [group["initial_lr"] for group in optimizer.param_groups]
-        # Accelerate's wrapper scales fp16's gradients; else all it does is to look for a package, twice a step.
+        # Accelerate's wrapper scales fp16's gradients; else it only looks for a package, twice a step.
         scaled = self._accelerator.scaler is not None
         self._optimizer = self._accelerator.prepare_optimizer(optimizer) if scaled else optimizer
 

@@ -31,7 +31,7 @@ class _OwnLog(Callback):
 
 
 class _Jobs:
-    """Reads jobs as they come, and asks for a stop when the parent goes away during a run, however it goes."""
+    """Reads jobs as they come, and asks for a stop when the parent goes away during a run."""
 
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
