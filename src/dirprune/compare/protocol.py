@@ -101,7 +101,8 @@ class Protocol:
         if facts.strength is None:
             return None, index
         group, turn = divmod(index, len(self.sparsities))
-        return [middle, *ordered][turn], group
+        targets = [middle, *ordered]  # by turns the first of a group, which nothing of the group steers yet
+        return targets[(turn + group) % len(targets)], group
 
     def words(self) -> list[str]:
         """State the protocol, a sentence each."""
@@ -113,9 +114,9 @@ class Protocol:
             f"Trials are measured on {config.validation:g} of the training images, held back from training; "
             "the test images are first looked at by the runs that are reported.",
             "A method that is told its target is tuned at the middle one of the wanted sparsities. One "
-            "without a target tries each setting at all of them, for it has to find its strengths within the same "
-            "trials; of those within a quarter of the wanted density the most accurate is taken, or else the "
-            "nearest, and its strength is corrected once. Its own sparsity is what is shown.",
+            "without a target tries each setting at all of them, for it has to find its strengths within the "
+            "same trials; of those within a quarter of the wanted density the most accurate is taken, or "
+            "else the nearest, and its strength is corrected once. Its own sparsity is what is shown.",
             f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
             "order of the data are those of the seed, whatever the method.",
             f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
