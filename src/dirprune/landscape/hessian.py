@@ -283,7 +283,7 @@ class _Search:
 
     def _lanczos(self, k: int, tolerance: float, krylov: int, shift: float) -> Array:
         """Return eigenvectors [d, k] of the greatest eigenvalues of H + shift outside of what is found."""
-        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+        from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
         d, known = self._operator.numel, self._vectors
         floor = 2 * float(np.abs(self._values).max(initial=0.0))
@@ -313,6 +313,8 @@ class _Search:
                 f"only {len(error.eigenvalues)} of {k} eigenpairs converged in {self._max_restarts} restarts "
                 f"({self.products} Hessian products): allow more restarts, or a greater tolerance"
             ) from None
+        except ArpackError as error:  # where the Hessian vanishes
+            raise NotConvergedError(f"no eigenpairs: {error}") from None
         return np.asarray(vectors)
 
     def _rayleigh(self, column: Array) -> tuple[float, float]:
