@@ -24,9 +24,9 @@ def thresholded(model: nn.Module, sparsity: float) -> nn.Module:
 def settled(model: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
     """Scale each layer so that its outputs on noise have unit variance, and settle BatchNorm on the same.
 
-    Else the signal of a deep network with few weights dies out: all images have the last bias as their output,
-    which shows no difference between programs. The scaling is that of Mishkin & Matas, All you need is a good
-    init (2016), in one pass.
+    Else the signal of a deep network with few weights dies out, and its output is the last bias whatever the
+    image, which shows no difference between programs. The scaling is that of Mishkin & Matas, All you need is
+    a good init (2016), in one pass.
     """
 
     def scale(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) -> torch.Tensor:

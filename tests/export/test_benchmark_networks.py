@@ -22,4 +22,4 @@ def test_outputs_depend_on_the_image(name):
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             zeros = int((layer.weight == 0).sum())
-            assert zeros == int(0.95 * layer.weight.numel())
+            assert 0 <= zeros - int(0.95 * layer.weight.numel()) < 5  # ties

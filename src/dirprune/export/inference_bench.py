@@ -25,7 +25,7 @@ from dirprune.export.sparse_runtime import SparseModel, dense_outputs
 Run = Callable[[Tensor], Tensor]
 
 _SHORTEST = 0.02  # seconds of one measurement: shorter calls are repeated
-_LONGEST = 10.0  # seconds of one contender's measurements: long calls are timed in fewer rounds, but three
+_LONGEST = 6.0  # seconds of one contender's measurements: long calls are timed in fewer rounds, but three
 _SETTLE = 0.02  # seconds in which the threads of the contender before fall asleep
 _GAIN = 1.05  # less is within what two runs of the same program differ by
 
@@ -167,9 +167,8 @@ def _table(
             lines = str(error).strip().splitlines()
             rows[name] = Timing(**row, note=f"{type(error).__name__}: {lines[0] if lines else ''}"[:200])  # type: ignore[arg-type]
             continue
-        start = time.perf_counter()
-        run(x)
-        once = max(time.perf_counter() - start, 1e-7)
+        with during():
+            once = min(_seconds(run, x, 1) for _ in range(3))
         repeats[name], turns[name] = max(1, int(_SHORTEST / once)), min(rounds, max(3, int(_LONGEST / once)))
         runs[name], rows[name] = run, Timing(**row, difference=difference)  # type: ignore[arg-type]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -179,17 +178,22 @@ def _table(
                 continue
             time.sleep(_SETTLE)
             with during():
-                if repeats[name] > 1:
-                    run(x)  # brings its weights into the caches and its threads to work
-                start = time.perf_counter()
-                for _ in range(repeats[name]):
-                    run(x)
-                seconds[name].append((time.perf_counter() - start) / repeats[name])
+                if turns[name] == rounds:  # short: bring its weights into the caches, its threads to work
+                    _seconds(run, x, repeats[name])
+                seconds[name].append(_seconds(run, x, repeats[name]))
     for name, times in seconds.items():
         median = statistics.median(times)
         filled = {"milliseconds": 1e3 * median, "fastest": 1e3 * min(times), "per_second": len(x) / median}
         rows[name] = Timing(**(asdict(rows[name]) | filled))
     return list(rows.values())
+
+
+def _seconds(run: Run, x: Tensor, calls: int) -> float:
+    """The time of one call, the mean of several; never 0."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run(x)
+    return max(time.perf_counter() - start, 1e-7) / calls
 
 
 # a program that is not installed, does not know an operation or a setting, or finds no compiler
