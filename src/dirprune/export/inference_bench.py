@@ -168,7 +168,9 @@ def _table(
             rows[name] = Timing(**row, note=f"{type(error).__name__}: {lines[0] if lines else ''}"[:200])  # type: ignore[arg-type]
             continue
         with during():
-            once = min(_seconds(run, x, 1) for _ in range(3))
+            once = _seconds(run, x, 1)
+            if once < _LONGEST / rounds:
+                once = min(once, _seconds(run, x, 2))
         repeats[name], turns[name] = max(1, int(_SHORTEST / once)), min(rounds, max(3, int(_LONGEST / once)))
         runs[name], rows[name] = run, Timing(**row, difference=difference)  # type: ignore[arg-type]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
