@@ -116,7 +116,7 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     try:
         state = decode(file.read_bytes())
         if model is not None:
-            _check_fits(state, model)
+            check_fits(state, model)
     except SparseFileError as error:
         raise SparseFileError(f"{file}: {error}") from error
     if model is not None:
@@ -186,8 +186,156 @@ def describe_sparse(path: str | os.PathLike[str]) -> list[StoredTensor]:
     return described
 
 
+<<<<<<< HEAD
 def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
     """Refuse a state whose names or shapes are not the model's, before anything is copied."""
+=======
+def _encode(state: Mapping[str, Tensor], values: Values, compress: bool) -> tuple[bytes, int]:
+    """The bytes of the file, and those of the dense tensors."""
+    entries: list[dict[str, object]] = []
+    stored: dict[str, Tensor] = {}
+    owners: dict[tuple[object, ...], str] = {}
+    dense_bytes = 0
+    for name, tensor in state.items():
+        _check_storable(name, tensor)
+        owner = owners.setdefault(_identity(tensor), name) if tensor.numel() else name
+        if owner != name:
+            entries.append({"name": name, "encoding": "alias", "target": owner})
+            continue
+        entry, parts = pack(name, tensor, values, compress=compress)
+        entries.append(entry)
+        stored.update({f"{part}:{name}": value for part, value in parts.items()})
+        dense_bytes += tensor.numel() * tensor.itemsize
+    try:
+        _, data = _split(save(stored))
+        description = {"version": _VERSION, "sha256": _digest(entries, data), "entries": entries}
+        text = json.dumps(description, separators=(",", ":"))
+        content = save(stored, {_FORMAT: text})  # one key: safetensors writes several in random order
+    except (
+        KeyError,
+        UnicodeEncodeError,
+    ) as error:  # a dtype that an old release lacks, a name that is no text
+        raise SparseFileError(f"the installed safetensors cannot store this state dict: {error}") from error
+    return content, dense_bytes
+
+
+def _split(content: bytes) -> tuple[bytes, memoryview]:
+    """Header and data of a safetensors file."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return content[8:end], memoryview(content)[end:]
+
+
+def _digest(entries: object, data: memoryview) -> str:
+    """The checksum of what the file says and holds."""
+    digest = hashlib.sha256(json.dumps(entries, separators=(",", ":")).encode())
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def _decode(content: bytes) -> dict[str, Tensor]:
+    """The state dict in the bytes of a sparse file; its claims are checked before anything dense is made."""
+    stored, entries, checksum_fits = _parse(content)
+    own = [entry for entry in entries.values() if isinstance(entry, Entry)]
+    if any(e.zstd for e in own) and sum(e.dense_bytes for e in own) > MAX_UNFOLDING * len(content):
+        raise SparseFileError(f"damaged: it claims more than {MAX_UNFOLDING} times its own size")
+    if not checksum_fits:
+        raise SparseFileError("damaged: its checksum does not fit its content")
+    state: dict[str, Tensor] = {}
+    for name, entry in entries.items():
+        state[name] = unpack(entry, stored) if isinstance(entry, Entry) else state[entry]
+    return state
+
+
+def _parse(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, Entry | str], bool]:
+    """What is stored, the entries that say what it means, and whether the checksum, if any, fits."""
+    read: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = deserialize
+    try:
+        stored = dict(read(content))
+    except SafetensorError as error:
+        reason = short.repr(str(error))
+        raise SparseFileError(f"not a safetensors file, or a damaged one: {reason}") from error
+    header, data = _split(content)
+    metadata = _parse_json(header.decode()).get("__metadata__") or {}
+    if metadata.get(_FORMAT) is None:
+        raise SparseFileError("a safetensors file, but not a dirprune sparse file: use one from save_sparse")
+    described = _parse_json(metadata[_FORMAT])
+    entries = _parse_description(described)
+    unclaimed = set(stored)
+    for entry in entries.values():
+        if isinstance(entry, Entry):
+            unclaimed -= check_stored(entry, stored)
+    if unclaimed:
+        raise SparseFileError(f"damaged: no entry names the stored {short.repr(min(unclaimed))}")
+    fits = described["version"] == 1 or described["sha256"] == _digest(described["entries"], data)
+    return stored, entries, fits
+
+
+def _parse_json(text: str) -> Any:
+    """JSON from a stranger: too deep a nesting or too long a number is one more way of being malformed."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SparseFileError(f"damaged: its description is no JSON that can be read ({error})") from error
+
+
+def _parse_description(described: Any) -> dict[str, Entry | str]:
+    """The entries by name: a tensor of its own, or the name of the earlier one that it is an alias of."""
+    version = described.get("version") if isinstance(described, dict) else None
+    if type(version) is not int or version < 1:
+        raise SparseFileError(f"damaged: expected a version from 1, got {short.repr(version)}")
+    if version > _VERSION:
+        found = short.repr(version)
+        raise SparseFileError(f"format version {found}, and this dirprune reads {_VERSION}: upgrade dirprune")
+    known = {"version", "entries"} if version == 1 else {"version", "sha256", "entries"}
+    if set(described) != known or not isinstance(described["entries"], list):
+        expected = (
+            "a version and a list of entries" if version == 1 else "a version, sha256, a list of entries"
+        )
+        raise SparseFileError(f"damaged: expected {expected} and nothing else")
+    entries: dict[str, Entry | str] = {}
+    for item in described["entries"]:
+        match item:
+            case {"name": str(name), "encoding": "alias", "target": str(target), **rest} if isinstance(
+                entries.get(target), Entry
+            ):
+                entry: Entry | str = target
+            case {
+                "name": str(name),
+                "encoding": "dense" | "bitmask" as encoding,
+                "dtype": str(dtype),
+                "shape": list(shape),
+                **rest,
+            } if can_be(encoding, dtype, shape):
+                values = rest.pop("values", None) if version > 1 else None
+                zstd = rest.pop("zstd", False) if version > 1 else False
+                if not can_be_stored(dtype, values) or type(zstd) is not bool:
+                    raise SparseFileError(f"damaged: an entry of no known form, {short.repr(item)}")
+                entry = Entry(
+                    name, encoding, dtype, tuple(shape), dtype if values is None else str(values), zstd
+                )
+            case _:
+                raise SparseFileError(f"damaged: an entry of no known form, {short.repr(item)}")
+        if rest or name in entries:
+            fault = f"unknown keys, {short.repr(list(rest))}" if rest else "a name that another has"
+            raise SparseFileError(f"damaged: the entry {short.repr(name)} has {fault}")
+        entries[name] = entry
+    return entries
+
+
+def check_fits(state: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse a state whose names or shapes are not the model's, before anything is copied.
+
+    Args:
+        state: What is to be loaded.
+        model: Where to; it may be without values (on the device meta).
+
+    Raises:
+        SparseFileError: They differ; the message names the first differences.
+
+    Example:
+        >>> check_fits(nn.Linear(2, 3).state_dict(), nn.Linear(2, 3))
+    """
+>>>>>>> main
     own = model.state_dict()
     faults = [f"the file lacks {name!r}" for name in own if name not in state]
     faults += [f"the model lacks {short.repr(name)}" for name in state if name not in own]
