@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dirprune.core.threshold import GroupSoftThreshold, SoftThreshold
+from tests.optim.common import same_bits
 from tests.oracles import numpy_grda
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
@@ -108,6 +109,13 @@ def test_a_threshold_of_zero_is_the_identity(form: str) -> None:
     v = torch.tensor([[-3.0, -1e-30], [0.0, 0.0], [1e-30, 3.0]])
     assert torch.equal(FORMS[form](v, 0.0), v)
     assert torch.equal(FORMS[form](v, torch.tensor(0.0, dtype=torch.float64)), v)
+
+
+@pytest.mark.parametrize("form", [write, foreach_write])
+def test_a_threshold_of_zero_on_the_host_copies_to_the_bit(form) -> None:
+    """As SGD does with the sign of a zero, and with an infinity."""
+    v = torch.tensor([[-0.0, 2.0], [math.inf, -math.inf]])
+    assert same_bits(form(v, 0.0), v)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from dirprune.core.prunable import prunable_groups
@@ -214,6 +215,20 @@ def a_channel_cut_in_two_is_refused(rank: int, folder: Path) -> None:
         )
 
 
+def tensor_parallelism_may_share_out_channels_but_not_cut_them(rank: int, folder: Path) -> None:
+    """With FSDP2 over it, whose placement torch does not call a shard."""
+    mesh = init_device_mesh("cpu", (1, WORLD), mesh_dim_names=("data", "tensor"))
+    for style, suits in ((ColwiseParallel(), True), (RowwiseParallel(), False)):
+        layer = parallelize_module(nn.Linear(6, 8), mesh["tensor"], style)
+        fully_shard(layer, mesh=mesh["data"])
+        if suits:
+            assert not all(where.is_shard() for where in layer.weight.placements)
+            GRDA(layer.parameters(), lr=0.1, penalty="group")
+        else:
+            with pytest.raises(UsageError, match="needs whole output channels"):
+                GRDA(layer.parameters(), lr=0.1, penalty="group")
+
+
 CHECKS = [
     ddp_equals_one_process,
     fsdp2_equals_ddp,
@@ -223,6 +238,7 @@ CHECKS = [
     a_new_optimizer_on_sparse_shards_warns,
     channels_die_whole_on_shards_too,
     a_channel_cut_in_two_is_refused,
+    tensor_parallelism_may_share_out_channels_but_not_cut_them,
 ]
 
 

@@ -81,7 +81,8 @@ def check_sharding(group: dict[str, Any], rule: ThresholdRule) -> None:
     for parameter in group["params"]:
         if not isinstance(parameter, DTensor) or parameter.ndim < 2:
             continue
-        if not all(where.is_replicate() or where.is_shard(0) for where in parameter.placements):
+        # FSDP2 over tensor parallelism has a placement that is no Shard, and has its dim all the same.
+        if not all(w.is_replicate() or getattr(w, "dim", None) == 0 for w in parameter.placements):
             raise UsageError(
                 f"penalty={group['penalty']!r} needs whole output channels in each process, but a parameter "
                 f"of shape {tuple(parameter.shape)} is placed as {parameter.placements}: shard it along "
