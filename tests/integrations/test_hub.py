@@ -3,6 +3,8 @@
 import functools
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -308,3 +310,19 @@ def test_what_cannot_be_downloaded(source, reason, tmp_path):
     ) as caught:
         from_pretrained(source, cache_dir=tmp_path, local_files_only=True)
     assert "\n" not in str(caught.value)
+
+
+def test_nothing_but_the_hub_s_extra_is_needed():
+    code = """
+import sys
+for name in ("accelerate", "datasets", "jinja2", "matplotlib", "rich", "scipy", "torchvision", "tyro"):
+    sys.modules[name] = None
+import tempfile
+from dirprune.integrations.hub import from_pretrained, save_pretrained
+from dirprune.models import create_model
+arguments = {"name": "lenet-300-100", "num_classes": 10, "in_channels": 1, "image_size": 8}
+with tempfile.TemporaryDirectory() as folder:
+    save_pretrained(create_model(**arguments), folder, architecture=arguments)
+    from_pretrained(folder)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
