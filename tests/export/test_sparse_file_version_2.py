@@ -3,7 +3,6 @@
 import json
 import tracemalloc
 
-import numpy as np
 import pytest
 import torch
 import zstandard
@@ -59,10 +58,10 @@ def test_frames_are_those_of_the_standard(tmp_path):
     content = save_sparse(state, tmp_path / "file", compress=True).path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
-    start, stop = header["mask:weight"]["data_offsets"]
-    mask = zstandard.ZstdDecompressor().decompress(content[end + start : end + stop])
-    expected = np.packbits(state["weight"].numpy().reshape(-1) != 0, bitorder="little").tobytes()
-    assert mask == expected
+    start, stop = header["values:weight"]["data_offsets"]
+    values = zstandard.ZstdDecompressor().decompress(content[end + start : end + stop])
+    weight = state["weight"].numpy()
+    assert values == weight[weight != 0].tobytes()
 
 
 def test_every_flipped_bit_is_seen(tmp_path):
@@ -107,9 +106,9 @@ def test_a_frame_of_another_size_is_refused(tmp_path, monkeypatch):
         stored = {"dense:a": torch.frombuffer(bytearray(frame), dtype=torch.uint8)}
         entries = [{"name": "a", "encoding": "dense", "dtype": "U8", "shape": [16], "zstd": True}]
         content = save(stored)
-        from dirprune.export import sparse_file
+        from dirprune.export import sparse_layout
 
-        digest = sparse_file._digest(entries, sparse_file._split(content)[1])
+        digest = sparse_layout.digest(entries, sparse_layout.split(content)[1])
         description = {"version": 2, "sha256": digest, "entries": entries}
         (tmp_path / "file").write_bytes(save(stored, {KEY: json.dumps(description)}))
         with pytest.raises(SparseFileError, match=reason):
@@ -141,9 +140,10 @@ def test_description_of_a_file(tmp_path):
     save_sparse({"a": weight, "b": weight, "c": torch.ones(3)}, tmp_path / "file", values="bf16")
     a, b, c = describe_sparse(tmp_path / "file")
     assert (a.encoding, a.zeros, a.bytes, a.shape, a.dtype) == (
-        "bitmask BF16",
+        "elias-fano BF16",
         395,
-        50 + 10,
+        # the five positions, with the number of low bits that takes the fewest bytes, and the values
+        min(-(-5 * k // 8) + -(-(5 + (399 >> k)) // 8) for k in range(9)) + 10,
         (40, 10),
         torch.float32,
     )

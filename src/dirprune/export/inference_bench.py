@@ -8,7 +8,7 @@ import importlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from dirprune.export.sparse_runtime import SparseModel, dense_outputs
 Run = Callable[[Tensor], Tensor]
 
 _SHORTEST = 0.02  # seconds of one measurement: shorter calls are repeated
+_LONGEST = 6.0  # seconds of one contender's measurements: long calls are timed in fewer rounds, but three
+_SETTLE = 0.02  # seconds in which the threads of the contender before fall asleep
 _GAIN = 1.05  # less is within what two runs of the same program differ by
 
 
@@ -61,6 +63,7 @@ def measure_inference(
     threads: Sequence[int] = (1, 2),
     rounds: int = 15,
     contenders: Sequence[str] | None = None,
+    during: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> list[Timing]:
     """Time a network in every program that is installed.
 
@@ -69,8 +72,9 @@ def measure_inference(
         input_shape: Of one sample, such as (3, 32, 32).
         batches: Batch sizes.
         threads: Numbers of threads.
-        rounds: How often each contender is timed.
+        rounds: How often each contender is timed; calls of seconds in fewer rounds, but three.
         contenders: Names from `CONTENDERS`; default: all.
+        during: Makes a context in which each single measurement runs.
 
     Returns:
         A timing for each contender, batch size and number of threads; one that cannot run says why.
@@ -89,7 +93,7 @@ def measure_inference(
             torch.set_num_threads(number)
             for batch in batches:
                 x = torch.randn(batch, *input_shape, generator=torch.Generator().manual_seed(batch))
-                rows += _table(model, x, number, rounds, names)
+                rows += _table(model, x, number, rounds, names, during)
     finally:
         torch.set_num_threads(before)
     return rows
@@ -139,12 +143,20 @@ def as_json(rows: Sequence[Timing]) -> dict[str, Any]:
     return {"timings": [asdict(row) for row in rows], "verdicts": verdicts(rows)}
 
 
-def _table(model: nn.Module, x: Tensor, threads: int, rounds: int, names: list[str]) -> list[Timing]:
+def _table(
+    model: nn.Module,
+    x: Tensor,
+    threads: int,
+    rounds: int,
+    names: list[str],
+    during: Callable[[], AbstractContextManager[Any]],
+) -> list[Timing]:
     """One batch size and number of threads: build, compare, then take turns."""
     expected = dense_outputs(model, x)
     scale = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
     runs: dict[str, Run] = {}
     repeats: dict[str, int] = {}
+    turns: dict[str, int] = {}
     rows: dict[str, Timing] = {}
     for name in names:
         row = {"name": name, "batch": len(x), "threads": threads}
@@ -155,22 +167,35 @@ def _table(model: nn.Module, x: Tensor, threads: int, rounds: int, names: list[s
             lines = str(error).strip().splitlines()
             rows[name] = Timing(**row, note=f"{type(error).__name__}: {lines[0] if lines else ''}"[:200])  # type: ignore[arg-type]
             continue
-        start = time.perf_counter()
-        run(x)
-        repeats[name] = max(1, int(_SHORTEST / max(time.perf_counter() - start, 1e-7)))
+        with during():
+            once = _seconds(run, x, 1)
+            if once < _LONGEST / rounds:
+                once = min(once, _seconds(run, x, 2))
+        repeats[name], turns[name] = max(1, int(_SHORTEST / once)), min(rounds, max(3, int(_LONGEST / once)))
         runs[name], rows[name] = run, Timing(**row, difference=difference)  # type: ignore[arg-type]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                run(x)
-            seconds[name].append((time.perf_counter() - start) / repeats[name])
+            if turn >= turns[name]:
+                continue
+            time.sleep(_SETTLE)
+            with during():
+                if turns[name] == rounds:  # short: bring its weights into the caches, its threads to work
+                    _seconds(run, x, repeats[name])
+                seconds[name].append(_seconds(run, x, repeats[name]))
     for name, times in seconds.items():
         median = statistics.median(times)
         filled = {"milliseconds": 1e3 * median, "fastest": 1e3 * min(times), "per_second": len(x) / median}
         rows[name] = Timing(**(asdict(rows[name]) | filled))
     return list(rows.values())
+
+
+def _seconds(run: Run, x: Tensor, calls: int) -> float:
+    """The time of one call, the mean of several; never 0."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run(x)
+    return max(time.perf_counter() - start, 1e-7) / calls
 
 
 # a program that is not installed, does not know an operation or a setting, or finds no compiler
@@ -195,8 +220,8 @@ def _torch(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001 - 
     return _module(copy.deepcopy(model))
 
 
-def _compiled(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001
-    compiled = torch.compile(copy.deepcopy(model).eval(), dynamic=False)
+def _compiled(model: nn.Module, x: Tensor, threads: int, **options: Any) -> Run:  # noqa: ARG001
+    compiled = torch.compile(copy.deepcopy(model).eval(), dynamic=False, options=options)
 
     def run(x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -204,6 +229,10 @@ def _compiled(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001
             return result
 
     return run
+
+
+def _frozen(model: nn.Module, x: Tensor, threads: int) -> Run:
+    return _compiled(model, x, threads, freezing=True)  # weights are constants: folded and packed beforehand
 
 
 def _channels_last(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001
@@ -305,6 +334,7 @@ def _sparse(model: nn.Module, x: Tensor, threads: int) -> Run:
 CONTENDERS: dict[str, Callable[[nn.Module, Tensor, int], Run]] = {
     "torch": _torch,
     "torch.compile": _compiled,
+    "torch.compile, frozen": _frozen,
     "torch channels_last": _channels_last,
     "torch bf16": _bf16,
     "onnxruntime": _onnxruntime,
@@ -317,4 +347,7 @@ CONTENDERS: dict[str, Callable[[nn.Module, Tensor, int], Run]] = {
     "sparse (ours)": _sparse,
 }
 
-DENSE = ("torch", "torch.compile", "torch channels_last", "torch bf16", "onnxruntime", "OpenVINO")
+DENSE = (
+    *("torch", "torch.compile", "torch.compile, frozen", "torch channels_last", "torch bf16"),
+    *("onnxruntime", "OpenVINO"),
+)

@@ -1,4 +1,4 @@
-"""One tensor of a sparse file: from elements to what is stored, and back; the layout is in sparse_file.py."""
+"""One tensor of a sparse file: from elements to what is stored, and back; see sparse_layout.py."""
 
 import math
 import reprlib
@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dirprune.errors import SparseFileError
+from dirprune.export import elias_fano
 
 Values = Literal["same", "fp16", "bf16"]
 
 MAX_DIMENSIONS = 64
-MAX_UNFOLDING = 256  # bytes of dense tensors for each byte of a compressed file
+MAX_UNFOLDING = 256  # bytes of dense tensors for each byte of a file
+PARTS = {"dense": ("dense",), "bitmask": ("mask", "values"), "elias-fano": ("low", "high", "values")}
+INDICES = ("bitmask", "elias-fano")  # encodings that say where the values are
 _MAX_ELEMENTS = 2**60  # so that no count of bytes can overflow 64 bits
 _LEVEL = 19  # of Zstandard: slow to write, no slower to read
 
@@ -48,6 +51,13 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
     values: str
     zstd: bool
+    positions: int = 0
+    low_bits: int = 0
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
     @property
     def dense_bytes(self) -> int:
@@ -57,7 +67,7 @@ class Entry(NamedTuple):
 
 def can_be(encoding: str, dtype: str, shape: list[Any]) -> bool:
     """Whether a tensor of this dtype and shape can exist and be so encoded."""
-    if dtype not in DTYPES or (encoding == "bitmask" and not DTYPES[dtype].is_floating_point):
+    if dtype not in DTYPES or (encoding in INDICES and not DTYPES[dtype].is_floating_point):
         return False
     if len(shape) > MAX_DIMENSIONS or any(type(d) is not int or not 0 <= d <= _MAX_ELEMENTS for d in shape):
         return False
@@ -69,10 +79,17 @@ def can_be_stored(dtype: str, values: object) -> bool:
     return values is None or (values in ("F16", "BF16") and dtype in ("F32", "F64"))
 
 
+def can_be_index(n: int, count: object = 0, low_bits: object = 0) -> bool:
+    """Whether so many of n positions can be stored with so many low bits."""
+    if type(count) is not int or type(low_bits) is not int:
+        return False
+    return 0 <= count <= n and 0 <= low_bits <= elias_fano.MAX_LOW_BITS
+
+
 def pack(
-    name: str, tensor: Tensor, values: Values, *, compress: bool
+    name: str, tensor: Tensor, values: Values, *, compress: bool, indices: tuple[str, ...] = INDICES
 ) -> tuple[dict[str, object], dict[str, Tensor]]:
-    """An entry and the parts to store: mask and values where they take fewer bytes, else the tensor."""
+    """An entry and the parts to store: of the encodings, the one that takes the fewest bytes."""
     dense = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     entry: dict[str, object] = {"name": name, "dtype": CODES[dense.dtype], "shape": list(dense.shape)}
     if values != "same" and dense.dtype in (torch.float32, torch.float64) and dense.ndim > 1:
@@ -82,29 +99,54 @@ def pack(
         dense = rounded
         entry["values"] = CODES[dense.dtype]
     bits = dense.reshape(-1).view(torch.uint8).numpy().view(f"u{dense.itemsize}")
-    mask = bits != 0
-    packed = np.packbits(mask, bitorder="little")
-    chosen = bits[mask]
-    if not dense.is_floating_point() or packed.nbytes + chosen.nbytes >= bits.nbytes:
-        entry["encoding"], parts = "dense", {"dense": dense}
-    else:
-        entry["encoding"] = "bitmask"
-        parts = {"mask": torch.from_numpy(packed), "values": _from_bits(chosen, dense.dtype)}
+    chosen = np.flatnonzero(bits)
+    forms: list[tuple[dict[str, object], dict[str, Tensor]]] = [({"encoding": "dense"}, {"dense": dense})]
+    if dense.is_floating_point():
+        found = _from_bits(bits[chosen], dense.dtype)
+        for encoding in indices:
+            keys, index = _index(encoding, chosen, bits)
+            forms.append((keys, {**index, "values": found}))
+    keys, parts = min(forms, key=lambda form: _size(form[1]))
     if compress:
-        frames = {part: _compressed(value) for part, value in parts.items()}
-        if sum(map(len, frames.values())) < sum(value.numel() * value.itemsize for value in parts.values()):
-            entry["zstd"], parts = True, frames
-    return entry, parts
+        # of the indices the one that is smallest in the end, which only compression can tell
+        rivals = [form for form in forms if "values" in form[1]] if "values" in parts else [(keys, parts)]
+        frames = [
+            (keys, {part: _compressed(value) for part, value in parts.items()}) for keys, parts in rivals
+        ]
+        if _size((smallest := min(frames, key=lambda form: _size(form[1])))[1]) < _size(parts):
+            (keys, parts), entry["zstd"] = smallest, True
+    return entry | keys, parts
+
+
+def _index(
+    encoding: str, chosen: NDArray[np.int64], bits: NDArray[Any]
+) -> tuple[dict[str, object], dict[str, Tensor]]:
+    """What an entry says and stores of the positions of its values."""
+    if encoding == "bitmask":
+        return {"encoding": encoding}, {"mask": torch.from_numpy(np.packbits(bits != 0, bitorder="little"))}
+    low_bits = elias_fano.best_low_bits(len(bits), len(chosen))
+    low, high = elias_fano.encode(chosen, len(bits), low_bits)
+    keys = {"encoding": encoding, "count": len(chosen), "low_bits": low_bits}
+    return keys, {"low": torch.from_numpy(low), "high": torch.from_numpy(high)}
+
+
+def _size(parts: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() * value.itemsize for value in parts.values())
 
 
 def check_stored(entry: Entry, stored: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """The keys of an entry's stored parts, each of which must be there with its right dtype and shape."""
-    expected: dict[str, tuple[str, list[int] | None]] = {"dense": (entry.values, list(entry.shape))}
-    if entry.encoding == "bitmask":  # only the mask's bits say how many values there must be
-        expected = {"mask": ("U8", [-(-math.prod(entry.shape) // 8)]), "values": (entry.values, None)}
-    if entry.zstd:
-        expected = dict.fromkeys(expected, ("U8", None))
-    for part, (dtype, shape) in expected.items():
+    low, high = elias_fano.byte_counts(entry.numel, entry.positions, entry.low_bits)
+    known: dict[str, tuple[str, list[int] | None]] = {
+        "dense": (entry.values, list(entry.shape)),
+        "mask": ("U8", [-(-entry.numel // 8)]),
+        "low": ("U8", [low]),
+        "high": ("U8", [high]),
+        # only the mask's bits say how many values there must be
+        "values": (entry.values, [entry.positions] if entry.encoding == "elias-fano" else None),
+    }
+    for part in PARTS[entry.encoding]:
+        dtype, shape = ("U8", None) if entry.zstd else known[part]
         key = f"{part}:{entry.name}"
         if key not in stored:
             raise SparseFileError(f"damaged: the stored {short.repr(key)} is missing")
@@ -114,7 +156,7 @@ def check_stored(entry: Entry, stored: Mapping[str, Mapping[str, Any]]) -> set[s
             wanted = f"{dtype} {'of one dimension' if shape is None else short.repr(shape)}"
             got = f"{found['dtype']} {short.repr(found['shape'])}"
             raise SparseFileError(f"damaged: expected the stored {short.repr(key)} to be {wanted}, got {got}")
-    return {f"{part}:{entry.name}" for part in expected}
+    return {f"{part}:{entry.name}" for part in PARTS[entry.encoding]}
 
 
 def unpack(entry: Entry, stored: Mapping[str, Mapping[str, Any]]) -> Tensor:
@@ -128,21 +170,33 @@ def unpack(entry: Entry, stored: Mapping[str, Mapping[str, Any]]) -> Tensor:
             _decompressed(entry, data, count * kind.itemsize) if entry.zstd else data, dtype=kind
         )
 
-    n = math.prod(entry.shape)
+    n, byte = entry.numel, np.dtype("u1")
     if entry.encoding == "dense":
         bits = part("dense", kind, n)
         if dtype == torch.bool and (bits > 1).any():
             raise SparseFileError(f"damaged: {short.repr(entry.name)} has booleans that are neither 0 nor 1")
-    else:
-        mask = np.unpackbits(part("mask", np.dtype("u1"), -(-n // 8)), bitorder="little").view(np.bool_)
+        return _from_bits(bits, dtype).reshape(entry.shape).to(DTYPES[entry.dtype])
+    where: NDArray[Any]
+    if entry.encoding == "bitmask":
+        mask = np.unpackbits(part("mask", byte, -(-n // 8)), bitorder="little").view(np.bool_)
         count = int(np.count_nonzero(mask))
         values = part("values", kind, count)
         if mask[n:].any() or count != len(values):
             raise SparseFileError(
                 f"damaged: the mask of {short.repr(entry.name)} does not fit {n} bits, {len(values)} values"
             )
-        bits = np.zeros(n, dtype=kind)
-        bits[mask[:n]] = values
+        where = mask[:n]
+    else:
+        low, high = elias_fano.byte_counts(n, entry.positions, entry.low_bits)
+        values = part("values", kind, entry.positions)
+        try:
+            where = elias_fano.decode(
+                part("low", byte, low), part("high", byte, high), n, entry.positions, entry.low_bits
+            )
+        except ValueError as error:
+            raise SparseFileError(f"damaged: {short.repr(entry.name)} has {error}") from error
+    bits = np.zeros(n, dtype=kind)
+    bits[where] = values
     return _from_bits(bits, dtype).reshape(entry.shape).to(DTYPES[entry.dtype])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dirprune.core.native import load_native
@@ -61,7 +62,7 @@ def _library() -> ctypes.CDLL:
     )
     for name in ("sparse_network_lanes", "sparse_network_layer_bytes", "sparse_network_run"):
         getattr(library, name).restype = ctypes.c_int64
-    library.sparse_network_run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    library.sparse_network_run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
     if library.sparse_network_layer_bytes() != ctypes.sizeof(_Layer):
         raise CompilerError("the compiler lays structures out in a way that is not understood")
     return library
@@ -85,12 +86,22 @@ class Plan:
         table = [self._row(op) for op in program]
         self._table = (_Layer * len(table))(*table)
 
-    def run(self, x: Tensor, result: Tensor, threads: int) -> None:
-        """Compute `result` from `x`, both contiguous float32 of this batch size."""
+    def run(
+        self, x: Tensor, result: Tensor, threads: int, seconds: NDArray[np.float64] | None = None
+    ) -> None:
+        """Compute `result` from `x`, both contiguous float32 of this batch size.
+
+        Args:
+            x: The images.
+            result: Where the outputs go.
+            threads: How many threads at most.
+            seconds: Where the time of each operation goes, if that is wanted.
+        """
         self._table[0].input = x.data_ptr()
         self._table[-1].out = result.data_ptr()
         table = ctypes.addressof(self._table)
-        if not self._library.sparse_network_run(table, len(self._table), threads):
+        times = None if seconds is None else seconds.ctypes.data
+        if not self._library.sparse_network_run(table, len(self._table), threads, times):
             raise MemoryError("no memory for the sparse runtime")
 
     # -- where maps lie --------------------------------------------------------------------------------

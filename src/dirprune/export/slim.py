@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from dirprune.errors import ExportError
 from dirprune.export.dead import Dead, find_dead
-from dirprune.export.graph import BatchNorm, Conv, Graph, Shape, read_graph
+from dirprune.export.graph import BatchNorm, Conv, Graph, Shape
 from dirprune.export.sparse_runtime import dense_outputs
+from dirprune.export.tracing import read_graph
 
 TOLERANCE = 1e-5
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from dirprune.errors import ExportError, UsageError
 from dirprune.export.fusion import fuse
-from dirprune.export.graph import Shape, read_graph
+from dirprune.export.graph import Shape
 from dirprune.export.lowering import lower
 from dirprune.export.planning import Plan
 from dirprune.export.sparse_file import load_sparse
+from dirprune.export.tracing import read_graph
 
 _IMAGES = 8  # at a time: more would leave the cache between layers
 TOLERANCE = 1e-4

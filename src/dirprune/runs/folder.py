@@ -21,7 +21,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +204,12 @@ class RunFolder:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+
+    def write_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write the records of all epochs at once, of a run that was trained elsewhere."""
+        with atomic_write(self.path / "metrics.jsonl") as file:
+            for record in records:
+                file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
 
     def append_warning(self, warning: Mapping[str, Any]) -> None:
         """Append a warning; the file is small, and is never left with half a line."""

@@ -72,7 +72,8 @@ class TrainConfig:
     """Epochs that the schedule is laid out for; None: as many as are trained. With more than --epochs the
     run is the beginning of a longer one."""
     image_size: int | None = None
-    """Height and width that streamed images are brought to, in pixels; None: what the data set has."""
+    """Height and width of the images, in pixels; None: what the data set has. Images in memory are averaged
+    down by a whole factor, streamed ones are cropped and resized."""
     crop_padding: int = 0
     """Augmentation: zero padding, in pixels, before a random crop; 0 for none."""
     flip: bool = False

@@ -96,7 +96,9 @@ class Trainer:
             processes=self._ranks.count,
         )
         self._rates = [group["initial_lr"] for group in optimizer.param_groups]
-        self._optimizer = self._accelerator.prepare_optimizer(optimizer)
+        # Accelerate's wrapper scales fp16's gradients; else it only looks for a package, twice a step.
+        scaled = self._accelerator.scaler is not None
+        self._optimizer = self._accelerator.prepare_optimizer(optimizer) if scaled else optimizer
 
         self._gradient = BatchGradient(config, self._model, self._accelerator, self._ranks, execution)
 

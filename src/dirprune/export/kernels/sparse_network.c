@@ -8,10 +8,12 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -35,6 +37,8 @@ typedef float loose __attribute__((vector_size(LANES * 4), aligned(4), may_alias
 typedef bits mask_of __attribute__((aligned(4), may_alias));
 
 enum { CONV, MAP, POOL, COPY };
+
+#define SMALLEST 2000 // vectors that a piece of work reads at least: about a microsecond
 
 typedef struct {
     int32_t distance;
@@ -61,13 +65,6 @@ typedef struct {
     int64_t kernel[2], stride[2], padding[2], maximum; // POOL
     int64_t count_padding;
 } layer;
-
-typedef struct {
-    const layer *layers;
-    int64_t count, threads, widest;
-    atomic_long *next;              // per layer: the first piece of work that nobody has taken
-    atomic_long complete, arrivals; // whether all threads are there; how often one ended a layer
-} team;
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -167,14 +164,21 @@ static int64_t first_of(const layer *o, int64_t part, int64_t parts) {
 
 static int64_t tiles_of(const layer *o) { return (o->vectors + WIDEST - 1) / WIDEST; }
 
+// Into how many pieces of work a layer is cut: few, so that taking one costs little, more than there are
+// threads, so that none waits long for the last, and one where starting costs more than it saves
 static int64_t parts_of(const layer *o, int64_t threads) {
+    int64_t work, wanted = 8 * threads; // work: about the vectors that are read
     if (threads == 1) return 1;
-    return least(o->channels, (8 * threads + tiles_of(o) - 1) / tiles_of(o));
+    if (o->kind == CONV) {
+        work = (o->begin[o->channels] - o->begin[0]) * o->vectors;
+        wanted = (wanted + tiles_of(o) - 1) / tiles_of(o);
+    } else if (o->kind == MAP) work = o->channels * o->vectors;
+    else work = o->channels * o->images * o->rows * (1 + o->columns / LANES) * (o->kind == POOL ? 4 : 1);
+    return least(o->channels, least(wanted, 1 + work / SMALLEST));
 }
 
-static void conv(const layer *o, int64_t item, int64_t threads) {
-    int64_t tiles = tiles_of(o), parts = parts_of(o, threads), tile = item / parts, part = item % parts;
-    int64_t from = o->vectors * tile / tiles, to = o->vectors * (tile + 1) / tiles;
+static void conv(const layer *o, int64_t tile, int64_t part, int64_t parts) {
+    int64_t tiles = tiles_of(o), from = o->vectors * tile / tiles, to = o->vectors * (tile + 1) / tiles;
     TILES[to - from](o, first_of(o, part, parts), first_of(o, part + 1, parts), from * LANES);
 }
 
@@ -243,64 +247,162 @@ static void copy(const layer *o, int64_t channel) {
         }
 }
 
+// ---- threads ----
+//
+// The caller's thread and workers that stay, asleep between runs, take pieces of a layer in turn. A layer is
+// complete when its pieces are: nobody waits for a thread that has not come yet or that has lost its core
+// between pieces.
+
+#define SPINS 4000 // pauses before a core is given up, some ten microseconds
+
+typedef struct {
+    _Alignas(64) atomic_long next; // the first piece that nobody has taken
+    atomic_long done;              // pieces that are complete
+} progress;
+
+typedef struct {
+    const layer *layers;
+    int64_t count, threads, widest;
+    progress *progress; // per layer
+    double *seconds;    // per layer, of the caller's thread; or null
+} run;
+
+static double clock_now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
 static void pause_a_moment(int *turns) {
-    if (++*turns > 20000) sched_yield(); // another program may need this core
+    if (++*turns > SPINS) sched_yield(); // another program may need this core
 #if defined(__x86_64__)
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
 #endif
 }
 
-static void meet(team *t) {
-    long round = atomic_load(&t->arrivals) / t->threads;
-    if (atomic_fetch_add(&t->arrivals, 1) + 1 == (round + 1) * t->threads) return;
-    for (int turns = 0; atomic_load(&t->arrivals) < (round + 1) * t->threads;) pause_a_moment(&turns);
+static void do_piece(const layer *o, int64_t piece, int64_t parts, float *line) {
+    if (o->kind == CONV) {
+        conv(o, piece / parts, piece % parts, parts);
+        return;
+    }
+    for (int64_t c = o->channels * piece / parts, end = o->channels * (piece + 1) / parts; c < end; c++)
+        if (o->kind == MAP) map(o, c);
+        else if (o->kind == POOL) pool(o, c, line);
+        else copy(o, c);
 }
 
-static void run_layers(team *t) {
-    float line[t->widest];
-    for (int64_t i = 0; i < t->count; i++) {
-        const layer *o = &t->layers[i];
-        int64_t items = o->kind == CONV ? tiles_of(o) * parts_of(o, t->threads) : o->channels;
-        for (long item; (item = atomic_fetch_add(&t->next[i], 1)) < items;) {
-            if (o->kind == CONV) conv(o, item, t->threads);
-            else if (o->kind == MAP) map(o, item);
-            else if (o->kind == POOL) pool(o, item, line);
-            else copy(o, item);
+static void run_layers(run *r, int is_caller) {
+    float line[r->widest];
+    double before = r->seconds && is_caller ? clock_now() : 0;
+    for (int64_t i = 0; i < r->count; i++) {
+        const layer *o = &r->layers[i];
+        progress *p = &r->progress[i];
+        int64_t parts = parts_of(o, r->threads), mine = 0;
+        int64_t pieces = parts * (o->kind == CONV ? tiles_of(o) : 1);
+        for (long piece; (piece = atomic_fetch_add(&p->next, 1)) < pieces; mine++) do_piece(o, piece, parts, line);
+        if (mine) atomic_fetch_add(&p->done, mine);
+        if (i + 1 == r->count && !is_caller) return; // only the caller needs to know
+        for (int turns = 0; atomic_load(&p->done) < pieces;) pause_a_moment(&turns);
+        if (r->seconds && is_caller) {
+            double now = clock_now();
+            r->seconds[i] = now - before;
+            before = now;
         }
-        if (t->threads > 1) meet(t);
     }
 }
 
-static void *join_team(void *argument) {
-    team *t = argument;
-    for (int turns = 0; !atomic_load(&t->complete);) pause_a_moment(&turns);
-    run_layers(t);
+static struct {
+    pthread_mutex_t one; // run at a time
+    int64_t workers;
+    run *current;
+    atomic_long turn, inside; // turn is odd while a run is open; inside: workers that may be looking at it
+    pthread_mutex_t asleep;
+    pthread_cond_t opened;
+} team = {.one = PTHREAD_MUTEX_INITIALIZER, .asleep = PTHREAD_MUTEX_INITIALIZER, .opened = PTHREAD_COND_INITIALIZER};
+
+static int is_open(long seen) {
+    long turn = atomic_load(&team.turn);
+    return turn != seen && turn % 2;
+}
+
+static void *work(void *argument) {
+    int64_t number = (int64_t)argument;
+    for (long seen = 0;;) {
+        for (int spins = 0; !is_open(seen) && spins < SPINS;) pause_a_moment(&spins);
+        if (!is_open(seen)) {
+            pthread_mutex_lock(&team.asleep);
+            while (!is_open(seen)) pthread_cond_wait(&team.opened, &team.asleep);
+            pthread_mutex_unlock(&team.asleep);
+        }
+        seen = atomic_load(&team.turn);
+        atomic_fetch_add(&team.inside, 1);
+        if (atomic_load(&team.turn) == seen && seen % 2 && number < team.current->threads) run_layers(team.current, 0);
+        atomic_fetch_sub(&team.inside, 1);
+    }
     return 0;
 }
+
+static void after_fork(void) { // the child has no workers, and locks that nobody will open
+    team.workers = 0;
+    atomic_store(&team.turn, 0);
+    atomic_store(&team.inside, 0);
+    pthread_mutex_init(&team.one, 0);
+    pthread_mutex_init(&team.asleep, 0);
+    pthread_cond_init(&team.opened, 0);
+}
+
+static void remember_forks(void) { pthread_atfork(0, 0, after_fork); }
+
+// Have as many workers as a run wants, or as the system gives
+static void hire(int64_t wanted) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    sigset_t all, before;
+    pthread_t thread;
+    pthread_once(&once, remember_forks);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); // signals are the program's own threads' affair
+    while (team.workers < wanted && !pthread_create(&thread, 0, work, (void *)(team.workers + 1))) {
+        pthread_detach(thread);
+        team.workers++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, 0);
+}
+
+static void run_together(run *r) {
+    pthread_mutex_lock(&team.one);
+    hire(r->threads - 1);
+    team.current = r;
+    pthread_mutex_lock(&team.asleep);
+    atomic_fetch_add(&team.turn, 1);
+    pthread_cond_broadcast(&team.opened);
+    pthread_mutex_unlock(&team.asleep);
+    run_layers(r, 1);
+    atomic_fetch_add(&team.turn, 1);
+    for (int turns = 0; atomic_load(&team.inside);) pause_a_moment(&turns);
+    pthread_mutex_unlock(&team.one);
+}
+
+// ---- what is called from outside ----
 
 int64_t sparse_network_lanes(void) { return LANES; }
 
 int64_t sparse_network_layer_bytes(void) { return sizeof(layer); }
 
-// The number of threads that ran, fewer than asked for where the system gives no more; 0 where memory is short
-int64_t sparse_network_run(const layer *layers, int64_t count, int64_t threads) {
-    team t = {.layers = layers, .count = count, .widest = 1};
+// 0 where memory is short; `seconds`: where to leave the time of each layer, or null
+int64_t sparse_network_run(const layer *layers, int64_t count, int64_t threads, double *seconds) {
+    run r = {.layers = layers, .count = count, .threads = threads, .widest = 1, .seconds = seconds};
     for (int64_t i = 0; i < count; i++)
         if (layers[i].kind == POOL) {
             int64_t padded = layers[i].in_columns + 2 * (layers[i].padding[1] + layers[i].kernel[1] + layers[i].stride[1]);
-            if (padded > t.widest) t.widest = padded;
+            if (padded > r.widest) r.widest = padded;
         }
-    t.next = calloc(count, sizeof *t.next);
-    pthread_t *others = calloc(threads, sizeof *others);
-    if (t.next && others) {
-        int64_t started = 0;
-        while (started < threads - 1 && !pthread_create(&others[started], 0, join_team, &t)) started++;
-        t.threads = started + 1;
-        atomic_store(&t.complete, 1);
-        run_layers(&t);
-        for (int64_t i = 0; i < started; i++) pthread_join(others[i], 0);
-    }
-    free(t.next);
-    free(others);
-    return t.threads;
+    r.progress = aligned_alloc(_Alignof(progress), (size_t)count * sizeof *r.progress);
+    if (!r.progress) return 0;
+    memset(r.progress, 0, (size_t)count * sizeof *r.progress);
+    if (threads > 1) run_together(&r);
+    else run_layers(&r, 1);
+    free(r.progress);
+    return 1;
 }
