@@ -25,7 +25,7 @@ from dirprune.train.reopen import EvaluationData, reopen
 from record import public_environment, write
 
 Json = dict[str, Any]
-HEADINGS = ("", "training loss", "training accuracy %", "test accuracy %", "zeros %", "seeds")
+HEADINGS = ("method", "training loss", "training accuracy %", "test accuracy %", "zeros %", "seeds")
 _IMAGES_AT_ONCE = 1000
 
 
