@@ -82,7 +82,7 @@ def batches(experiment: Experiment) -> list[tuple[Tensor, Tensor]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for results and what is half done")
-    parser.add_argument("--output", type=Path, help="one JSON file with all of them")
+    parser.add_argument("--output", type=Path, help="one JSON file with all of them; tables beside it")
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.03, 0.01, 0.003])
     parser.add_argument("--times", type=float, nargs="+", default=[10.0, 30.0, 100.0, 300.0])
@@ -92,7 +92,7 @@ def main() -> int:
     given = parser.parse_args()
     settings = TheoremSettings(rates=tuple(given.rates), times=tuple(given.times), c=given.c, mu=given.mu)
     environment = describe_environment(shlex.join(sys.argv))
-    collected = {}
+    collected, tables = {}, []
     for name in given.only:
         data = batches(EXPERIMENTS[name])
         loss, model = EXPERIMENTS[name].loss, network(EXPERIMENTS[name], data, given.seed)
@@ -111,27 +111,35 @@ def main() -> int:
                 model, loss, data, settings, store=store, progress=report
             ),
         )
-        show(name, result)
+        tables.append(markdown(name, result))
+        print(tables[-1])
         collected[name] = json.loads((given.out / name / "theorem.json").read_text())
     if given.output:
         with atomic_write(given.output) as file:
             file.write(json.dumps(collected, indent=1).encode() + b"\n")
+        with atomic_write(given.output.with_suffix(".md")) as file:
+            file.write("\n".join(tables).encode())
     return 0
 
 
-def show(name: str, result: Theorem) -> None:
-    """Print the table."""
-    print(f"\n{name}")
-    print(
-        "gamma t lambda loss-SGD -gRDA sharp zeros: gRDA v overlap (soft) signs distance (soft, t) corr (t)"
-    )
-    for r in result.rows:
-        print(
-            f"{r.rate:7g} {r.time:5g} {r.strength:6.4f} {r.loss_sgd:8.2g} {r.loss_grda:7.2g} {r.sharp:4d} "
-            f"{r.zeros_grda:6.3f} {r.zeros_directional:.3f} {r.overlap:.3f} ({r.overlap_plain:.3f}) "
-            f"{r.signs:.3f} {r.distance:.3f} ({r.distance_plain:.3f}, {r.distance_finite:.3f}) "
-            f"{r.correlation:.3f} ({r.correlation_finite:.3f})"
-        )
+def markdown(name: str, result: Theorem) -> str:
+    """Return the rows as a table; "in time" is with the scores of a finite time."""
+    lines = [
+        f"**{name}**",
+        "",
+        "| gamma | t | lambda | loss SGD | loss gRDA | sharp | zeros gRDA | zeros v | overlap | soft | signs "
+        "| distance | soft | in time | correlation | in time |",
+        "|" + "---|" * 16,
+    ]
+    lines += [
+        f"| {r.rate:g} | {r.time:g} | {r.strength:.4f} | {r.loss_sgd:.2g} | {r.loss_grda:.2g} | {r.sharp} "
+        f"| {100 * r.zeros_grda:.1f} % | {100 * r.zeros_directional:.1f} % "
+        f"| {r.overlap:.3f} | {r.overlap_plain:.3f} | {r.signs:.3f} "
+        f"| {r.distance:.3f} | {r.distance_plain:.3f} | {r.distance_finite:.3f} "
+        f"| {r.correlation:.3f} | {r.correlation_finite:.3f} |"
+        for r in result.rows
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

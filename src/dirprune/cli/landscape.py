@@ -2,58 +2,22 @@
 
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as TimeLeft
-from torch import Tensor, nn
 
 from dirprune import landscape as ls
 from dirprune.cli.arguments import parse
-from dirprune.data import Split, load_dataset
+from dirprune.cli.bars import StageBars
+from dirprune.cli.twins import Common, Pair, PairOptions, objective_of, open_run
 from dirprune.errors import UsageError, unknown
-from dirprune.runs import RunFolder
 from dirprune.train import describe_environment
-from dirprune.train.reopen import EvaluationData, TrainedRun, reopen, run_config
 
 Arguments = list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Common:
-    """What all of these commands take."""
-
-    data_dir: str | None = None
-    """Folder with the data set as parquet, or a hub name; default: from the hub."""
-    out: Path | None = None
-    """Where the result is written; default: the folder "landscape" in the last run named."""
-    images: int | None = None
-    """Use only the first so many training images, and test images; default: all."""
-    batch: int = 250
-    """Images at a time; less needs less memory."""
-    threads: int | None = None
-    """Threads on the CPU; default: all cores."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("images", self.images), ("batch", self.batch), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} must be 1 or more; it is {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairOptions(Common):
-    """Two runs that started from the same weights and saw the same batches."""
-
-    run_sgd: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_SGD")]
-    """Folder of the SGD run."""
-    run_grda: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_GRDA")]
-    """Folder of its gRDA twin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +71,7 @@ def landscape(arguments: Arguments) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     command = shlex.join(["dirprune", "landscape", *arguments])
-    with _Bars(Console()) as bars:
+    with StageBars(Console()) as bars:
         for line in run(options, describe_environment(command), bars):
             bars.say(line)
     return 0
@@ -116,8 +80,8 @@ def landscape(arguments: Arguments) -> int:
 # -- topics --------------------------------------------------------------------------------------------
 
 
-def _connect(options: ConnectOptions, environment: dict[str, Any], bars: "_Bars") -> list[str]:
-    pair = _Pair(options, bars)
+def _connect(options: ConnectOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
+    pair = Pair(options, bars)
     first, last = pair.grda.model.state_dict(), pair.sgd.model.state_dict()
     result = ls.keep(
         ls.Connection,
@@ -148,8 +112,8 @@ def _connect(options: ConnectOptions, environment: dict[str, Any], bars: "_Bars"
     return lines
 
 
-def _plane(options: PlaneOptions, environment: dict[str, Any], bars: "_Bars") -> list[str]:
-    pair = _Pair(options, bars)
+def _plane(options: PlaneOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
+    pair = Pair(options, bars)
     connection = ls.Connection.load(pair.out)
     if connection is None:
         raise UsageError(f"{pair.out} has no connect.json: run `dirprune landscape connect` first")
@@ -174,8 +138,8 @@ def _plane(options: PlaneOptions, environment: dict[str, Any], bars: "_Bars") ->
     return [_written(pair.out, result), *(f"training loss at {name}: {loss:.4g}" for name, loss in losses)]
 
 
-def _project(options: ProjectOptions, environment: dict[str, Any], bars: "_Bars") -> list[str]:
-    pair = _Pair(options, bars)
+def _project(options: ProjectOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
+    pair = Pair(options, bars)
     epochs = tuple(epoch for epoch in pair.epochs() if epoch > 0)
     if options.epochs:
         missing = sorted(set(options.epochs) - set(epochs))
@@ -203,8 +167,8 @@ def _project(options: ProjectOptions, environment: dict[str, Any], bars: "_Bars"
     ]
 
 
-def _norms(options: NormsOptions, environment: dict[str, Any], bars: "_Bars") -> list[str]:
-    pair = _Pair(options, bars)
+def _norms(options: NormsOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
+    pair = Pair(options, bars)
     epochs = pair.epochs()
     if not epochs:
         raise UsageError("no epoch has a snapshot of both runs: train both with --snapshots")
@@ -217,9 +181,9 @@ def _norms(options: NormsOptions, environment: dict[str, Any], bars: "_Bars") ->
     ]
 
 
-def _directional(options: DirectionalOptions, environment: dict[str, Any], bars: "_Bars") -> list[str]:
-    run = _open(options.run, options)
-    objective = _objective(run, options)
+def _directional(options: DirectionalOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
+    run = open_run(options.run, options)
+    objective = objective_of(run, options)
     out = options.out or options.run / "landscape"
     state = run.model.state_dict()
     pairs = ls.keep(
@@ -257,7 +221,7 @@ def _directional(options: DirectionalOptions, environment: dict[str, Any], bars:
     ]
 
 
-Topic = tuple[type[Any], Callable[[Any, dict[str, Any], "_Bars"], list[str]]]
+Topic = tuple[type[Any], Callable[[Any, dict[str, Any], StageBars], list[str]]]
 _TOPICS: dict[str, Topic] = {
     "connect": (ConnectOptions, _connect),
     "plane": (PlaneOptions, _plane),
@@ -266,91 +230,7 @@ _TOPICS: dict[str, Topic] = {
     "directional": (DirectionalOptions, _directional),
 }
 
-# -- runs ----------------------------------------------------------------------------------------------
-
-
-class _Pair:
-    """An SGD run and its gRDA twin."""
-
-    def __init__(self, options: PairOptions, bars: "_Bars") -> None:
-        sgd, grda = (run_config(RunFolder(path)) for path in (options.run_sgd, options.run_grda))
-        pruning = {key: getattr(grda, key) for key in ("method", "c", "mu", "penalty", "prune")}
-        held = {**asdict(sgd), **pruning}
-        differing = [key for key, value in asdict(grda).items() if held[key] != value]
-        if differing:
-            raise UsageError(f"the two runs are no twins: they differ in {', '.join(differing)}")
-        self.sgd = _open(options.run_sgd, options)
-        self.grda = _open(options.run_grda, options)
-        starts = [(run.folder.result() or {}).get("initial_weights") for run in (self.sgd, self.grda)]
-        if starts[0] != starts[1]:
-            bars.say(f"note: the runs started from different weights ({starts[0]} and {starts[1]})")
-        self.objective = _objective(self.grda, options)
-        self.out = options.out or options.run_grda / "landscape"
-
-    def epochs(self) -> tuple[int, ...]:
-        """Epochs of which both runs have kept the weights."""
-        return tuple(sorted(set(self.sgd.folder.snapshots()) & set(self.grda.folder.snapshots())))
-
-    def load(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Read both networks after an epoch."""
-        return self.sgd.snapshot(epoch), self.grda.snapshot(epoch)
-
-
-def _open(path: Path, options: Common) -> TrainedRun:
-    folder = RunFolder(path)
-    run = reopen(folder, load_dataset(run_config(folder).dataset, options.data_dir))
-    training, measured = (
-        Split(split.images[: options.images], split.labels[: options.images])
-        for split in (run.training, run.measured)
-    )
-    return replace(run, training=training, measured=measured)
-
-
-def _objective(run: TrainedRun, options: Common) -> ls.Objective:
-    train, test = (
-        EvaluationData(split, run.augmentation, options.batch) for split in (run.training, run.measured)
-    )
-    return ls.Objective(run.model, nn.CrossEntropyLoss(), train, test)
-
-
 # -- what the user sees --------------------------------------------------------------------------------
-
-
-class _Bars:
-    """A bar for each stage, with the time left where the end is known; lines in between."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._tasks: dict[str, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeLeft(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-
-    def __enter__(self) -> "_Bars":
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Move the bar of a stage."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
-
-    def say(self, line: str) -> None:
-        """Print a line above the bars."""
-        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _written(folder: Path, result: ls.Result) -> str:

@@ -1,0 +1,92 @@
+"""The runs that `dirprune landscape` looks at: an SGD run and its gRDA twin, and the data they saw."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from torch import Tensor, nn
+
+from dirprune import landscape as ls
+from dirprune.cli.bars import StageBars
+from dirprune.data import Split, load_dataset
+from dirprune.errors import UsageError
+from dirprune.runs import RunFolder
+from dirprune.train.reopen import EvaluationData, TrainedRun, reopen, run_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What all of these commands take."""
+
+    data_dir: str | None = None
+    """Folder with the data set as parquet, or a hub name; default: from the hub."""
+    out: Path | None = None
+    """Where the result is written; default: the folder "landscape" in the last run named."""
+    images: int | None = None
+    """Use only the first so many training images, and test images; default: all."""
+    batch: int = 250
+    """Images at a time; less needs less memory."""
+    threads: int | None = None
+    """Threads on the CPU; default: all cores."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("images", self.images), ("batch", self.batch), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} must be 1 or more; it is {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions(Common):
+    """Two runs that started from the same weights and saw the same batches."""
+
+    run_sgd: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_SGD")]
+    """Folder of the SGD run."""
+    run_grda: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_GRDA")]
+    """Folder of its gRDA twin."""
+
+
+class Pair:
+    """An SGD run and its gRDA twin."""
+
+    def __init__(self, options: PairOptions, bars: StageBars) -> None:
+        sgd, grda = (run_config(RunFolder(path)) for path in (options.run_sgd, options.run_grda))
+        pruning = {key: getattr(grda, key) for key in ("method", "c", "mu", "penalty", "prune")}
+        held = {**asdict(sgd), **pruning}
+        differing = [key for key, value in asdict(grda).items() if held[key] != value]
+        if differing:
+            raise UsageError(f"the two runs are no twins: they differ in {', '.join(differing)}")
+        self.sgd = open_run(options.run_sgd, options)
+        self.grda = open_run(options.run_grda, options)
+        starts = [(run.folder.result() or {}).get("initial_weights") for run in (self.sgd, self.grda)]
+        if starts[0] != starts[1]:
+            bars.say(f"note: the runs started from different weights ({starts[0]} and {starts[1]})")
+        self.objective = objective_of(self.grda, options)
+        self.out = options.out or options.run_grda / "landscape"
+
+    def epochs(self) -> tuple[int, ...]:
+        """Epochs of which both runs have kept the weights."""
+        return tuple(sorted(set(self.sgd.folder.snapshots()) & set(self.grda.folder.snapshots())))
+
+    def load(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Read both networks after an epoch."""
+        return self.sgd.snapshot(epoch), self.grda.snapshot(epoch)
+
+
+def open_run(path: Path, options: Common) -> TrainedRun:
+    """Open a finished run with as many of its images as were asked for."""
+    folder = RunFolder(path)
+    run = reopen(folder, load_dataset(run_config(folder).dataset, options.data_dir))
+    training, measured = (
+        Split(split.images[: options.images], split.labels[: options.images])
+        for split in (run.training, run.measured)
+    )
+    return replace(run, training=training, measured=measured)
+
+
+def objective_of(run: TrainedRun, options: Common) -> ls.Objective:
+    """Return the loss of a run's network on its data, without augmentation."""
+    train, test = (
+        EvaluationData(split, run.augmentation, options.batch) for split in (run.training, run.measured)
+    )
+    return ls.Objective(run.model, nn.CrossEntropyLoss(), train, test)
