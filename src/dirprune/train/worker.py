@@ -11,6 +11,7 @@ import queue
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from dirprune.data import EncodedDataset, ImageDataset, load_dataset
@@ -70,7 +71,8 @@ def main() -> int:
     errors = os.dup(2)
 
     def send(content: dict[str, Any]) -> None:
-        events.write(json.dumps(content) + "\n")
+        with suppress(BrokenPipeError):  # the parent is gone, and the stop is on its way
+            events.write(json.dumps(content) + "\n")
 
     jobs, data = _Jobs(), _Data()
     while (job := jobs.next()) is not None:
