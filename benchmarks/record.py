@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 RECIPE_RESULTS = Path(__file__).parents[1] / "src" / "dirprune" / "recipes" / "results"
 FIRST_STEPS = RECIPE_RESULTS / "first-steps.json"
 # What stands for the folders of the machine that a result was made on.
-_PLACES = {"--data-dir": "DATA", "--out": "runs"}
+_PLACES = {"--data-dir": "DATA", "--out": "runs", "--archive": "ARCHIVE"}
 
 
 def public_command(command: str) -> str:

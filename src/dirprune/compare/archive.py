@@ -10,6 +10,7 @@ from dirprune.errors import RunFolderError
 from dirprune.runs import RunFolder
 
 _FORMAT = 1
+_OF_A_MOMENT = ("date", "command", "resumed")
 Json = Mapping[str, Any]
 
 
@@ -17,7 +18,7 @@ def save_runs(folder: Path, file: Path) -> int:
     """Write what is known of every run that is over, except its weights.
 
     A line of JSON for each, by the run's path, after one that holds what they share: the settings that all
-    have in common, and the environments they were trained in.
+    have in common, and the environments they were trained in, without command lines, which name folders.
 
     Args:
         folder: Holds the runs, at any depth.
@@ -47,7 +48,8 @@ def save_runs(folder: Path, file: Path) -> int:
     lines: list[Json] = []
     for name in sorted(runs):
         run = runs[name]
-        environment = run.environment() if (run.path / "environment.json").is_file() else {}
+        held = run.environment() if (run.path / "environment.json").is_file() else {}
+        environment = {key: value for key, value in held.items() if key not in _OF_A_MOMENT}
         if environment not in environments:
             environments.append(environment)
         own = {key: value for key, value in configs[name].items() if key not in shared}
@@ -56,6 +58,7 @@ def save_runs(folder: Path, file: Path) -> int:
                 "run": name,
                 "config": own,
                 "environment": environments.index(environment),
+                "date": held.get("date"),
                 "result": run.result(),
                 "metrics": _columns(run.metrics()),
             }
@@ -93,7 +96,7 @@ def restore_runs(file: Path, folder: Path) -> int:
             if (path / "config.json").is_file():
                 continue
             path.mkdir(parents=True, exist_ok=True)
-            run.write_environment(head["environments"][line["environment"]])
+            run.write_environment({"date": line["date"], **head["environments"][line["environment"]]})
             run.write_metrics(_records(line["metrics"]))
             run.write_result(line["result"])
             run.prepare({**head["config"], **line["config"]})  # last: without it there is no run

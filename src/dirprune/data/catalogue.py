@@ -146,7 +146,7 @@ class Split:
             return self
         if height != width or size < 1 or height % size:
             raise DataError(f"images of {height} x {width} pixels cannot be averaged down to {size} x {size}")
-        parts = torch.split(self.images, _AT_ONCE)
+        parts = (self.images[start : start + _AT_ONCE] for start in range(0, len(self), _AT_ONCE))
         means = [avg_pool2d(part.float(), height // size).round_().to(torch.uint8) for part in parts]
         return Split(torch.cat(means), self.labels)
 

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from dirprune.core.directional import directional_prune
 from dirprune.core.masks import Masks
-from dirprune.errors import DataError, DivergenceError, UsageError
+from dirprune.errors import DataError, DivergenceError
 from dirprune.methods.base import Facts, Search, Work, require, wide
 from dirprune.methods.masked import OneShot, OneShotSettings
 
@@ -78,10 +77,6 @@ class Directional(OneShot[DirectionalSettings]):
     @torch.enable_grad()
     def _directions(self) -> Tensor:
         """Return the sharp directions, rows [k, d]."""
-        if find_spec("curvlinops") is None:
-            raise UsageError(
-                "directional pruning needs Hessian products: pip install 'directional-pruning[landscape]'"
-            )
         from dirprune.landscape.hessian import EigenSettings, NotConvergedError, top_eigenpairs
         from dirprune.landscape.objective import Objective
 

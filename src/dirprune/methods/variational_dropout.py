@@ -1,6 +1,7 @@
 """Sparse variational dropout: weights whose noise swamps them are removed."""
 
 import functools
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +123,9 @@ def _add_noise(gaussian: GaussianWeight, layer: Any, inputs: tuple[Tensor], outp
         return output
     variance_of_weights = gaussian.log_sigma2.exp()
     squares = inputs[0].to(variance_of_weights.dtype) ** 2
-    with torch.autocast(output.device.type, enabled=False):  # half precision would round variances to zero
+    kind = output.device.type
+    too_narrow = torch.get_autocast_dtype(kind) is torch.float16  # would round variances to zero
+    with torch.autocast(kind, enabled=False) if too_narrow else nullcontext():
         if isinstance(layer, nn.Linear):
             variance = functional.linear(squares, variance_of_weights)
         elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):

@@ -30,6 +30,7 @@ class Row:
         accuracy: On the test images, a fraction; None where no seed finished.
         difference: To the reference at the same wanted sparsity, paired by seed; None without two pairs.
         difference_in_sparsity: The mean of what the method is sparser by in those pairs.
+        train_loss: Of the last epoch, in training mode, the mean; None where no seed finished.
         seconds: Of training, the mean.
         macs: Multiplications of training that a machine would make that skips pruned weights; None: unknown.
         peak_bytes: Most memory, the greatest of the runs; None: unknown.
@@ -48,6 +49,7 @@ class Row:
     accuracy: Estimate | None
     difference: Estimate | None
     difference_in_sparsity: float | None
+    train_loss: float | None
     seconds: float | None
     macs: float | None
     peak_bytes: float | None
@@ -77,6 +79,7 @@ class _Done:
     result: Mapping[str, Any]
     accuracy: float
     sparsity: float
+    train_loss: float
 
 
 def read_comparison(folder: Path) -> Results | None:
@@ -139,7 +142,7 @@ def _done(run: Run, folder: Path, full: int) -> _Done:
     assert run.outcome is not None
     kept = _parameters(run) - sum(layer.zeros for layer in run.outcome.layers)
     result = RunFolder(folder / run.name).result() or {}
-    return _Done(run, result, run.outcome.test_accuracy, 1 - kept / full)
+    return _Done(run, result, run.outcome.test_accuracy, 1 - kept / full, run.outcome.train_loss)
 
 
 def _row(
@@ -172,6 +175,7 @@ def _row(
         difference_in_sparsity=sum(done[s].sparsity - reference[s].sparsity for s in pairs) / len(pairs)
         if len(pairs) > 1
         else None,
+        train_loss=sum(each.train_loss for each in every) / len(every) if every else None,
         seconds=sum(each.run.seconds for each in every) / len(every) if every else None,
         macs=sum(macs) / len(macs) if macs else None,
         peak_bytes=max(peaks, default=None),

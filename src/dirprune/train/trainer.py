@@ -87,7 +87,8 @@ class Trainer:
             self._initial_weights = weights_digest(model)
             self._cost = Cost.of(model, self._inputs.shape)
         self._model = place_model(model, config, self._accelerator, execution)
-        self._bare = self._accelerator.unwrap_model(self._model)
+        # What looks at the network besides the loop - SNIP, the Hessian - is in full precision.
+        self._bare = self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
         self._method, optimizer = start_method(
             config,
             self._bare,

@@ -1,0 +1,169 @@
+"""The page of the benchmarks, made from the scripts and from the JSON files beside them.
+
+What has not been measured is not on the page. Why a method wins is not: ``results/compare-reasons.md``
+holds what we take for the reason, where we have one.
+
+Example: python benchmarks/page.py
+"""
+
+import ast
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dirprune.core.atomic import atomic_write
+from record import RESULTS
+
+PAGE = Path(__file__).parent / "README.md"
+REASONS = "compare-reasons.md"
+
+_HEAD = """\
+# Benchmarks
+
+Made by `python benchmarks/page.py` from the scripts and the JSON files in [results](results), which hold
+every figure with its command, versions, machine and date; a test holds this page to them. DATA stands for the
+folder with the data sets as parquet.
+"""
+
+Json = dict[str, Any]
+
+
+def page(results: Path) -> str:
+    """Write the page from a folder of JSON files."""
+    return "\n".join([_HEAD, *_scripts(results), *comparison(results)])
+
+
+def write_page() -> None:
+    """Make the page anew."""
+    with atomic_write(PAGE) as file:
+        file.write(page(RESULTS).encode())
+
+
+def _scripts(results: Path) -> list[str]:
+    """List every script that is run, with the results that are kept of it."""
+    names = {path.stem for path in Path(__file__).parent.glob("*.py") if _is_run(path)}
+    kept: dict[str, list[str]] = {name: [] for name in names}
+    for path in sorted(results.glob("*.json")):
+        owners = [name for name in names if path.stem == name or path.stem.startswith(f"{name}-")]
+        kept[max(owners, key=len, default="collect")].append(path.stem)
+    lines = ["| command | what it does | results |", "|---|---|---|"]
+    for name in sorted(names):
+        summary = _docstring(name).partition("\n")[0]
+        links = ", ".join(f"[{stem}](results/{stem}.json)" for stem in kept[name])
+        lines.append(f"| `python benchmarks/{name}.py` | {summary} | {links} |")
+    return [*lines, "", "Each script says more at its beginning, and `--help` names its options.", ""]
+
+
+def _docstring(name: str) -> str:
+    text = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(text)) or ""
+
+
+def _is_run(path: Path) -> bool:
+    return "__main__" in path.read_text(encoding="utf-8")
+
+
+# -- the comparison of methods --------------------------------------------------------------------------
+
+
+def comparison(results: Path) -> list[str]:
+    """Write what `compare.py` measured: the protocol, a table for each part, where the reference loses."""
+    parts = sorted(results.glob("compare-*.json"))
+    if not parts:
+        return []
+    lines = [
+        "## Pruning methods beside each other",
+        "",
+        "`python benchmarks/compare.py --data-dir DATA --only PART` goes on from what is finished in "
+        "`results/compare-PART.runs.jsonl`. Sparsity and accuracy in %, mean ± sample standard deviation "
+        "over seeds, by wanted sparsity and then from accurate to inaccurate. The difference to gRDA is paired "
+        "by seed, with its 95 % interval (Student's t), in points; behind it, by how many points of sparsity "
+        "the method is sparser. s: seconds of training. GMAC: 10⁹ multiplications on a machine that skips "
+        "every product with a pruned weight.",
+        "",
+    ]
+    for path in parts:
+        lines += _part(path.stem.removeprefix("compare-"), json.loads(path.read_text(encoding="utf-8")))
+    reasons = results / REASONS
+    return [*lines, *([reasons.read_text(encoding="utf-8")] if reasons.is_file() else [])]
+
+
+def _part(name: str, content: Json) -> list[str]:
+    environment = content["environment"]
+    rows = content["rows"]
+    targets = sorted({row["target"] for row in rows if row["target"] is not None})
+    return [
+        f"### {name}",
+        "",
+        " ".join(content["protocol"]),
+        "",
+        f"`{environment['command']}`",
+        "",
+        f"Made {environment['date'][:10]} on {environment['cpu']}, torch {environment['versions']['torch']}.",
+        "",
+        "| wanted | method | accuracy | sparsity | to gRDA | training loss | s | GMAC | needs | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(_row(row) for row in rows),
+        "",
+        *(_standing(rows, target, content["reference"]) for target in targets),
+        "",
+    ]
+
+
+def _row(row: Json) -> str:
+    wanted, finished = row["seeds"]
+    needs = [name for name in ("target", "pretrained", "hessian") if row[f"needs_{name}"]]
+    cells = (
+        "dense" if row["target"] is None else f"{100 * row['target']:g}",
+        row["title"],
+        _spread(row["accuracy"]),
+        _spread(row["sparsity"]),
+        _difference(row),
+        "" if row["train_loss"] is None else f"{row['train_loss']:.3f}",
+        "" if row["seconds"] is None else f"{row['seconds']:.0f}",
+        "" if row["macs"] is None else f"{row['macs'] / 1e9:.3g}",
+        ", ".join(needs),
+        f"{finished}/{wanted}" if wanted else "all trials diverged",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _difference(row: Json) -> str:
+    gap = row["difference"]
+    if gap is None:
+        return ""
+    mean, low, high = (f"{100 * gap[key]:+.2f}" for key in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high}) [{100 * row['difference_in_sparsity']:+.2f}]"
+
+
+def _spread(value: Json | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value['mean']:.2f}" + ("" if value["std"] is None else f" ± {100 * value['std']:.2f}")
+
+
+def _standing(rows: Sequence[Json], target: float, reference: str) -> str:
+    """Say whom the reference loses to and by how much, whom it cannot be told from, and whom it beats."""
+    at = [row for row in rows if row["target"] == target and row["difference"] is not None]
+    own = next(row for row in rows if row["target"] == target and row["method"] == reference)
+    if own["accuracy"] is None:
+        return f"- **{100 * target:g} %**: {own['title']} has no result."
+    better = [row for row in at if row["difference"]["low"] > 0]
+    worse = [row for row in at if row["difference"]["high"] < 0]
+    alike = [row for row in at if row not in better and row not in worse]
+
+    def named(group: Sequence[Json]) -> str:
+        return (
+            ", ".join(f"{row['title']} ({100 * row['difference']['mean']:+.2f})" for row in group) or "none"
+        )
+
+    return (
+        f"- **{100 * target:g} %**: {own['title']} reaches {100 * own['accuracy']['mean']:.2f} % at "
+        f"{100 * own['sparsity']['mean']:.2f} % sparsity, training loss {own['train_loss']:.3f}. "
+        f"Better: {named(better)}. Not told apart: {named(alike)}. Worse: {named(worse)}."
+    )
+
+
+if __name__ == "__main__":
+    write_page()

@@ -1,0 +1,69 @@
+"""The page of the benchmarks says what the files beside it say."""
+
+import json
+
+import pytest
+
+import page as benchmarks_page
+from record import RESULTS
+
+
+def estimate(mean, std=0.01):
+    return {"n": 3, "mean": mean, "std": std, "low": mean - 2 * std, "high": mean + 2 * std}
+
+
+def row(method, accuracy, gap=None, target=0.9, **changes):
+    return {
+        "method": method, "title": method.upper(), "target": target, "settings": {}, "needs_target": False,
+        "needs_pretrained": False, "needs_hessian": False, "sparsity": estimate(0.9), "seconds": 12.3,
+        "accuracy": accuracy and estimate(accuracy), "difference": gap and estimate(gap, 0.002),
+        "difference_in_sparsity": gap and 0.001, "train_loss": 0.25, "macs": 2e9, "peak_bytes": None,
+        "seeds": [3, 3], "layers": {}, **changes,
+    }  # fmt: skip
+
+
+def test_the_page_is_made_from_the_files_beside_it():
+    made = benchmarks_page.page(RESULTS)
+    assert benchmarks_page.PAGE.read_text(encoding="utf-8") == made, "python benchmarks/page.py"
+
+
+def test_every_kept_result_is_named_once():
+    made = benchmarks_page.page(RESULTS)
+    for path in RESULTS.glob("*.json"):
+        assert made.count(f"(results/{path.name})") == 1, path.name
+
+
+def test_wins_and_losses_are_told(tmp_path):
+    rows = [
+        row("sgd", 0.95, target=None),
+        row("winner", 0.93, 0.02, needs_target=True, needs_hessian=True),
+        row("equal", 0.91, 0.001),
+        row("grda", 0.91),
+        row("loser", 0.85, -0.06),
+        row("lost", None, seeds=[0, 0], sparsity=None, train_loss=None, seconds=None, macs=None),
+    ]
+    environment = {
+        "command": "dirprune compare x --data-dir DATA", "date": "2026-01-02T03:04:05+00:00",
+        "cpu": "A CPU", "versions": {"torch": "2.9"},
+    }  # fmt: skip
+    content = {"protocol": ["Equal.", "Fair."], "reference": "grda", "rows": rows, "environment": environment}
+    (tmp_path / "compare-part.json").write_text(json.dumps(content))
+    (tmp_path / benchmarks_page.REASONS).write_text("Because.")
+    made = "\n".join(benchmarks_page.comparison(tmp_path))
+    assert "### part\n\nEqual. Fair.\n" in made
+    assert (
+        "| 90 | WINNER | 93.00 ± 1.00 | 90.00 ± 1.00 | +2.00 (+1.60 to +2.40) [+0.10] | 0.250 | 12 | 2 "
+        "| target, hessian | 3/3 |" in made
+    )
+    assert "| 90 | LOST |  |  |  |  |  |  |  | all trials diverged |" in made
+    assert (
+        "- **90 %**: GRDA reaches 91.00 % at 90.00 % sparsity, training loss 0.250. Better: WINNER (+2.00). "
+        "Not told apart: EQUAL (+0.10). Worse: LOSER (-6.00)." in made
+    )
+    assert made.endswith("Because.")
+    assert benchmarks_page.comparison(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize("name", ["compare", "page"])
+def test_scripts_that_are_run_have_a_line(name):
+    assert f"| `python benchmarks/{name}.py` |" in benchmarks_page.page(RESULTS)
