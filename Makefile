@@ -7,6 +7,7 @@
 # make bench                    time and memory of a step, an epoch, cost of a bfloat16 accumulator: some minutes on a quiet machine
 # make fuzz                     10,000 damaged sparse files, some minutes
 # make compare DATA_DIR=DATA    all pruning methods on equal terms: some hours a part on two cores; can be stopped and resumed
+# make page                     src/dirprune/recipes/README.md from the results beside it
 # make measure DATA_DIR=DATA    the figures of README.md, an hour or more on two cores; DATA holds the data sets as parquet
 PYTHON ?= python3
 VENV   ?= .venv
@@ -17,7 +18,7 @@ DATA_DIR ?=
 RESULTS  := benchmarks/results
 COLLECT  := $(BIN)/python benchmarks/collect.py
 
-.PHONY: help demo test lint types unit bench fuzz compare measure clean
+.PHONY: help demo test lint types unit bench fuzz compare page measure clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -55,6 +56,9 @@ fuzz: $(STAMP)
 compare: $(STAMP)
 	$(BIN)/python benchmarks/compare.py $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
+page: $(STAMP)
+	$(BIN)/python benchmarks/recipes_page.py
+
 measure: $(STAMP)
 	@test -n "$(DATA_DIR)" || { echo "make measure needs DATA_DIR=..., a folder with fashion_mnist and cifar10 as parquet"; exit 2; }
 	$(BIN)/dirprune train digits
@@ -62,7 +66,7 @@ measure: $(STAMP)
 	$(BIN)/dirprune train lenet5-fashion_mnist --data-dir $(DATA_DIR) --threads 1
 	$(BIN)/dirprune train lenet5-fashion_mnist --data-dir $(DATA_DIR) --threads 1 --c 0.0055 --methods grda
 	$(COLLECT) runs/lenet5-fashion_mnist --output $(RESULTS)/lenet5-fashion_mnist.json
-	$(BIN)/dirprune train vgg16-cifar10 --data-dir $(DATA_DIR) --epochs 1 --checkpoint-every 50it
+	$(BIN)/dirprune train vgg16-cifar10 --data-dir $(DATA_DIR) --epochs 1 --precision no --checkpoint-every 50it
 	$(COLLECT) runs/vgg16-cifar10-epochs1 --output $(RESULTS)/vgg16-cifar10-epoch1.json
 
 clean:

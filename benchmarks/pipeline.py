@@ -7,10 +7,7 @@ JPEGs of 500 x 375 pixels is made from scikit-learn's photographs for the time o
 """
 
 import argparse
-import json
 import os
-import shlex
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -21,11 +18,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from dirprune.core.atomic import atomic_write
 from dirprune.data import EncodedDataset, load_dataset
 from dirprune.recipes import get_recipe
-from dirprune.train import Execution, TrainConfig, describe_environment, estimate
+from dirprune.train import Execution, TrainConfig, estimate
 from dirprune.train.inputs import make_inputs
+from record import record
 
 CLASSES, EACH = 4, 48  # of the images made here
 
@@ -98,9 +95,7 @@ def main() -> None:
         )
     print(f"training step: {images_per_second:.1f} images/s (measured with {step.measured_images} at once)")
     if options.output:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         found = {
-            "environment": describe_environment(shlex.join(["python", *sys.argv]), device),
             "load_average": os.getloadavg(),  # others at work slow both sides down
             "model": config.model,
             "shape": shape,
@@ -110,8 +105,7 @@ def main() -> None:
             "step_images_per_second": round(images_per_second, 2),
             "pipeline": rows,
         }
-        with atomic_write(options.output) as file:
-            file.write(json.dumps(found, indent=2).encode() + b"\n")
+        record(options.output, found, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

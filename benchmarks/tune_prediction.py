@@ -14,7 +14,7 @@ import argparse
 import json
 import shlex
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,8 @@ def by_target(
 def by_known(path: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Train the beginnings of whole runs that are known, and compare."""
     cases = []
-    names = {field.name for field in fields(TrainConfig)}
     for record in json.loads(path.read_text())["runs"]:
-        held = {key: tuple(v) if isinstance(v, list) else v for key, v in record["config"].items()}
-        config = TrainConfig(**{key: value for key, value in held.items() if key in names})
+        config = TrainConfig.from_json(record["config"])
         if config.method != "grda":
             continue
         epochs = epochs_to_keep(max(4, round(FRACTION * config.epochs)))

@@ -29,4 +29,4 @@ def accuracy(model: torch.nn.Module) -> float:
     """Measure the fraction of test images that a network recognises."""
     images, labels = test_set()
     model.eval()
-    return float((model(images).argmax(1) == labels).float().mean())
+    return float((model(images).argmax(1) == labels).double().mean())

@@ -76,6 +76,11 @@ def test_the_core_needs_torch_numpy_and_safetensors_only():
         "onnxruntime",
         "onnxscript",
         "zstandard",
+        "lightning",
+        "pytorch_lightning",
+        "transformers",
+        "timm",
+        "huggingface_hub",
     ]
     code = f"""
 import sys

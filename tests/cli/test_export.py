@@ -12,6 +12,7 @@ from dirprune.cli.bench_inference import bench_inference
 from dirprune.cli.networks import load_network, one_run
 from dirprune.errors import UsageError
 from dirprune.export import fit_shapes, load_sparse, save_sparse
+from dirprune.integrations.hub import from_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,20 @@ def run(tmp_path_factory):
         state[name][:50] = 0  # two epochs leave no unit without weights
     save_sparse(state, folder / "model.safetensors")
     return folder
+
+
+def test_folder_for_the_hub(run, tmp_path, capsys):
+    assert main(["export", str(run), "--to", "hub", "--out", str(tmp_path / "net"), "--values", "bf16"]) == 0
+    assert "publish it: hf upload OWNER/NAME" in capsys.readouterr().out
+    model, shape = load_network(one_run(run))
+    x = torch.randn(3, *shape)
+    again = from_pretrained(tmp_path / "net")
+    torch.testing.assert_close(again(x), model(x), rtol=0.05, atol=0.05)
+    assert torch.equal(again.fc2.weight, model.fc2.weight.bfloat16().float())
+    accuracy = json.loads((run / "result.json").read_text())["test_accuracy"]
+    page = (tmp_path / "net" / "README.md").read_text()
+    assert f"| test accuracy | {100 * accuracy:.2f} % |" in page
+    assert "| recipe | digits of dirprune: gRDA c=0.03 mu=0.6, lr 0.1," in page
 
 
 def test_every_kind_of_file(run, tmp_path, capsys):

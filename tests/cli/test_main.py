@@ -10,9 +10,11 @@ import sys
 import time
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dirprune
 from dirprune.cli import main
+from dirprune.runs import find_runs
 
 QUICK = ["--seeds", "1", "--epochs", "2", "--threads", "1", "--jobs", "1"]
 
@@ -47,6 +49,7 @@ BAD = [
     (["train", "digits", "--threads", "0"], 2, "--threads must be >= 1"),
     (["train", "digits", "--jobs", "0"], 2, "--jobs must be >= 1"),
     (["train", "digits", "--methods", "adam"], 2, "unknown method 'adam'"),
+    (["train", "digits", "--tracker", "tensorbord"], 2, "unknown tracker 'tensorbord'"),
     (["train", "digits", "--checkpoint-every", "5"], 2, "such as '1ep' or '500it'"),
     (["train", "digits", "--dataset", "digit"], 2, "did you mean"),
     (["train", "digits", "--model", "lenet", *QUICK], 2, "unknown network 'lenet'"),
@@ -284,13 +287,18 @@ def test_a_run_of_another_process_is_left_to_it(endless, capsys):
 
 
 def test_a_set_of_settings_at_once(tmp_path, capsys):
-    assert main(["train", "digits", *QUICK, "--mu", "0.51", "0.6", "--methods", "grda", "--jobs", "2"]) == 0
+    settings = ["--mu", "0.51", "0.6", "--methods", "grda", "--jobs", "2", "--tracker", "tensorboard"]
+    assert main(["train", "digits", *QUICK, *settings]) == 0
     folder = tmp_path / "runs" / "digits-epochs2"
     assert {path.parent.name for path in folder.glob("*/result.json")} == {
         "grda-c0.01-mu0.51-seed0",
         "grda-c0.01-mu0.6-seed0",
     }
     assert "2 of 2 runs are over" in capsys.readouterr().out
+    for run in find_runs(folder):
+        events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+        shown = [event.value for event in events.Scalars("sparsity/total")]
+        assert shown == pytest.approx([record["sparsity"] for record in run.metrics()])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from scipy.stats import ttest_rel
 
 from dirprune.compare import Comparison, Protocol
+from dirprune.compare.archive import restore_runs, save_runs
 from dirprune.data import load_dataset
 from dirprune.errors import RunFolderError, UsageError
 from dirprune.report import print_comparison, read_comparison, write_report, write_results
@@ -31,7 +33,7 @@ CONFIG = TrainConfig(
     validation=0.2,
 )
 PROTOCOL = Protocol(
-    config=CONFIG, methods=("sgd", "grda", "gradual", "small-dense"), sparsities=(0.5, 0.8), seeds=2, trials=2
+    config=CONFIG, methods=("sgd", "grda", "gradual", "small-dense"), sparsities=(0.5, 0.8), seeds=2, trials=4
 )
 CELLS = 7
 
@@ -54,17 +56,19 @@ def bench(folder):
 def test_every_method_has_the_same_number_of_trials_and_none_sees_the_test_set(compared):
     folder, _ = compared
     trials = json.loads((folder / "trials.json").read_text())["trials"]
-    assert len(trials) == 2 * CELLS == PROTOCOL.runs[0]
-    counts = {}
+    assert len(trials) == 4 * len(PROTOCOL.methods) == PROTOCOL.runs[0]
+    tried = {}
     for trial in trials:
         candidate = trial["candidate"]
-        cell = candidate["method"], candidate["target"]
-        counts[cell] = counts.get(cell, 0) + 1
+        tried.setdefault(candidate["method"], []).append((candidate["target"], trial["group"]))
         run = RunFolder(folder / "trials" / trial["run"])
         assert run.config()["validation"] == 0.2
         assert run.result()["measured_on"] == "validation"
         assert run.result()["test_accuracy"] == trial["accuracy"]
-    assert set(counts.values()) == {2}
+        assert run.config()["momentum"] == candidate["values"]["momentum"]
+    assert tried["sgd"] == [(None, 0), (None, 1), (None, 2), (None, 3)]
+    assert tried["gradual"] == tried["small-dense"] == [(0.8, 0), (0.8, 1), (0.8, 2), (0.8, 3)]
+    assert tried["grda"] == [(0.8, 0), (0.5, 0), (0.5, 1), (0.8, 1)]
 
 
 def test_what_is_reported_was_trained_on_everything_with_equal_budgets(compared):
@@ -110,6 +114,38 @@ def test_an_interrupted_comparison_goes_on(compared, tmp_path, monkeypatch):
     for name in (name for choice in again for name in choice.runs):
         model = "model.safetensors"
         assert (tmp_path / name / model).read_bytes() == (folder / name / model).read_bytes()
+
+
+def test_another_machine_goes_on_from_the_archive(compared, tmp_path, monkeypatch):
+    """All but two runs are in the archive: those alone are trained again, and the page is the same."""
+    folder, choices = compared
+    archive = tmp_path / "runs.jsonl"
+    assert save_runs(folder, archive) == len(list(folder.rglob("result.json"))) > 20
+    head, *lines = archive.read_text().splitlines()
+    lost = [choices[1].runs[0], f"trials/{choices[2].trial.run}"]
+    kept = [line for line in lines if json.loads(line)["run"] not in lost]
+    assert len(kept) == len(lines) - 2
+    archive.write_text("\n".join([head, *kept, ""]))
+    trained, train = [], Trainer._train
+    monkeypatch.setattr(
+        Trainer, "_train", lambda self, stop: (trained.append(self._folder.path.name), train(self, stop))[1]
+    )
+    elsewhere = tmp_path / "elsewhere"
+    assert Comparison(PROTOCOL, bench(elsewhere), archive).run() == [
+        replace(choice, trial=again.trial)  # the seconds of a trial that was made again differ
+        for choice, again in zip(choices, Comparison(PROTOCOL, bench(elsewhere)).run(), strict=True)
+    ]
+    assert sorted(trained) == sorted(Path(name).name for name in lost)
+    assert archive.read_text().count("\n") == len(lines) + 1
+    for name in (*lost, *choices[0].runs):
+        here, there = RunFolder(folder / name), RunFolder(elsewhere / name)
+        assert here.config() == there.config()
+        assert here.metrics() == there.metrics()
+    tables = [
+        [replace(row, seconds=0, peak_bytes=0) for row in read_comparison(path).rows]
+        for path in (folder, elsewhere)
+    ]
+    assert repr(tables[0]) == repr(tables[1])  # NaN is not equal to itself
 
 
 def test_numbers_of_the_table(compared):
@@ -178,6 +214,24 @@ def test_a_damaged_comparison_is_named(compared, tmp_path):
                 read_comparison(folder)
     finally:
         (folder / "comparison.json").write_text(whole)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"format": 9}',
+        '{"format": 1, "config": {}, "environments": []}\n{"run": "a"}',
+        '{"format": 1, "config": {}, "environments": [{}]}\n'
+        '{"run": "../a", "config": {}, "environment": 0, "metrics": {}, "result": {}}',
+    ],
+)
+def test_a_damaged_archive_is_refused_and_makes_no_run(tmp_path, content):
+    (tmp_path / "runs.jsonl").write_text(content)
+    with pytest.raises(RunFolderError, match=r"runs\.jsonl"):
+        restore_runs(tmp_path / "runs.jsonl", tmp_path / "folder")
+    assert not list(tmp_path.rglob("config.json"))
 
 
 @pytest.mark.parametrize(

@@ -5,40 +5,44 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from dirprune.compare import Candidate, Space, Trial
+from dirprune.compare import Candidate, Protocol, Space, Trial
 from dirprune.compare.search import best
-from dirprune.methods import METHODS
+from dirprune.methods import METHODS, Plan
 from dirprune.train import TrainConfig
 from dirprune.train.method import make_method
 
 BASE = TrainConfig(recipe="test", dataset="digits", model="lenet-300-100", c=2e-3, mu=0.55, lr=0.1)
 
 
-def trial(candidate, index, sparsity=0.5, accuracy=0.9):
-    return Trial(candidate, index, f"run{index}", sparsity, accuracy, 1.0)
+def trial(candidate, group, sparsity=0.5, accuracy=0.9):
+    return Trial(candidate, group, f"run{group}", sparsity, accuracy, 1.0)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_proposal_is_a_run_that_its_method_accepts(method):
-    target = 0.9 if METHODS[method].facts.needs_target or METHODS[method].facts.strength else None
+    facts = METHODS[method].facts
+    target = 0.9 if facts.needs_target or facts.strength else None
     space, past = Space(method, BASE), []
-    for index in range(6):
-        candidate = space.propose(target, past, index)
+    for group in range(6):
+        candidate = space.propose(target, past, group)
         config = candidate.config(BASE)
         settings = vars(make_method(config).settings)  # each within its own bounds
         for name, value in candidate.values.items():
-            held = settings.get(name, config.lr)
+            held = settings.get(name, config.momentum if name == "momentum" else config.lr)
             assert held == pytest.approx(value, rel=1e-5)
-        past.append(trial(candidate, index, sparsity=0.1 + 0.1 * index))
+        past.append(trial(candidate, group, sparsity=0.1 + 0.1 * group))
     assert len({str(t.candidate.values) for t in past}) > 1
     assert past[0].candidate.values == space.default()
+    momenta = [t.candidate.values.get("momentum") for t in past]
+    assert momenta == ([0.0, 0.9] * 3 if facts.momentum else [None] * 6)
 
 
-def test_proposals_are_the_same_at_every_call_and_differ_between_targets():
+def test_proposals_are_the_same_at_every_call_and_differ_between_groups():
     space = Space("rigl", BASE)
     assert space.propose(0.9, [], 3) == space.propose(0.9, [], 3)
-    assert space.propose(0.9, [], 3).values != space.propose(0.95, [], 3).values
+    assert space.propose(0.9, [], 3).values != space.propose(0.9, [], 5).values
 
 
 def test_the_first_candidate_is_the_recipe():
@@ -46,40 +50,86 @@ def test_the_first_candidate_is_the_recipe():
     assert config == BASE.with_method("grda")
 
 
+@pytest.mark.parametrize("method", ["sgd", "grda", "l1", "rda", "linbreg"])
+def test_settings_with_the_other_momentum_do_much_the_same(method):
+    """On a slowly changing gradient, which momentum adds up: weights after 400 steps, of every method."""
+
+    def weights_after(values):
+        config = Candidate(method, None, values).config(replace(BASE, prune="weights"))
+        torch.manual_seed(0)
+        model = torch.nn.Linear(40, 20, bias=False).double()
+        plan = Plan(
+            total_steps=400,
+            steps_per_epoch=400,
+            examples=1,
+            lr=config.lr,
+            momentum=config.momentum,
+            batches=lambda: iter(()),
+            include="weights",
+        )
+        method_ = make_method(config)
+        optimizer = method_.start(model, plan)
+        aim = torch.randn(20, 40, generator=torch.Generator().manual_seed(1)).double()
+        for _ in range(400):
+            optimizer.zero_grad()
+            (0.01 * (model.weight - aim).square().sum()).backward()
+            optimizer.step()
+        return model.weight.detach()
+
+    space = Space(method, BASE)
+    plain = {**space.default(), **({"l1": 0.004} if method in ("l1", "rda") else {})}
+    without, beside = weights_after(plain), weights_after(space.other_momentum(plain))
+    unmoved = weights_after({**plain, "momentum": 0.9})
+    assert (without - beside).norm() < 0.1 * without.norm()
+    assert (without - unmoved).norm() > 3 * (without - beside).norm()
+
+
 def test_random_draws_fill_a_logarithmic_range_evenly():
     space = Space("rigl", BASE)
     generator = np.random.default_rng(0)
-    rates = [math.log10(space.drawn(generator)["lr"]) for _ in range(400)]
+    rates = [math.log10(space.drawn(generator, 0.0)["lr"]) for _ in range(400)]
     low, high = math.log10(0.01), math.log10(0.3)
     assert low <= min(rates)
     assert max(rates) <= high
     assert np.mean(rates) == pytest.approx((low + high) / 2, abs=0.05)
 
 
-@pytest.mark.parametrize("wanted", [0.8, 0.9, 0.98])
-def test_the_strength_is_steered_to_the_sparsity(wanted):
+@pytest.mark.parametrize("middle", [0.4, 0.55, 0.65])
+def test_the_strength_is_steered_to_the_sparsity(middle):
     """A made-up method whose sparsity follows a logistic in mu and c; the search is told nothing of it."""
+    protocol = Protocol(
+        config=replace(BASE, prune="weights", validation=0.1),
+        methods=("grda",),
+        sparsities=(0.9, 0.95, 0.98),
+        seeds=1,
+        trials=6,
+    )
     space, past = Space("grda", BASE), []
 
     def sparsity(values):
-        return 1 / (1 + math.exp(-(20 * (values["mu"] - 0.55) + 1.5 * math.log(values["c"] / 1e-3))))
+        c = values["c"] * (1 - values["momentum"]) ** 1.1
+        return 1 / (1 + math.exp(-(20 * (values["mu"] - middle) + 1.5 * math.log(c / 1e-3))))
 
-    reached = []
-    for index in range(8):
-        candidate = space.propose(wanted, past, index)
-        reached.append(sparsity(candidate.values))
-        past.append(trial(candidate, index, reached[-1]))
-    near = [s for s in reached if abs(s - wanted) <= 0.25 * (1 - wanted)]
-    assert len(near) >= 2
+    for index in range(protocol.trials):
+        target, group = protocol.trial_target("grda", index)
+        candidate = space.propose(target, past, group)
+        past.append(trial(candidate, group, sparsity(candidate.values)))
+    for wanted in protocol.sparsities:
+        chosen = best(past, wanted)
+        assert abs(chosen.sparsity - wanted) <= 0.25 * (1 - wanted)
+        final = sparsity(space.corrected(chosen, wanted, past).values)
+        assert final == pytest.approx(wanted, abs=0.1 * (1 - wanted))
 
 
-def test_a_correction_keeps_the_other_settings():
+def test_a_group_shares_all_settings_but_the_strength():
     space = Space("grda", BASE)
     past = [trial(space.propose(0.9, [], 0), 0, 0.2)]
-    before, after = past[0].candidate.values, space.propose(0.9, past, 1).values
-    assert after["c"] == before["c"]
-    assert after["lr"] == before["lr"]
+    before, after = past[0].candidate.values, space.propose(0.9, past, 0).values
+    assert {**after, "mu": 0} == {**before, "mu": 0}
     assert after["mu"] > before["mu"]  # it was too dense
+    told = Space("rigl", BASE)
+    tried = trial(told.propose(0.9, [], 2), 2)
+    assert told.corrected(tried, 0.98, [tried]) == replace(tried.candidate, target=0.98)
 
 
 def test_the_most_accurate_of_the_near_ones_is_taken():

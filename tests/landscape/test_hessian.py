@@ -8,7 +8,14 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from dirprune.errors import DataError, UsageError
-from dirprune.landscape import EigenSettings, HessianOperator, NotConvergedError, Objective, top_eigenpairs
+from dirprune.landscape import (
+    EigenSettings,
+    HessianOperator,
+    NotConvergedError,
+    Objective,
+    Store,
+    top_eigenpairs,
+)
 from tests.landscape.problems import blobs, mlp, quadratic, with_batchnorm
 from tests.landscape.test_objective import Changing
 
@@ -71,6 +78,26 @@ def test_whole_matrix_is_torchs_dense_hessian():
     close(HessianOperator(objective, net.state_dict()).dense(columns=7), dense)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # what curvlinops' dependencies do with torch
+def test_product_is_that_of_curvlinops_for_convolutions_and_batchnorm():
+    from curvlinops import HessianLinearOperator
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3)
+    ).double()
+    net[1].running_var.uniform_(0.5, 2)
+    net[1].bias.requires_grad_(False)
+    data = [(torch.randn(n, 2, 6, 6).double(), torch.randint(3, (n,))) for n in (7, 4)]
+    trained = [p for p in net.parameters() if p.requires_grad]
+    theirs = HessianLinearOperator(net.eval(), nn.CrossEntropyLoss(), trained, data)
+    mine = HessianOperator(Objective(net, nn.CrossEntropyLoss(), data), net.state_dict())
+    vectors = torch.randn(mine.numel, 3, dtype=torch.float64)
+    close(mine @ vectors, (theirs @ vectors).detach())
+    close(mine @ vectors[:, 1], (theirs @ vectors[:, 1]).detach())
+    assert mine.products == 4
+
+
 def test_eigenpairs_are_those_of_the_dense_matrix():
     net, data = mlp(), blobs()
     objective = Objective(net, nn.CrossEntropyLoss(), data)
@@ -131,6 +158,63 @@ def test_equal_calls_give_equal_bits():
     one, two = (top_eigenpairs(objective, net.state_dict(), EigenSettings(k=3)) for _ in range(2))
     assert torch.equal(one.vectors, two.vectors)
     assert one.values == two.values
+
+
+def counted(monkeypatch):
+    """Count the products that are computed."""
+    seen, product = [], HessianOperator._product
+    monkeypatch.setattr(HessianOperator, "_product", lambda self, v: seen.append(1) or product(self, v))
+    return seen
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [1, 9, 30])
+def test_a_stopped_search_goes_on_to_the_same_bits(tmp_path, monkeypatch, stop):
+    net, data = mlp(hidden=8), blobs()
+    objective = Objective(net, nn.CrossEntropyLoss(), data)
+    settings, computed = EigenSettings(k=4), counted(monkeypatch)
+    whole = top_eigenpairs(objective, net.state_dict(), settings)
+    all_products = len(computed)
+    assert all_products > stop
+
+    def kill(stage, done, total):
+        if done == stop:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        top_eigenpairs(
+            objective, net.state_dict(), settings, store=Store(tmp_path, {}, "eigen"), progress=kill
+        )
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes() + b"torn")  # killed while it wrote the next one
+    computed.clear()
+    store = Store(tmp_path, {}, "eigen")
+    resumed = top_eigenpairs(objective, net.state_dict(), settings, store=store)
+    assert len(computed) == all_products - stop
+    assert torch.equal(resumed.vectors, whole.vectors)
+    assert (resumed.values, resumed.residuals) == (whole.values, whole.residuals)
+    assert resumed.products == whole.products
+    store.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_products_of_another_iteration_or_damaged_ones_are_computed_anew(tmp_path):
+    net, data = mlp(), blobs()
+    objective = Objective(net, nn.CrossEntropyLoss(), data)
+    store = Store(tmp_path, {}, "eigen")
+    top_eigenpairs(objective, net.state_dict(), EigenSettings(k=2, eigen_seed=1), store=store)
+    (path,) = tmp_path.iterdir()
+    seed = top_eigenpairs(objective, net.state_dict(), EigenSettings(k=2), store=store)
+    plain = top_eigenpairs(objective, net.state_dict(), EigenSettings(k=2))
+    assert torch.equal(seed.vectors, plain.vectors)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    again = top_eigenpairs(objective, net.state_dict(), EigenSettings(k=2), store=store)
+    assert torch.equal(again.vectors, plain.vectors)
 
 
 def test_data_that_change_are_refused():

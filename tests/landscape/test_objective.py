@@ -72,6 +72,23 @@ def test_batchnorm_statistics_are_those_of_all_samples():
     assert net[0].momentum == 0.1
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_re_estimation_restores_the_statistics_of_the_caller(broken):
+    net, data = with_batchnorm(), blobs()
+    net[1].momentum = None  # a cumulative average
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    if broken:
+        data = [*data, (torch.zeros(2, 9, dtype=torch.float64), torch.zeros(2))]
+        with pytest.raises(RuntimeError):
+            reestimate(net, {}, data)
+    else:
+        found = reestimate(net, {}, data)
+        assert not torch.equal(found["1.running_mean"], before["1.running_mean"])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net[1].momentum is None
+    assert not net[1].training
+
+
 def test_the_loss_with_batchnorm_is_that_of_a_network_with_fresh_statistics():
     net, data = with_batchnorm(), [(torch.cat([x for x, _ in blobs()]), torch.cat([y for _, y in blobs()]))]
     measured = Objective(net, nn.CrossEntropyLoss(), data).measure({})

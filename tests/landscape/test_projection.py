@@ -79,6 +79,7 @@ def test_a_stopped_series_keeps_every_epoch_that_is_done(tmp_path):
     assert loaded == [1, 2, 2, 3]
     assert [step.epoch for step in series.steps] == [1, 2, 3]
     assert [step.distance for step in series.steps] == pytest.approx([1, 2, 3])
+    assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]  # no products of finished epochs
 
 
 def test_a_series_of_nothing_is_refused():

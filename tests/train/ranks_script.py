@@ -76,7 +76,7 @@ def main(images: Path, out: Path) -> None:
             said[name] = f"{type(error).__name__}: {error}"
     options = (
         "--model lenet5 --image-size 20 --batch-size 8 --epochs 1 --schedule constant --workers 0 "
-        "--parallel fsdp2"
+        "--parallel fsdp2 --tracker tensorboard"
     )
     arguments = ["train", "resnet50-imagenet", "--data-dir", str(images), "--out", str(out / "command")]
     with redirect_stdout(io.StringIO()) as printed:

@@ -107,6 +107,18 @@ def test_every_method_trains_ends_plain_and_sparse(digits, tmp_path, name):
     assert result["test_accuracy"] == pytest.approx(accuracy, abs=1e-9)
 
 
+def test_with_the_group_penalty_whole_channels_become_zero(digits, tmp_path):
+    config = replace(CONFIG.with_method("grda"), penalty="group", c=0.12)
+    assert Trainer(config, digits, RunFolder(tmp_path)).run()["status"] == "finished"
+    saved = load_sparse(tmp_path / "model.safetensors")
+    rows = [
+        (row == 0).double().mean().item() for key, w in saved.items() if key.endswith("weight") for row in w
+    ]
+    assert {0.0, 1.0} == set(rows)
+    assert 20 < rows.count(1.0) < 390
+    assert run_config(RunFolder(tmp_path)) == config
+
+
 @pytest.mark.parametrize("name", ["l0", "rigl", "set", "st3", "acdc", "adabreg"])
 def test_a_killed_run_ends_with_the_same_bits(digits, tmp_path, name):
     config = CONFIG.with_method(name)

@@ -76,6 +76,26 @@ def test_same_bits_as_in_one_process_and_nothing_is_done_twice(tmp_path, monkeyp
     assert run_jobs(together, digits, display(), at_once=2) == outcomes
 
 
+def test_a_process_trains_one_run_after_the_other_and_each_has_its_log(tmp_path):
+    """Two processes for six runs; the last run is what it would be alone."""
+    jobs = Experiment(config=replace(CONFIG, epochs=1), threads=1, seeds=3).jobs(tmp_path / "together")
+    outcomes = run_jobs(jobs, load_dataset("digits"), display(6), at_once=2)
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 6
+    logs = [RunFolder(job.folder).log.read_text() for job in jobs]
+    assert len({log.split("process ")[1].split(",")[0] for log in logs}) == 2
+    assert all(log.count("starts") == log.count("finished") == 1 for log in logs)
+    last = replace(jobs[-1], folder=tmp_path / "alone" / jobs[-1].name)
+    run_jobs([last], load_dataset("digits"), display(1), at_once=1)
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (last.folder / name).read_bytes() == (jobs[-1].folder / name).read_bytes()
+
+
+def test_another_process_takes_the_place_of_one_that_was_killed(tmp_path, in_place_of_python):
+    in_place_of_python(f"{FIRST} kill -9 $$;; *) {say(DONE)}; read end;; esac")
+    killed, finished = processes.run_in_processes(jobs_of(tmp_path), 1, [], display())
+    assert (killed.status, finished.status) == ("failed", "finished")
+
+
 def test_a_killed_process_is_one_failed_run(tmp_path, in_place_of_python):
     jobs = jobs_of(tmp_path)
     jobs[0].folder.mkdir()

@@ -201,10 +201,12 @@ def test_a_run_of_two_processes_goes_on_in_one(two, dataset, one, tmp_path):
 
 
 def test_command_line(two):
-    """Process 0 alone prints and reports."""
+    """Process 0 alone prints, reports, talks to the tracker, and chooses how all compute."""
     said = [json.loads((two / f"said{rank}.json").read_text()) for rank in range(2)]
     assert [rank["code"] for rank in said] == [0, 0]
     assert said[0]["printed"].count("report: ") == 1
     assert said[1]["printed"] == ""
     assert len(list((two / "command").rglob("report.html"))) == 1
     assert len(list((two / "command").rglob("result.json"))) == 2
+    assert len(list((two / "command").glob("*/*/tensorboard/events*"))) == 2
+    assert len(list((two / "command").glob("*/compute.json"))) == 1

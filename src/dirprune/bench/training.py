@@ -67,6 +67,7 @@ def measure_training(
     batch_size: int = 128,
     names: Sequence[str] = tuple(WAYS),
     repetitions: int = 10,
+    warm_up: int = 3,
     device: torch.device | str = "cpu",
 ) -> TrainingTable:
     """Time a whole training step (forward, backward, gRDA) on random images, in turns.
@@ -78,6 +79,7 @@ def measure_training(
         batch_size: Images in a step.
         names: Which of ``WAYS``; the plain one is always measured.
         repetitions: Rounds, 2 or more; the table has their median.
+        warm_up: Rounds before them, beside a first step of each way.
         device: Where it is trained.
 
     Returns:
@@ -108,6 +110,7 @@ def measure_training(
     times = interleave(
         steps,
         repetitions,
+        warm_up=warm_up,
         synchronise=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
     )
     return TrainingTable(batch_size, device.type, torch.get_num_threads(), times, compilation)

@@ -24,8 +24,8 @@ from dirprune.tune.trials import Bench
 class CompareOptions:
     """Compare pruning methods on equal terms; what is done is not done again.
 
-    Every method is tuned for every wanted sparsity with the same number of trial runs, on training images
-    that are held back, never on the test set. Then what was chosen is trained with some seeds on all training
+    Every method is tuned with the same number of trial runs, on training images that are held back, never on
+    the test set. Then what was chosen is trained with some seeds on all training
     images. Methods that take no target have to find the sparsity within their trials, and are shown at the
     sparsity that they came to.
     """
@@ -37,8 +37,8 @@ class CompareOptions:
     """Wanted sparsities of the weights."""
     seeds: int = field(default=3)
     """Seeds of the runs that are reported."""
-    trials: int = 8
-    """Trial runs for each method and wanted sparsity."""
+    trials: int = 12
+    """Trial runs for each method, for all wanted sparsities together."""
     threads: int | None = None
     """Threads on the CPU for each run; None for all cores."""
     jobs: int | None = None
@@ -47,6 +47,8 @@ class CompareOptions:
     """Folder with the data set as parquet, or a hub name (owner/name) to download; default: from the hub."""
     out: Path = Path("runs")
     """Where the folder of the comparison is made."""
+    archive: Path | None = None
+    """A small file that keeps finished runs: where it is, they are not trained again, on any machine."""
     dry_run: bool = False
     """State the protocol and how long it will take, and end."""
 
@@ -88,7 +90,7 @@ def compare(arguments: list[str]) -> int:
         at_once=options.jobs,
         command=command,
     )
-    choices = Comparison(protocol, bench).run()
+    choices = Comparison(protocol, bench, options.archive).run()
     results = read_comparison(folder)
     if results is None or not any(choice.runs for choice in choices):
         raise FailedRunsError(f"every trial diverged in {folder}: lower --lr")

@@ -9,13 +9,19 @@ from rich.console import Console
 from rich.table import Table
 
 from dirprune.cli.arguments import parse
-from dirprune.cli.networks import load_network, one_run
+from dirprune.cli.networks import architecture, load_network, one_run
 from dirprune.export import Slim, save_sparse, slim
 from dirprune.export.onnx_file import export_onnx
 from dirprune.export.packing import Values
 from dirprune.export.sizes import dense_sizes, save_dense
 
-_NAMES = {"sparse": "export-sparse", "slim": "export-slim", "dense": "export-dense", "onnx": "export"}
+_NAMES = {
+    "sparse": "export-sparse",
+    "slim": "export-slim",
+    "dense": "export-dense",
+    "onnx": "export",
+    "hub": "export-hub",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +30,15 @@ class ExportOptions:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of one run."""
-    to: Literal["sparse", "onnx", "slim", "dense"]
-    """sparse: our file; slim: without superfluous channels, in our file; onnx; dense: plain safetensors."""
+    to: Literal["sparse", "onnx", "slim", "dense", "hub"]
+    """sparse: our file; slim: without superfluous channels, in our file; onnx; dense: plain safetensors;
+    hub: the folder of a repository on the Hugging Face hub, with a page about the network."""
     out: Path | None = None
-    """The file to write; default: a new name in the run's folder."""
+    """The file (hub: the folder) to write; default: a new name in the run's folder."""
     values: Values = "same"
-    """sparse, slim: round weights to two bytes."""
+    """sparse, slim, hub: round weights to two bytes."""
     compress: bool = False
-    """sparse, slim: Zstandard."""
+    """sparse, slim, hub: Zstandard."""
     dense_weights: bool = False
     """onnx: store zeros too, for programs that do not read sparse initialisers."""
 
@@ -42,8 +49,8 @@ def export(arguments: list[str]) -> int:
     console = Console()
     run = one_run(options.run)
     model, shape = load_network(run)
-    suffix = "onnx" if options.to == "onnx" else "safetensors"
-    path = options.out or run.path / f"{_NAMES[options.to]}.{suffix}"
+    suffix = {"onnx": ".onnx", "hub": ""}.get(options.to, ".safetensors")
+    path = options.out or run.path / f"{_NAMES[options.to]}{suffix}"
     sizes = dense_sizes(model)
     notes: list[str] = []
     if options.to == "onnx":
@@ -54,6 +61,18 @@ def export(arguments: list[str]) -> int:
             notes.append(f"{info.sparse_weights} weights are stored without zeros; they run as dense ones")
     elif options.to == "dense":
         size = save_dense(model, path)
+    elif options.to == "hub":
+        from dirprune.integrations.hub import Provenance, save_pretrained
+
+        size = save_pretrained(
+            model,
+            path,
+            architecture=architecture(run),
+            provenance=Provenance.of_run(run.path),
+            values=options.values,
+            compress=options.compress,
+        ).bytes
+        notes.append(f"publish it: hf upload OWNER/NAME {path}")
     else:
         if options.to == "slim":
             result = slim(model, shape)

@@ -35,7 +35,7 @@ class Common:
     """Where the result is written; default: the folder "landscape" in the last run named."""
     images: int | None = None
     """Use only the first so many training images, and test images; default: all."""
-    batch: int = 500
+    batch: int = 250
     """Images at a time; less needs less memory."""
     threads: int | None = None
     """Threads on the CPU; default: all cores."""
@@ -227,7 +227,7 @@ def _directional(options: DirectionalOptions, environment: dict[str, Any], bars:
         out,
         ls.eigen_request(objective, state, options.eigen),
         environment,
-        lambda _: ls.top_eigenpairs(objective, state, options.eigen, progress=bars),
+        lambda store: ls.top_eigenpairs(objective, state, options.eigen, store=store, progress=bars),
     )
     result = ls.keep(
         ls.OneShot,

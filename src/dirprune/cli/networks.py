@@ -1,6 +1,7 @@
 """Networks from run folders, for the commands that use a finished one."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -26,6 +27,27 @@ def one_run(folder: Path) -> RunFolder:
     return runs[0]
 
 
+def architecture(run: RunFolder) -> dict[str, Any]:
+    """The arguments of `create_model` that build a run's network.
+
+    Raises:
+        RunFolderError: The configuration does not say which network it is.
+    """
+    config = run.config()
+    try:
+        spec = find_spec(config["dataset"])
+        channels, size, _ = spec.image_shape
+        return {
+            "name": config["model"],
+            "num_classes": spec.num_classes,
+            "in_channels": channels,
+            "image_size": size,
+            "width": config["width"],
+        }
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(f"{run.path}/config.json does not say which network it is: {error}") from error
+
+
 def load_network(run: RunFolder) -> tuple[nn.Module, tuple[int, int, int]]:
     """A run's network in evaluation mode, and the shape of the images that it takes.
 
@@ -33,18 +55,10 @@ def load_network(run: RunFolder) -> tuple[nn.Module, tuple[int, int, int]]:
         RunFolderError: The configuration does not say which network it is.
         SparseFileError: The network's file is damaged or does not fit.
     """
-    config = run.config()
+    arguments = architecture(run)
     try:
-        spec = find_spec(config["dataset"])
-        channels, size, _ = spec.image_shape
-        model = create_model(
-            config["model"],
-            num_classes=spec.num_classes,
-            in_channels=channels,
-            image_size=size,
-            width=config["width"],
-        )
-    except (KeyError, TypeError) as error:
+        model = create_model(**arguments)
+    except TypeError as error:
         raise RunFolderError(f"{run.path}/config.json does not say which network it is: {error}") from error
     load_sparse(run.sparse_file, model)
-    return model.eval(), spec.image_shape
+    return model.eval(), (arguments["in_channels"], arguments["image_size"], arguments["image_size"])

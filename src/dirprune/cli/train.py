@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dirprune.cli.arguments import parse
+from dirprune.cli.compute import choose
 from dirprune.cli.dry_run import print_estimates
 from dirprune.data import load_dataset
 from dirprune.errors import DivergenceError
@@ -17,6 +18,7 @@ from dirprune.train import (
     Execution,
     Experiment,
     ProgressDisplay,
+    check_tracker,
     first_process,
     leave,
     raise_failures,
@@ -46,6 +48,8 @@ class TrainOptions:
     """Print parameters, memory, steps and time from a few steps on random images; write nothing."""
     snapshots: tuple[int, ...] = ()
     """Epochs after which the weights are kept, for `dirprune landscape`; 0: before the first."""
+    tracker: tuple[str, ...] = ()
+    """Also show the runs in these trackers: tensorboard (files in each run's folder), wandb, mlflow ..."""
 
 
 def train(arguments: list[str]) -> int:
@@ -59,12 +63,16 @@ def train(arguments: list[str]) -> int:
         TrainOptions, rest, prog=f"dirprune train {name}", default=TrainOptions(experiment=recipe)
     )
     checkpoint_every = Duration.parse(options.checkpoint_every)
-    experiment, config = options.experiment, options.experiment.config
-    folder = options.out / config.experiment_name(recipe.config)
+    config = options.experiment.config
 
     if options.dry_run:
+        experiment, notes = choose(options.experiment, recipe, rest, options.out, keep=False)
+        if first_process():
+            print("".join(f"{note}\n" for note in notes), end="")
         print_estimates(experiment, options.execution, options.data_dir)
         return 0
+    for name in options.tracker:
+        check_tracker(name)
     console = Console(quiet=not first_process())
     if config.stops_early:
         console.print(
@@ -73,6 +81,11 @@ def train(arguments: list[str]) -> int:
         )
     with console.status(f"reading {config.dataset}"):
         dataset = load_dataset(config.dataset, options.data_dir)
+    with console.status("timing a step"):
+        experiment, notes = choose(options.experiment, recipe, rest, options.out)
+    for note in notes:
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
+    folder = options.out / experiment.config.experiment_name(recipe.config)
     jobs = experiment.jobs(
         folder,
         data_dir=options.data_dir,
@@ -80,6 +93,7 @@ def train(arguments: list[str]) -> int:
         command=shlex.join(["dirprune", "train", *arguments]),
         execution=options.execution,
         snapshots=options.snapshots,
+        trackers=options.tracker,
     )
     with ProgressDisplay(console, len(jobs)) as display:
         outcomes = run_jobs(jobs, dataset, display, at_once=options.jobs, ray=options.ray)

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from dirprune.compare.archive import restore_runs, save_runs
 from dirprune.compare.search import Candidate, Space, Trial, best
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import UsageError, unknown
@@ -39,7 +41,7 @@ class Protocol:
         methods: Names in :data:`dirprune.methods.METHODS`.
         sparsities: The wanted sparsities.
         seeds: Of the runs that are reported.
-        trials: For each method and wanted sparsity.
+        trials: For each method, for all wanted sparsities together.
 
     Raises:
         UsageError: Nothing would be compared.
@@ -83,25 +85,43 @@ class Protocol:
     @property
     def runs(self) -> tuple[int, int]:
         """Number of trials, and of runs that are reported."""
-        return self.trials * len(self.cells), self.seeds * len(self.cells)
+        return self.trials * len(self.methods), self.seeds * len(self.cells)
+
+    def trial_target(self, method: str, index: int) -> tuple[float | None, int]:
+        """Return the wanted sparsity of a method's trial number ``index``, and the trial's group.
+
+        A method that is told its target is tuned at the middle one of the wanted sparsities, with another
+        setting at every trial. One without a target tries each setting at all of them, to find its strengths.
+        """
+        facts = METHODS[method].facts
+        ordered = sorted(self.sparsities)
+        middle = ordered.pop(len(ordered) // 2)
+        if facts.needs_target:
+            return middle, index
+        if facts.strength is None:
+            return None, index
+        group, turn = divmod(index, len(self.sparsities))
+        targets = [middle, *ordered]  # by turns the first of a group, which nothing of the group steers yet
+        return targets[(turn + group) % len(targets)], group
 
     def words(self) -> list[str]:
         """State the protocol, a sentence each."""
         config = self.config
         return [
-            f"Every method has {self.trials} trial runs for each wanted sparsity. The first has the method's "
-            "defaults, the others are random, from a fixed seed; the learning rate is searched for all.",
+            f"Every method has {self.trials} trial runs. The first has the method's defaults, the others are "
+            "random, from a fixed seed. The learning rate is searched for all, and so is a momentum of 0 or "
+            "0.9, except for those that take Adam.",
             f"Trials are measured on {config.validation:g} of the training images, held back from training; "
             "the test images are first looked at by the runs that are reported.",
-            "A method without a target has to find its strength within the same trials; of those within a "
-            "quarter of the wanted density the most accurate is taken, or else the nearest. Its own "
-            "sparsity is what is shown.",
+            "A method that is told its target is tuned at the middle one of the wanted sparsities. One "
+            "without a target tries each setting at all of them, for it has to find its strengths within the "
+            "same trials; of those within a quarter of the wanted density the most accurate is taken, or "
+            "else the nearest, and its strength is corrected once. Its own sparsity is what is shown.",
             f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
             "order of the data are those of the seed, whatever the method.",
             f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
-            f"{config.batch_size}, the schedule {config.schedule}, momentum {config.momentum:g} and weight "
-            f"decay {config.weight_decay:g} where their optimiser has them, and prune weights of linear and "
-            "convolutional layers only.",
+            f"{config.batch_size}, the schedule {config.schedule}, weight decay {config.weight_decay:g} "
+            "where their optimiser has it, and prune weights of linear and convolutional layers only.",
             "Sparsity counts all parameters of the full network: 1 - non-zeros / parameters.",
         ]
 
@@ -115,11 +135,13 @@ class Comparison:
     Args:
         protocol: What every method is given.
         bench: Where runs are trained.
+        archive: A file that finished runs are kept in, and taken from where their folders are not there.
     """
 
-    def __init__(self, protocol: Protocol, bench: Bench) -> None:
+    def __init__(self, protocol: Protocol, bench: Bench, archive: Path | None = None) -> None:
         self._protocol = protocol
         self._bench = bench
+        self._archive = archive
         self._trials: list[Trial] = []
 
     def run(self) -> list[Choice]:
@@ -132,36 +154,44 @@ class Comparison:
             FailedRunsError: Runs failed.
             StopRequested: Ctrl-C or SIGTERM came; the same call goes on from there.
         """
+        self._trials.clear()
+        if self._archive is not None and self._archive.is_file():
+            restore_runs(self._archive, self._bench.folder)
         for index in range(self._protocol.trials):
             self._round(index)
         choices = self._choices()
-        configs = [config for choice in choices for config in self._final(choice)]
-        self._train(self._bench, configs)
+        final = [self._final(choice) for choice in choices]
+        for seed in range(self._protocol.seeds):  # all methods come equally far
+            self._train(self._bench, [configs[seed] for configs in final if configs])
         self._write("comparison.json", self._record(choices))
         return choices
 
     def _round(self, index: int) -> None:
-        """Try one more candidate for every method and sparsity; record all trials."""
+        """Try one more candidate for every method; record all trials."""
         protocol = self._protocol
-        candidates = [
-            Space(method, protocol.config).propose(
-                target, [t for t in self._trials if t.candidate.method == method], index
-            )
-            for method, target in protocol.cells
-        ]
+        candidates, groups = [], []
+        for method in protocol.methods:
+            target, group = protocol.trial_target(method, index)
+            past = [t for t in self._trials if t.candidate.method == method]
+            candidates.append(Space(method, protocol.config).propose(target, past, group))
+            groups.append(group)
         configs = [candidate.config(protocol.config) for candidate in candidates]
         results = self._train(replace(self._bench, folder=self._bench.folder / "trials"), configs)
-        for candidate, config in zip(candidates, configs, strict=True):
+        for candidate, group, config in zip(candidates, groups, configs, strict=True):
             name = self._name(config)
             result = results[name]
             sparsity, accuracy = result.get("sparsity"), result.get("test_accuracy")
-            self._trials.append(Trial(candidate, index, name, sparsity, accuracy, result["seconds"]))
+            self._trials.append(Trial(candidate, group, name, sparsity, accuracy, result["seconds"]))
         self._write("trials.json", {"trials": [trial.to_json() for trial in self._trials]})
 
     def _train(self, bench: Bench, configs: Sequence[TrainConfig]) -> dict[str, Mapping[str, Any]]:
         """Train runs, equal ones once, and return their results by name; hundreds of checkpoints are many."""
         unique = {self._name(config): config for config in configs}
-        runs = bench.train(list(unique.values()), names=list(unique))
+        try:
+            runs = bench.train(list(unique.values()), names=list(unique))
+        finally:
+            if self._archive is not None:
+                save_runs(self._bench.folder, self._archive)
         for run in runs:
             run.drop_checkpoints()
         return {name: run.result() or {} for name, run in zip(unique, runs, strict=True)}
@@ -169,9 +199,11 @@ class Comparison:
     def _choices(self) -> list[Choice]:
         choices = []
         for method, target in self._protocol.cells:
-            tried = [t for t in self._trials if (t.candidate.method, t.candidate.target) == (method, target)]
+            tried = [trial for trial in self._trials if trial.candidate.method == method]
             trial = best(tried, target)
-            choice = Choice(method, target, trial.candidate if trial else None, trial, ())
+            space = Space(method, self._protocol.config)
+            candidate = space.corrected(trial, target, tried) if trial else None
+            choice = Choice(method, target, candidate, trial, ())
             names = tuple(self._name(config) for config in self._final(choice))
             choices.append(replace(choice, runs=names))
         return choices
@@ -184,9 +216,10 @@ class Comparison:
         return [replace(config, seed=config.seed + seed) for seed in range(self._protocol.seeds)]
 
     def _name(self, config: TrainConfig) -> str:
-        """Name a run's folder; the rate tells runs apart here."""
+        """Name a run's folder; rate and momentum tell runs apart here."""
         head, seed = config.run_name.rsplit("-", 1)
-        return f"{head}-lr{config.lr:g}-{seed}"
+        momentum = f"-momentum{config.momentum:g}" if config.momentum else ""
+        return f"{head}-lr{config.lr:g}{momentum}-{seed}"
 
     def _record(self, choices: Sequence[Choice]) -> dict[str, Any]:
         protocol = self._protocol
@@ -203,6 +236,7 @@ class Comparison:
                     "paper": METHODS[name].facts.paper,
                     "needs_target": METHODS[name].facts.needs_target,
                     "needs_pretrained": METHODS[name].facts.needs_pretrained,
+                    "needs_hessian": METHODS[name].facts.needs_hessian,
                 }
                 for name in protocol.methods
             },

@@ -10,6 +10,8 @@ import numpy as np
 from dirprune.methods import METHODS, Facts, Search
 from dirprune.train import TrainConfig
 
+MOMENTA = (0.0, 0.9)
+"""Tried by turns for every method whose optimiser has momentum."""
 _LR_RANGE = (0.1, 3.0)  # times the recipe's
 _BEYOND = 0.25  # of its range: how far outside a strength may go
 # Before any trial, the logit of the sparsity is taken to rise from -3 to 5 over a strength's range.
@@ -29,6 +31,8 @@ class Candidate:
     def config(self, base: TrainConfig) -> TrainConfig:
         """Return the run of a recipe that the candidate describes."""
         values = dict(self.values)
+        momentum = values.pop("momentum", base.momentum)
+        base = replace(base, momentum=momentum, nesterov=base.nesterov and momentum > 0)
         if "lr" not in _own_settings(self.method):
             base = replace(base, lr=values.pop("lr", base.lr))
         if self.method == "grda":
@@ -39,10 +43,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate that was trained; sparsity and validation accuracy are None where it diverged."""
+    """A candidate that was trained; sparsity and validation accuracy are None where it diverged.
+
+    Trials of one group share all settings but the strength.
+    """
 
     candidate: Candidate
-    index: int
+    group: int
     run: str
     sparsity: float | None
     accuracy: float | None
@@ -55,7 +62,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched of a method: its facts' ranges, and the learning rate unless it has one of its own.
+    """What is searched of a method: its facts' ranges, momentum, and the learning rate.
 
     Args:
         method: Name of the method.
@@ -77,93 +84,123 @@ class Space:
 
     @property
     def searches(self) -> tuple[Search, ...]:
-        """The ranges."""
+        """The ranges beside the momentum."""
         if any(search.setting == "lr" for search in self.facts.search):
             return self.facts.search
-        low, high = (factor * self.base.lr for factor in _LR_RANGE)
-        return (*self.facts.search, Search("lr", low, high))
+        low, high = (factor * self._plain_lr for factor in _LR_RANGE)
+        return (*self.facts.search, Search("lr", low, high, momentum_power=1))
+
+    @property
+    def _plain_lr(self) -> float:
+        """The recipe's rate without its momentum."""
+        return self.base.lr / (1 - self.base.momentum)
 
     def default(self) -> dict[str, float]:
         """Return where the search begins: the recipe's values, or the method's own defaults."""
         held = METHODS[self.method].settings
         grda = {"c": self.base.c, "mu": self.base.mu} if self.method == "grda" else {}
-        return {
+        values = {
             search.setting: float(grda.get(search.setting, getattr(held, search.setting, self.base.lr)))
             for search in self.searches
         }
+        return {**values, "momentum": self.base.momentum} if self.facts.momentum else values
 
-    def drawn(self, generator: np.random.Generator) -> dict[str, float]:
+    def other_momentum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return settings that do much the same with the other momentum."""
+        before = values["momentum"]
+        after = next(momentum for momentum in MOMENTA if momentum != before)
+        moved = {
+            s.setting: self._value(s, self._place(s, values[s.setting], before), after) for s in self.searches
+        }
+        return {**moved, "momentum": after}
+
+    def drawn(self, generator: np.random.Generator, momentum: float) -> dict[str, float]:
         """Draw a point, uniform on each setting's scale."""
-        return {search.setting: self._value(search, generator.random()) for search in self.searches}
+        values = {s.setting: self._value(s, generator.random(), momentum) for s in self.searches}
+        return {**values, "momentum": momentum} if self.facts.momentum else values
 
-    def propose(self, target: float | None, past: Sequence[Trial], index: int) -> Candidate:
-        """Return what to try as number ``index`` for a target.
+    def propose(self, target: float | None, past: Sequence[Trial], group: int) -> Candidate:
+        """Return what to try for a target, as another trial of a group.
 
-        Number 0 has the default settings, all others are drawn at random. Where the sparsity follows from a
-        strength, the strength is what the trials so far predict to give the target, and every second trial
-        keeps the other settings of the one before, so that only the strength is corrected.
+        Group 0 has the default settings, group 1 the same with the other momentum, all others are drawn at
+        random, their momenta by turns. Where the sparsity follows from a strength, that is what the trials
+        so far predict to give the target, above all those of the group.
 
         Args:
             target: The wanted sparsity; None: dense.
             past: The method's finished trials, for all targets.
-            index: Counted from 0.
+            group: Counted from 0.
         """
-        strength = self.facts.strength
-        before = None
-        if index == 0:
+        mates = [trial for trial in past if trial.group == group]
+        if mates:
+            values = dict(mates[-1].candidate.values)
+        elif group == 0:
             values = self.default()
-        elif strength is not None and index % 2:
-            before = next(t for t in past if t.candidate.target == target and t.index == index - 1)
-            values = dict(before.candidate.values)
+        elif group == 1 and self.facts.momentum:
+            values = self.other_momentum(self.default())
         else:
-            key = [*self.method.encode(), round(1e6 * (target or 0)), index]
-            values = self.drawn(np.random.default_rng(key))
-        if strength is not None and target is not None and (index or past):
-            values[strength] = self._steered(values, target, past, before)
+            generator = np.random.default_rng([*self.method.encode(), group])
+            values = self.drawn(generator, MOMENTA[group % 2])
+        if self.facts.strength is not None and target is not None and past:
+            values = self._steered(values, target, past, mates)
+        return Candidate(self.method, target, values)
+
+    def corrected(self, trial: Trial, target: float | None, past: Sequence[Trial]) -> Candidate:
+        """Return a trial's settings for a wanted sparsity that need not be the trial's."""
+        values = trial.candidate.values
+        if self.facts.strength is not None and target is not None:
+            values = self._steered(values, target, past, [trial])
         return Candidate(self.method, target, values)
 
     def _steered(
-        self, values: Mapping[str, float], target: float, past: Sequence[Trial], before: Trial | None
-    ) -> float:
-        """Return the strength that is predicted to give a sparsity beside the other settings.
+        self, values: Mapping[str, float], target: float, past: Sequence[Trial], mates: Sequence[Trial]
+    ) -> dict[str, float]:
+        """Return settings with the strength that is predicted to give a sparsity beside the others.
 
         The logit of the sparsity is fitted as affine in all settings on their scales, by least squares with a
-        prior; trials near the target weigh most. A correction starts from the trial that it corrects.
+        prior; trials near the target weigh most. It then is shifted to go through the nearest of the mates.
         """
         strength = self.facts.strength
+        assert strength is not None
         order = sorted(self.searches, key=lambda search: search.setting != strength)
         seen = [t for t in past if t.sparsity is not None]
 
         def row(at: Mapping[str, float]) -> list[float]:
-            return [1.0, *(self._place(search, at[search.setting]) for search in order)]
+            momentum = at.get("momentum", 0.0)
+            return [1.0, *(self._place(search, at[search.setting], momentum) for search in order), momentum]
 
-        prior = np.zeros(len(order) + 1)
+        prior = np.zeros(len(order) + 2)
         prior[:2] = _PRIOR
-        trust = np.array([*_TRUST[:2], *[_TRUST[2]] * (len(order) - 1)])
-        x = np.array([row(t.candidate.values) for t in seen]).reshape(-1, len(order) + 1)
+        trust = np.array([*_TRUST[:2], *[_TRUST[2]] * len(order)])
+        x = np.array([row(t.candidate.values) for t in seen]).reshape(-1, len(order) + 2)
         y = np.array([_logit(t.sparsity or 0.0) for t in seen])
         weight = 1 / (1 + (y - _logit(target)) ** 2)
         weighted = x.T * weight
         fitted = prior + np.linalg.solve(weighted @ x + np.diag(trust), weighted @ (y - x @ prior))
-        if before is not None and before.sparsity is not None:
-            fitted[0] += _logit(before.sparsity) - float(np.array(row(before.candidate.values)) @ fitted)
+        known = [trial for trial in mates if trial.sparsity is not None]
+        if known:
+            near = min(known, key=lambda trial: abs(_logit(trial.sparsity or 0.0) - _logit(target)))
+            fitted[0] += _logit(near.sparsity or 0.0) - float(np.array(row(near.candidate.values)) @ fitted)
         rest = np.array(row(values))
         rest[1] = 0.0
         place = (_logit(target) - float(rest @ fitted)) / max(1.0, float(fitted[1]))
-        return self._value(order[0], min(1 + _BEYOND, max(-_BEYOND, place)))
+        place = min(1 + _BEYOND, max(-_BEYOND, place))
+        return {**values, strength: self._value(order[0], place, values.get("momentum", 0.0))}
 
-    def _place(self, search: Search, value: float) -> float:
+    def _place(self, search: Search, value: float, momentum: float) -> float:
         """Return where a value lies in its range: 0 to 1."""
+        value /= (1 - momentum) ** search.momentum_power
         if search.log:
             return math.log(value / search.low) / math.log(search.high / search.low)
         return (value - search.low) / (search.high - search.low)
 
-    def _value(self, search: Search, place: float) -> float:
+    def _value(self, search: Search, place: float, momentum: float) -> float:
         """Return the value at a place, to four figures: a name has to hold it."""
         if search.log:
             value = search.low * (search.high / search.low) ** place
         else:
             value = search.low + (search.high - search.low) * place
+        value *= (1 - momentum) ** search.momentum_power
         default = getattr(METHODS[self.method].settings, search.setting, 0.0)
         return float(round(value)) if type(default) is int else float(f"{value:.4g}")
 

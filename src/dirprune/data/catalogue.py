@@ -8,8 +8,11 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from dirprune.errors import DataError, unknown
+
+_AT_ONCE = 5_000  # images that are float32 at once
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,41 @@ class Split:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
     def subset(self, rows: Tensor) -> Split:
         """Return the images at the given positions, int64 [m], in that order."""
         return Split(self.images[rows], self.labels[rows])
+
+    def smaller(self, size: int) -> Split:
+        """Return the images as means over square blocks of pixels.
+
+        Args:
+            size: height and width that they are to have; divides those that they have.
+
+        Returns:
+            The same split with images uint8 [n, channels, size, size]; means are rounded to even.
+
+        Raises:
+            DataError: the size does not divide.
+
+        Example:
+            >>> split = Split(torch.tensor([[[[0, 2], [4, 7]]]], dtype=torch.uint8), torch.zeros(1))
+            >>> split.smaller(1).images.item()
+            3
+        """
+        height, width = self.images.shape[2:]
+        if height == width == size:
+            return self
+        if height != width or size < 1 or height % size:
+            raise DataError(f"images of {height} x {width} pixels cannot be averaged down to {size} x {size}")
+        parts = self.images.split(_AT_ONCE)
+        means = [avg_pool2d(part.float(), height // size).round_().to(torch.uint8) for part in parts]
+        return Split(torch.cat(means), self.labels)
 
     def to(self, device: torch.device | str) -> Split:
         """Copy both tensors to a device, so that batches are made there.
@@ -166,5 +201,4 @@ class ImageDataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of every image."""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
+        return self.train.image_shape

@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import nn
+from torch import Tensor, nn
 
 from dirprune import __version__
 from dirprune.core.atomic import atomic_write
 from dirprune.core.sparsity import sparsity_report
 from dirprune.errors import UsageError
-from dirprune.export.sparse_file import SparseFileInfo, check_fits, load_sparse, save_sparse
+from dirprune.export.sparse_file import SparseFileInfo, load_sparse, save_sparse
 from dirprune.integrations.model_card import Provenance, model_card
 from dirprune.integrations.weights import SPARSE_FILE
 from dirprune.models import create_model
+
+__all__ = ["Provenance", "from_pretrained", "push_to_hub", "save_pretrained"]
 
 CONFIG_FILE = "config.json"
 _GREATEST = 2**20  # of the numbers in a stranger's config.json
@@ -68,7 +70,7 @@ def save_pretrained(
     target = Path(folder)
     if architecture is not None:
         architecture = _checked(architecture, "architecture")
-        check_fits(model.state_dict(), _without_values(architecture))
+        _check_shapes(model.state_dict(), architecture, "the model")
     target.mkdir(parents=True, exist_ok=True)
     info = save_sparse(model, target / SPARSE_FILE, **file_options)
     config = {"library_name": "dirprune", "dirprune_version": __version__, "architecture": architecture}
@@ -105,7 +107,7 @@ def from_pretrained(
         architecture = _read_architecture(folder / CONFIG_FILE)
         if architecture is None:
             raise UsageError(f"{source} is of its author's own architecture: pass a module of it, model=...")
-        check_fits(load_sparse(path), _without_values(architecture))
+        _check_shapes(load_sparse(path), architecture, str(path))
         model = create_model(**architecture)
     load_sparse(path, model)
     return model.eval()
@@ -186,10 +188,12 @@ def _checked(architecture: Any, where: str) -> dict[str, Any]:
     return full
 
 
-def _without_values(architecture: Mapping[str, Any]) -> nn.Module:
-    """Build a network that takes no memory, to compare its shapes."""
+def _check_shapes(state: Mapping[str, Tensor], architecture: Mapping[str, Any], what: str) -> None:
+    """Refuse an architecture that has not the names and shapes of a state, without taking memory for it."""
     try:
         with torch.device("meta"):
-            return create_model(**architecture)
+            expected = create_model(**architecture).state_dict()
     except RuntimeError as error:
         raise UsageError(f"{architecture} cannot be built: {error}") from error
+    if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in expected.items()}:
+        raise UsageError(f"{what} has other parameters than {architecture}")

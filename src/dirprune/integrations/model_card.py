@@ -106,9 +106,10 @@ def model_card(
         ("data set", known.dataset),
         ("recipe", known.recipe),
         ("size, dense", size(info.dense_bytes)),
-        ("size, sparse", f"{size(info.bytes)}, the zeros at one bit each"),
+        ("size, sparse", f"{size(info.bytes)}: a bit for every weight, and the values that are not zero"),
     ]
     what = f"`{architecture['name']}`" if architecture else "A network"
+    extras = "hub,timm" if architecture and architecture["name"].startswith("timm/") else "hub"
     loading = f'model = from_pretrained("{name}")'
     if architecture is None:
         loading = f'model = from_pretrained("{name}", model)  # a module of the same architecture'
@@ -124,7 +125,7 @@ def model_card(
             "",
             "## Load it",
             "",
-            "    pip install 'directional-pruning[hub]'",
+            f"    pip install 'directional-pruning[{extras}]'",
             "",
             "```python",
             "from dirprune.integrations.hub import from_pretrained",

@@ -148,8 +148,19 @@ class Store:
             with atomic_write(self._path) as file:
                 file.write(save(tensors, {"values": json.dumps(self.values)}))
 
+    def beside(self, name: str) -> Path | None:
+        """Return a path for what is too large to be written as a whole each time; None to keep nothing."""
+        return self._path.with_name(f"{self._path.name}-{name}") if self._path else None
+
+    def clear_beside(self) -> None:
+        """Remove what lies beside the file: it is no longer needed."""
+        if self._path:
+            for path in self._path.parent.glob(f"{self._path.name}-*"):
+                path.unlink()
+
     def clear(self) -> None:
-        """Forget it: the result has been written."""
+        """Forget it all: the result has been written."""
+        self.clear_beside()
         if self._path:
             self._path.unlink(missing_ok=True)
 

@@ -1,24 +1,27 @@
 """The sharp directions: greatest eigenvalues of the Hessian of the training loss, and their eigenvectors."""
 
-import contextlib
-import io
 import math
-import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+from torch.func import functional_call, grad, jvp
 
 from dirprune.errors import DataError, DirpruneError, UsageError
-from dirprune.landscape.files import Json, Progress, Result, no_progress
-from dirprune.landscape.objective import Loss, Objective, State
+from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
+from dirprune.landscape.objective import Objective, State
+from dirprune.landscape.replay import Replay
 
 Array = NDArray[Any]
 
-_CHECK_TOLERANCE = 0.05  # the run that looks for what was missed need not be precise
+_CHECK_TOLERANCE = 0.05  # the run that looks for what was missed need not be precise ...
+_CHECK_VECTORS = 8  # ... and is done sooner in a small Krylov space
+_REPEATS = 1e-4  # relative; what the order of sums on a GPU may change
 _EQUAL = 1e-2  # relative; closer values are one cluster, in which the order says nothing
 
 
@@ -81,9 +84,10 @@ class Eigenpairs(Result):
 class HessianOperator:
     r"""Products with the Hessian of the mean training loss at given weights, in evaluation mode.
 
-    .. math:: H v = \nabla^2 L(w) \, v
+    .. math:: H v = \nabla_w \left( \nabla L(w)^{\mathsf T} v \right)
 
-    The data are read twice first and must be the same; then curvlinops checks that two products agree.
+    The gradient, in reverse mode, of the derivative along v, in forward mode. The data are read twice first
+    and must be the same, and so must the loss.
 
     Args:
         objective: The loss.
@@ -93,6 +97,7 @@ class HessianOperator:
         DataError: The data or the network differ between two passes.
 
     Example:
+        >>> from torch import nn
         >>> data = [(torch.eye(2), torch.zeros(2, 1))]
         >>> objective = Objective(nn.Linear(2, 1, bias=False), nn.MSELoss(), data, errors=None)
         >>> HessianOperator(objective, {"weight": torch.zeros(1, 2)}) @ torch.tensor([1.0, 2.0])
@@ -100,40 +105,50 @@ class HessianOperator:
     """
 
     def __init__(self, objective: Objective, state: State) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what its dependencies do with torch
-            from curvlinops import HessianLinearOperator
-
-        samples = int(objective.data["train"]["samples"])  # refuses data that change
-        module = objective.module_at(state)
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        noise = io.StringIO()
-        try:
-            # the check draws a vector, and prints what differs
-            with torch.random.fork_rng(devices=objective.cuda), contextlib.redirect_stdout(noise):
-                self._operator = HessianLinearOperator(
-                    module,
-                    _MeanLoss(objective.loss),
-                    parameters,
-                    _Repeatable(objective),
-                    num_data=samples,
-                )
-        except RuntimeError as error:
-            if "deterministic" not in str(error):
-                raise
-            raise DataError(
-                f"two passes over the same data disagree ({error}): "
-                "the network must be deterministic in evaluation mode"
-            ) from None
+        self._objective = objective
+        self._samples = int(objective.data["train"]["samples"])  # refuses data that change
+        self._module = objective.module_at(state)
+        self._weights = {name: p.detach() for name, p in self._module.named_parameters() if p.requires_grad}
         self.dtype, self.device = objective.dtype, objective.device
         self.numel = objective.numel
         self.products = 0
+        with torch.random.fork_rng(devices=objective.cuda):  # a network may draw, which is then refused
+            losses = [self._mean_loss() for _ in range(2)]
+        if not math.isclose(*losses, rel_tol=_REPEATS):
+            raise DataError(
+                f"two passes over the same data disagree (losses {losses[0]:.6g} and {losses[1]:.6g}): "
+                "the network must be deterministic in evaluation mode"
+            )
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Return H v for a vector [d] or the columns of a matrix [d, n]."""
         self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
-        product: Tensor = self._operator @ vectors
-        return product.detach()
+        if vectors.ndim == 1:
+            return self._product(vectors)
+        return torch.vmap(self._product, in_dims=1, out_dims=1)(vectors)
+
+    def _product(self, vector: Tensor) -> Tensor:
+        direction = self._objective.weights(vector)
+        total = torch.zeros(())
+        for inputs, targets in self._objective.batches("train"):
+
+            def slope(weights: State, inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
+                loss = partial(self._loss, inputs=inputs, targets=targets)
+                along: Tensor = jvp(loss, (weights,), (direction,))[1]
+                return along
+
+            parts = grad(slope)(self._weights)
+            flat = torch.cat([parts[name].reshape(-1) for name in self._objective.shapes])
+            total = total + flat * (len(targets) / self._samples)
+        return total
+
+    def _loss(self, weights: State, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._objective.loss(functional_call(self._module, dict(weights), (inputs,)), targets)
+
+    @torch.no_grad()
+    def _mean_loss(self) -> float:
+        batches = self._objective.batches("train")
+        return sum(self._loss(self._weights, x, y).item() * (len(y) / self._samples) for x, y in batches)
 
     def dense(self, columns: int = 64) -> Tensor:
         """Return the whole Hessian [d, d], symmetrised; for networks of a few thousand weights."""
@@ -153,6 +168,7 @@ def top_eigenpairs(
     state: State,
     settings: EigenSettings | None = None,
     *,
+    store: Store | None = None,
     progress: Progress = no_progress,
 ) -> Eigenpairs:
     r"""The k greatest eigenvalues of the Hessian of the training loss, and their eigenvectors.
@@ -167,6 +183,7 @@ def top_eigenpairs(
         objective: The loss; its whole training data are used.
         state: Weights and BatchNorm statistics: a state dict.
         settings: How many, and how precise.
+        store: Keeps the Hessian products, in a file beside its own, so that a stopped search goes on.
         progress: Told the number of Hessian products.
 
     Returns:
@@ -178,6 +195,7 @@ def top_eigenpairs(
         DataError: The data or the network differ between two passes.
 
     Example:
+        >>> from torch import nn
         >>> data = [(torch.diag(torch.tensor([1.0, 2.0, 3.0])), torch.zeros(3, 1))]
         >>> objective = Objective(nn.Linear(3, 1, bias=False), nn.MSELoss(), data, errors=None)
         >>> pairs = top_eigenpairs(objective, {"weight": torch.zeros(1, 3)}, EigenSettings(k=2))
@@ -193,7 +211,8 @@ def top_eigenpairs(
         raise UsageError(f"--k must be less than the number of weights, {objective.numel}; it is {k}")
     request = eigen_request(objective, state, settings)
     operator = HessianOperator(objective, state)
-    search = _Search(operator, settings.max_restarts, np.random.default_rng(settings.eigen_seed), progress)
+    path = store.beside(f"products-{request['network']}") if store else None
+    search = _Search(operator, settings, path, progress)
     search.extend(k, tolerance / 2)
     while (next_value := search.next_value(k)) > search.value(k) + _EQUAL * abs(search.value(k)):
         search.extend(1, tolerance / 2)  # a copy that the first search has passed over
@@ -210,7 +229,7 @@ def top_eigenpairs(
             f"(the worst: {(residuals / values).max():.2g}): allow more restarts, or a greater tolerance"
         )
     return Eigenpairs(
-        request, tuple(values.tolist()), vectors, tuple(residuals.tolist()), next_value, operator.products
+        request, tuple(values.tolist()), vectors, tuple(residuals.tolist()), next_value, search.products
     )
 
 
@@ -218,20 +237,26 @@ class _Search:
     """Lanczos on the Hessian, with the directions that are already found taken out."""
 
     def __init__(
-        self, operator: HessianOperator, max_restarts: int, random: np.random.Generator, progress: Progress
+        self, operator: HessianOperator, settings: EigenSettings, path: Path | None, progress: Progress
     ) -> None:
         self._operator = operator
-        self._max_restarts = max_restarts
-        self._random = random
+        self._max_restarts = settings.max_restarts
+        self._random = np.random.default_rng(settings.eigen_seed)
+        self._replay = Replay(path, self._product)
         self._progress = progress
         self._dtype = np.dtype(str(operator.dtype).removeprefix("torch."))
         self._vectors: Array = np.empty((operator.numel, 0), self._dtype)
         self._values: Array = np.empty(0)
         self._residuals: Array = np.empty(0)
 
+    @property
+    def products(self) -> int:
+        """Hessian products so far, those of an earlier start included."""
+        return self._operator.products + self._replay.restored
+
     def extend(self, k: int, tolerance: float) -> None:
         """Find k more pairs; all are kept in descending order."""
-        vectors = self._lanczos(k, tolerance, shift=0.0)
+        vectors = self._lanczos(k, tolerance, max(2 * k + 1, 20), shift=0.0)
         measured = [self._rayleigh(column) for column in vectors.T]
         values = np.append(self._values, [value for value, _ in measured])
         order = np.argsort(-values)
@@ -253,12 +278,12 @@ class _Search:
         if self._vectors.shape[1] == self._operator.numel - 1:
             return -math.inf
         # shifted, "within 5 %" means 5 % of what is in hand, not of what is left, which may be nothing
-        vectors = self._lanczos(1, _CHECK_TOLERANCE, shift=abs(self.value(k)))
+        vectors = self._lanczos(1, _CHECK_TOLERANCE, _CHECK_VECTORS, shift=abs(self.value(k)))
         return self._rayleigh(vectors[:, 0])[0]
 
-    def _lanczos(self, k: int, tolerance: float, shift: float) -> Array:
+    def _lanczos(self, k: int, tolerance: float, krylov: int, shift: float) -> Array:
         """Return eigenvectors [d, k] of the greatest eigenvalues of H + shift outside of what is found."""
-        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+        from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
         d, known = self._operator.numel, self._vectors
         floor = 2 * float(np.abs(self._values).max(initial=0.0))
@@ -279,15 +304,17 @@ class _Search:
                 k,
                 which="LA",
                 v0=self._random.standard_normal(d).astype(self._dtype),
-                ncv=min(d, max(2 * k + 1, 20)),
+                ncv=min(d, krylov),
                 tol=tolerance,
                 maxiter=self._max_restarts,
             )
         except ArpackNoConvergence as error:
             raise NotConvergedError(
                 f"only {len(error.eigenvalues)} of {k} eigenpairs converged in {self._max_restarts} restarts "
-                f"({self._operator.products} Hessian products): allow more restarts, or a greater tolerance"
+                f"({self.products} Hessian products): allow more restarts, or a greater tolerance"
             ) from None
+        except ArpackError as error:  # where the Hessian vanishes
+            raise NotConvergedError(f"no eigenpairs: {error}") from None
         return np.asarray(vectors)
 
     def _rayleigh(self, column: Array) -> tuple[float, float]:
@@ -297,30 +324,10 @@ class _Search:
         return value, float(np.linalg.norm(image - value * vector))
 
     def _multiply(self, vector: Array) -> Array:
-        tensor = torch.from_numpy(np.ascontiguousarray(vector, dtype=self._dtype))
-        product = self._operator @ tensor.to(self._operator.device)
-        self._progress("Hessian products", self._operator.products, None)
+        product = self._replay(np.ascontiguousarray(vector, dtype=self._dtype))
+        self._progress("Hessian products", self.products, None)
+        return product
+
+    def _product(self, vector: Array) -> Array:
+        product = self._operator @ torch.from_numpy(vector).to(self._operator.device)
         return np.asarray(product.cpu().numpy())
-
-
-class _MeanLoss(nn.Module):
-    """A loss function in the form that curvlinops asks for."""
-
-    reduction = "mean"
-
-    def __init__(self, loss: Loss) -> None:
-        super().__init__()
-        self._loss = loss
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._loss(outputs, targets)
-
-
-class _Repeatable:
-    """The training data, from the start at every pass."""
-
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-
-    def __iter__(self) -> Any:
-        return self._objective.batches("train")

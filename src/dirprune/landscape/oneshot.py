@@ -7,17 +7,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dirprune.errors import UsageError
-from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
-from dirprune.landscape.hessian import Eigenpairs, EigenSettings
-from dirprune.landscape.objective import Objective, State
-from dirprune.landscape.scan import Values, scan
-from dirprune.methods.directional import (
+from dirprune.core.directional import (
     direction_scores,
     directional_solution,
     strength_for,
     vanishing_strengths,
 )
+from dirprune.errors import UsageError
+from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
+from dirprune.landscape.hessian import Eigenpairs, EigenSettings
+from dirprune.landscape.objective import Objective, State
+from dirprune.landscape.scan import Values, scan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,7 +111,7 @@ def project(
         epochs: Of the paired checkpoints.
         load: State dicts of SGD and gRDA at an epoch.
         settings: Of the eigenpairs.
-        store: Keeps every epoch that is done.
+        store: Keeps every epoch that is done, and the Hessian products of the one that is not.
         progress: Told the Hessian products and the checkpoints that are done.
 
     Returns:
@@ -132,8 +132,9 @@ def project(
     for index, epoch in enumerate(epochs):
         progress("checkpoints", index, len(epochs))
         if str(epoch) not in done:
-            done[str(epoch)] = asdict(_project_one(objective, epoch, load(epoch), settings, progress))
+            done[str(epoch)] = asdict(_project_one(objective, epoch, load(epoch), settings, store, progress))
             store.save()
+            store.clear_beside()
     progress("checkpoints", len(epochs), len(epochs))
     steps = tuple(_step(done[str(epoch)]) for epoch in epochs)
     by_chance = math.sqrt(settings.k / objective.numel)
@@ -142,10 +143,15 @@ def project(
 
 
 def _project_one(
-    objective: Objective, epoch: int, pair: tuple[State, State], settings: EigenSettings, progress: Progress
+    objective: Objective,
+    epoch: int,
+    pair: tuple[State, State],
+    settings: EigenSettings,
+    store: Store,
+    progress: Progress,
 ) -> Projection:
     sgd, grda = (objective.vector(state) for state in pair)
-    found = top_eigenpairs(objective, pair[0], settings, progress=progress)
+    found = top_eigenpairs(objective, pair[0], settings, store=store, progress=progress)
     difference = grda - sgd
     return Projection(
         epoch=epoch,

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dirprune.core.directional import direction_scores, directional_solution
 from dirprune.core.threshold import tuning_function
 from dirprune.errors import DivergenceError, UsageError
 from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
 from dirprune.landscape.hessian import HessianOperator
 from dirprune.landscape.objective import Data, Loss, Objective
-from dirprune.methods.directional import direction_scores, directional_solution
 from dirprune.optim import GRDA
 
 _NODES = 2000  # of the midpoint rule

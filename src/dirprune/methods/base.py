@@ -66,12 +66,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Search:
-    """Range in which a setting is worth searching: from ``low`` to ``high``, on a log scale or not."""
+    r"""Range in which a setting is worth searching: from ``low`` to ``high``, on a log scale or not.
+
+    Momentum beta lengthens every step 1 / (1 - beta) times. What a setting x does without momentum, it then
+    does with
+
+    .. math:: x \, (1 - \beta)^p
+
+    where p, ``momentum_power``, is 1 for a learning rate, and negative for what acts beside the gradient.
+    """
 
     setting: str
     low: float
     high: float
     log: bool = True
+    momentum_power: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +92,9 @@ class Facts:
         paper: Authors, year, title, arXiv number.
         needs_target: The final sparsity has to be given in advance.
         needs_pretrained: Prunes a network that was trained first (within the same budget).
+        needs_hessian: Needs products with the Hessian of the training loss.
         monotone: A weight that was pruned never comes back.
+        momentum: Its optimiser has the momentum of the run; if not, it is Adam, with its own.
         weights_only: Prunes weights of linear and convolutional layers only.
         strength: The setting that rules the sparsity (greater is sparser) where there is no target.
         search: Settings worth tuning, the strength among them.
@@ -93,7 +104,9 @@ class Facts:
     paper: str
     needs_target: bool = False
     needs_pretrained: bool = False
+    needs_hessian: bool = False
     monotone: bool = False
+    momentum: bool = True
     weights_only: bool = False
     strength: str | None = None
     search: tuple[Search, ...] = ()

@@ -141,6 +141,7 @@ class AdaBreg(LinBreg):
     facts = Facts(
         title="AdaBreg",
         paper="Bungert et al. 2022, A Bregman learning framework, JMLR 23, 2105.04319",
+        momentum=False,
         strength="l1",
         search=(Search("l1", 1e-3, 1.0), Search("lr", 1e-4, 1e-2), Search("density", 1e-3, 0.3)),
     )

@@ -1,191 +1,129 @@
-"""Directional pruning as it is defined, from the eigenvectors of the Hessian; gRDA does it without them."""
+"""Directional pruning as the paper defines it: once, from the Hessian of a trained network."""
 
-import math
-from collections.abc import Mapping
+import copy
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dirprune.errors import UsageError
+from dirprune.core.directional import directional_prune
+from dirprune.core.masks import Masks
+from dirprune.errors import DataError, DivergenceError, UsageError
+from dirprune.methods.base import Facts, Search, Work, require, wide
+from dirprune.methods.masked import OneShot, OneShotSettings
+
+_AT_ONCE = 256
+_PASSES = 6  # a Hessian product differentiates a gradient, which is three passes, once more
 
 
-@dataclass(frozen=True, eq=False)
-class DirectionalPruning:
-    """Pruned weights and how they came about.
+@dataclass(frozen=True, kw_only=True)
+class DirectionalSettings(OneShotSettings):
+    """Settings of :class:`Directional`."""
 
-    Attributes:
-        weights: The pruned weights [d].
-        scores: Direction scores s [d].
-        strength: lambda.
-        sparsity: Zeros / d.
-    """
+    sharp: int = 10
+    """k, the number of sharp directions (the paper looks at the top ten)."""
+    images: int = 512
+    """Training images that the Hessian is of, the first of the run's own order. Ours: the whole set would
+    cost more than the training."""
+    tolerance: float = 0.05
+    """Greatest relative residual of an eigenpair. Ours: the subset is the greater error."""
 
-    weights: Tensor
-    scores: Tensor
-    strength: float
-    sparsity: float
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, sharp=(1, None), images=(1, None), tolerance=(1e-9, 0.5))
 
 
-def direction_scores(weights: Tensor, sharp: Tensor) -> Tensor:
-    r"""How far each weight may move towards zero within the flat subspace.
+class Directional(OneShot[DirectionalSettings]):
+    r"""Train, push every weight towards zero as far as the loss is flat, remove what arrives; fine-tune.
 
-    .. math:: s_j = \mathrm{sign}(w_j) \, (P_0 \, \mathrm{sign}(w))_j, \qquad P_0 = I - U U^{\mathsf T}
+    .. math:: s_j = \mathrm{sign}(w_j) (P_0 \, \mathrm{sign}(w))_j, \qquad
+              v_j = \mathrm{sign}(w_j) \max(|w_j| - \lambda s_j, 0)
 
-    Their mean is |P0 sign(w)|^2 / d, between 0 and 1. Without sharp directions all are 1, which is
-    magnitude pruning by soft threshold.
-
-    Args:
-        weights: w, floating point [d].
-        sharp: Orthonormal eigenvectors U of the sharp directions, one per row [k, d]; k may be 0.
-
-    Returns:
-        s [d], float64. 0 where the weight is 0.
-
-    Raises:
-        UsageError: Shapes do not fit, or the rows are not orthonormal.
-
-    Example:
-        >>> direction_scores(torch.tensor([3.0, -1.0]), torch.tensor([[1.0, 0.0]]))
-        tensor([0., 1.], dtype=torch.float64)
+    with P_0 = I - U U^T, U the top-k eigenvectors of the Hessian of the training loss in the prunable
+    weights, the others held, and lambda the least that leaves the wanted number of weights. The Hessian is
+    that of evaluation mode, in float32 or wider.
 
     References:
-        Chao et al. 2020, Definition 1.1.
+        Chao, Wang, Xing, Cheng 2020, "Directional pruning of deep neural networks", Definition 1.1; the
+        paper itself leaves it uncomputed, for gRDA comes near it without the Hessian.
     """
-    if weights.ndim != 1 or sharp.ndim != 2 or sharp.shape[1] != len(weights):
-        raise UsageError(
-            f"expected weights [d] and eigenvectors [k, d]; "
-            f"got {tuple(weights.shape)} and {tuple(sharp.shape)}"
+
+    facts = Facts(
+        title="directional, one-shot",
+        paper="Chao et al. 2020, Directional pruning of deep neural networks, 2006.09358",
+        needs_target=True,
+        needs_pretrained=True,
+        needs_hessian=True,
+        monotone=True,
+        search=(Search("prune_at", 0.3, 0.8, log=False),),
+    )
+    _products = 0
+
+    @torch.no_grad()
+    def prune(self) -> Masks:
+        """Push the weights, and return those that have not arrived at zero."""
+        weights = {name: parameter.detach() for name, parameter in self.prunable.items()}
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            return self.masks  # there is no Hessian; the trainer's next look at the loss ends the run
+        total = sum(weight.numel() for weight in weights.values())
+        pruned, _ = directional_prune(
+            weights, self._directions(), 1 - self._kept(self._target) / total, names=tuple(weights)
         )
-    identity = torch.eye(len(sharp), dtype=sharp.dtype, device=sharp.device)
-    if not torch.allclose(sharp @ sharp.T, identity, atol=1e-3):
-        raise UsageError("the eigenvectors must be orthonormal rows: U U^T is not the identity")
-    signs = torch.sign(weights.double())
-    flat = signs.clone()
-    for direction in sharp:  # one at a time: all of them in float64 may not fit
-        direction = direction.double()
-        flat -= direction * torch.dot(direction, signs)
-    return signs * flat
+        for name, parameter in self.prunable.items():
+            parameter.copy_(pruned[name])
+        return Masks({name: pruned[name] != 0 for name in self.prunable})
 
+    @torch.enable_grad()
+    def _directions(self) -> Tensor:
+        """Return the sharp directions, rows [k, d]."""
+        if find_spec("curvlinops") is None:
+            raise UsageError(
+                "directional pruning needs Hessian products: pip install 'directional-pruning[landscape]'"
+            )
+        from dirprune.landscape.hessian import EigenSettings, NotConvergedError, top_eigenpairs
+        from dirprune.landscape.objective import Objective
 
-def vanishing_strengths(weights: Tensor, scores: Tensor) -> Tensor:
-    r"""The lambda at which each weight becomes zero.
-
-    .. math:: \lambda_j = |w_j| / s_j \text{ where } s_j > 0, \quad 0 \text{ where } w_j = 0, \quad \infty \text{ else}
-
-    Args:
-        weights: w [d].
-        scores: s [d].
-
-    Returns:
-        float64 [d].
-
-    Example:
-        >>> vanishing_strengths(torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.5, 0.0, -1.0]))
-        tensor([4., 0., inf], dtype=torch.float64)
-    """  # noqa: E501 - a formula is one line
-    size, s = weights.double().abs(), scores.double()
-    never = torch.full_like(size, torch.inf)
-    return torch.where(size == 0, 0.0, torch.where(s > 0, size / s, never))
-
-
-def directional_solution(weights: Tensor, scores: Tensor, strength: float) -> Tensor:
-    r"""The directional pruning of given weights.
-
-    .. math:: v_j = \mathrm{sign}(w_j) \max(|w_j| - \lambda s_j, 0)
-        \;\text{ solves }\; \min_v \tfrac12 |w - v|^2 + \lambda \sum_j s_j |v_j|
-
-    A weight with s_j < 0 grows, which keeps the total move in the flat subspace.
-
-    Args:
-        weights: w [d].
-        scores: s [d].
-        strength: lambda >= 0.
-
-    Returns:
-        v [d], of the dtype of the weights.
-
-    Raises:
-        UsageError: lambda is negative or not a number.
-
-    Example:
-        >>> directional_solution(torch.tensor([3.0, -1.0]), torch.tensor([0.5, 1.0]), 1.0)
-        tensor([2.5000, 0.0000])
-
-    References:
-        Chao et al. 2020, Definition 1.1.
-    """
-    if not strength >= 0:
-        raise UsageError(f"lambda must be >= 0; it is {strength}")
-    w = weights.double()
-    gone = vanishing_strengths(weights, scores) <= strength  # exact where |w| - lambda s rounds past zero
-    return torch.where(gone, 0.0, w - torch.sign(w) * strength * scores.double()).to(weights.dtype)
-
-
-def strength_for(sparsity: float, strengths: Tensor) -> float:
-    """Return the least lambda at which a fraction of the weights is zero.
-
-    Args:
-        sparsity: Fraction, in [0, 1].
-        strengths: From :func:`vanishing_strengths` [d].
-
-    Returns:
-        lambda; the sparsity that it leads to is the least one that is not below the target.
-
-    Raises:
-        UsageError: The target is no fraction, or more than the weights that any lambda removes.
-
-    Example:
-        >>> strength_for(0.5, torch.tensor([4.0, 0.5, torch.inf, 1.0]))
-        1.0
-    """
-    if not 0 <= sparsity <= 1:
-        raise UsageError(f"sparsity must be in [0, 1]; it is {sparsity}")
-    count = math.ceil(sparsity * len(strengths) - 1e-9)
-    if count == 0:
-        return 0.0
-    found = strengths.kthvalue(count).values.item()
-    if found == torch.inf:
-        reachable = torch.isfinite(strengths).double().mean().item()
-        raise UsageError(
-            f"no lambda reaches sparsity {sparsity:g}: weights with a score <= 0 stay, "
-            f"the most is {reachable:.4f}"
+        dtype = wide(next(iter(self.prunable.values())))
+        network = copy.deepcopy(self.model).to(dtype)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in self.prunable)
+        objective = Objective(network, self.plan.loss, self._images(dtype), errors=None)
+        settings = EigenSettings(
+            k=self.settings.sharp, tolerance=self.settings.tolerance, eigen_seed=self.plan.seed
         )
-    return float(found)
+        try:
+            pairs = top_eigenpairs(objective, network.state_dict(), settings)
+        except (NotConvergedError, DataError) as error:  # a network that has died, or is about to overflow
+            raise DivergenceError(
+                f"there are no {self.settings.sharp} sharp directions to prune by ({error}); lower --lr"
+            ) from None
+        self._products = pairs.products
+        return pairs.vectors
 
+    def _images(self, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        """Return the first training images; few large batches, for a batch costs milliseconds of its own."""
+        wanted, found = self.settings.images, list[tuple[Tensor, Tensor]]()
+        for batch in self.plan.batches():
+            found.append(batch)
+            if sum(len(labels) for _, labels in found) >= wanted:
+                break
+        inputs, labels = (torch.cat(parts)[:wanted] for parts in zip(*found, strict=True))
+        at_once = range(0, len(labels), _AT_ONCE)
+        return [(inputs[i : i + _AT_ONCE].to(dtype), labels[i : i + _AT_ONCE]) for i in at_once]
 
-def directional_prune(
-    state: Mapping[str, Tensor], sharp: Tensor, sparsity: float, *, names: tuple[str, ...] | None = None
-) -> tuple[dict[str, Tensor], DirectionalPruning]:
-    """Prune a trained network in one shot, in the directions in which its loss is flat.
+    def work(self, step: int) -> Work:
+        """Return sparse passes, and at the cut the dense ones of the Hessian products."""
+        batch = self.plan.examples / self.plan.steps_per_epoch
+        products = self._products * _PASSES * self.settings.images / batch if step == self.cut else 0.0
+        return Work(dense=products, sparse=3)
 
-    Args:
-        state: Its state dict; it is not changed.
-        sharp: Orthonormal eigenvectors of the Hessian's greatest eigenvalues, rows [k, d].
-        sparsity: Target, a fraction of the d weights.
-        names: The tensors that make up the d weights, in their order; None for all of the state.
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of products too."""
+        return {**super().state_dict(), "products": self._products}
 
-    Returns:
-        A state dict with pruned weights, and how they came about.
-
-    Raises:
-        UsageError: Shapes do not fit, or the target cannot be reached.
-
-    Example:
-        >>> state = {"weight": torch.tensor([[3.0, -1.0, 0.5]])}
-        >>> pruned, result = directional_prune(state, torch.tensor([[1.0, 0.0, 0.0]]), sparsity=1 / 3)
-        >>> pruned["weight"], result.strength
-        (tensor([[ 3.0000, -0.5000,  0.0000]]), 0.5)
-
-    References:
-        Chao et al. 2020, Definition 1.1.
-    """
-    chosen = tuple(state) if names is None else names
-    weights = torch.cat([state[name].detach().reshape(-1) for name in chosen])
-    scores = direction_scores(weights, sharp)
-    strength = strength_for(sparsity, vanishing_strengths(weights, scores))
-    pruned = directional_solution(weights, scores, strength)
-    parts = pruned.split_with_sizes([state[name].numel() for name in chosen])
-    changed = {name: part.view_as(state[name]) for name, part in zip(chosen, parts, strict=True)}
-    result = DirectionalPruning(pruned, scores, strength, (pruned == 0).double().mean().item())
-    return {**state, **changed}, result
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the number of products too."""
+        super().load_state_dict(state)
+        self._products = state["products"]

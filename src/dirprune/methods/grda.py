@@ -43,7 +43,7 @@ class Grda(Method[GrdaSettings]):
         title="gRDA",
         paper="Chao et al. 2020, Directional pruning of deep neural networks, 2006.09358",
         strength="mu",
-        search=(Search("mu", 0.4, 0.8, log=False), Search("c", 1e-4, 1e-2)),
+        search=(Search("mu", 0.4, 0.8, log=False), Search("c", 5e-4, 2e-2, momentum_power=-1.1)),  # mu + 1/2
     )
 
     def _make_optimizer(self) -> Optimizer:

@@ -79,6 +79,7 @@ class L0(Parametrised[L0Settings]):
     facts = Facts(
         title="L0 (hard concrete)",
         paper="Louizos et al. 2018, Learning sparse neural networks through L0 regularization, 1712.01312",
+        momentum=False,
         strength="strength",
         search=(Search("strength", 1e-2, 1e2), Search("lr", 1e-4, 1e-2)),
     )

@@ -4,26 +4,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dirprune.core.masks import Distribution, keep_largest
-from dirprune.methods.base import Facts, Search, require
-from dirprune.methods.masked import Gradual, Masked
+from dirprune.core.masks import Distribution, Masks, keep_largest
+from dirprune.methods.base import Facts, Search
+from dirprune.methods.masked import Gradual, OneShot, OneShotSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneShotSettings:
+class MagnitudeSettings(OneShotSettings):
     """Settings of :class:`Magnitude`."""
 
-    prune_at: float = 0.5
-    """Fraction of training that is dense, before the cut; the rest is fine-tuning. Ours: an equal split of
-    the budget that all methods have."""
     distribution: Distribution = "global"
     """How the kept weights are shared out among layers."""
 
-    def __post_init__(self) -> None:
-        require(self, prune_at=(0, 1))
 
-
-class Magnitude(Masked[OneShotSettings]):
+class Magnitude(OneShot[MagnitudeSettings]):
     r"""Train, remove the weights of smallest magnitude once, fine-tune the rest.
 
     .. math:: m_j = [\, |w_j| \text{ is among the } k \text{ greatest} \,]
@@ -41,12 +35,9 @@ class Magnitude(Masked[OneShotSettings]):
         search=(Search("prune_at", 0.3, 0.8, log=False),),
     )
 
-    def after_step(self, step: int) -> None:
-        """Prune if it is time."""
-        if step == max(1, self.plan.steps(self.settings.prune_at)):
-            keep = self._kept(self._target)
-            self.masks = keep_largest(self.magnitudes(), keep, self.settings.distribution)
-        self.apply()
+    def prune(self) -> Masks:
+        """Return the weights of greatest magnitude."""
+        return keep_largest(self.magnitudes(), self._kept(self._target), self.settings.distribution)
 
 
 class GradualMagnitude(Gradual):

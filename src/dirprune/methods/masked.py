@@ -1,7 +1,8 @@
 """What the methods with masks share: a method decides on a score, and when how many weights are kept."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -54,6 +55,40 @@ class Masked(Method[Settings]):
                 "the saved masks belong to other parameters: resume with the same network and plan"
             )
         self.masks = Masks({name: mask.to(self.masks[name].device) for name, mask in state["masks"].items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotSettings:
+    """When a network is pruned that is pruned once."""
+
+    prune_at: float = 0.5
+    """Fraction of training that is dense, before the cut; the rest is fine-tuning. Ours: an equal split of
+    the budget that all methods have."""
+
+    def __post_init__(self) -> None:
+        require(self, prune_at=(0, 1))
+
+
+SomeOneShot = TypeVar("SomeOneShot", bound=OneShotSettings)
+
+
+class OneShot(Masked[SomeOneShot]):
+    """Trains the dense network, prunes it once, and fine-tunes what is left."""
+
+    @property
+    def cut(self) -> int:
+        """The step after which it is pruned."""
+        return max(1, self.plan.steps(self.settings.prune_at))
+
+    @abstractmethod
+    def prune(self) -> Masks:
+        """Return what is kept, and change its weights if need be: the one decision of such a method."""
+
+    def after_step(self, step: int) -> None:
+        """Prune if it is time."""
+        if step == self.cut:
+            self.masks = self.prune()
+        self.apply()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,10 @@ class RDA(Method[RdaSettings]):
         title="RDA, l1",
         paper="Xiao 2010, Dual averaging methods, JMLR 11",
         strength="l1",
-        search=(Search("l1", 1e-6, 1e-2), Search("lr", 0.1, 30)),
+        search=(
+            Search("l1", 1e-6, 1e-2, momentum_power=-1),
+            Search("lr", 0.1, 30, momentum_power=1),
+        ),
     )
 
     def _make_optimizer(self) -> Optimizer:

@@ -8,9 +8,10 @@ from dirprune.methods.acdc import ACDC, AcdcSettings
 from dirprune.methods.base import Facts, Method, NoSettings
 from dirprune.methods.bregman import AdaBreg, AdaBregSettings, BregmanSettings, LinBreg
 from dirprune.methods.dense import Dense, SmallDense
+from dirprune.methods.directional import Directional, DirectionalSettings
 from dirprune.methods.grda import Grda, GrdaSettings
 from dirprune.methods.l0 import L0, L0Settings
-from dirprune.methods.magnitude import GradualMagnitude, Magnitude, OneShotSettings
+from dirprune.methods.magnitude import GradualMagnitude, Magnitude, MagnitudeSettings
 from dirprune.methods.masked import GradualSettings
 from dirprune.methods.proximal import ProximalL1, ProximalSettings
 from dirprune.methods.random import RandomPruning
@@ -40,7 +41,8 @@ METHODS: dict[str, Entry] = {
     "sgd": Entry(Dense, NoSettings()),
     "small-dense": Entry(SmallDense, NoSettings()),
     "grda": Entry(Grda, GrdaSettings()),
-    "magnitude": Entry(Magnitude, OneShotSettings()),
+    "magnitude": Entry(Magnitude, MagnitudeSettings()),
+    "directional": Entry(Directional, DirectionalSettings()),
     "gradual": Entry(GradualMagnitude, GradualSettings(distribution="global")),
     "gradual-uniform": Entry(GradualMagnitude, GradualSettings(distribution="uniform")),
     "gradual-erk": Entry(GradualMagnitude, GradualSettings(distribution="erk")),

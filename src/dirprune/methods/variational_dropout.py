@@ -78,6 +78,7 @@ class VariationalDropout(Parametrised[VariationalDropoutSettings]):
         title="variational dropout",
         paper="Molchanov et al. 2017, Variational dropout sparsifies deep neural networks, 1701.05369",
         weights_only=True,
+        momentum=False,
         strength="kl",
         search=(Search("kl", 1e-2, 1e1), Search("lr", 1e-4, 1e-2)),
     )

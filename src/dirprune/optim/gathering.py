@@ -1,16 +1,13 @@
 """The tensors that a step needs, taken again from the step before while nothing has been replaced."""
 
-from collections.abc import Collection, Iterable, Mapping
-from itertools import repeat
+from collections.abc import Collection, Mapping
+from itertools import chain, repeat
 from operator import is_, is_not
 from typing import Any
 
 from torch import Tensor
 
 from dirprune.optim.tensors import Tensors
-
-# Keys of a parameter's state, in the order of Tensors.
-_KEYS = ("accumulator", "momentum_buffer", "step", "threshold")
 
 
 class Gathering:
@@ -22,16 +19,21 @@ class Gathering:
 
     def __init__(self) -> None:
         self._parameters: list[Tensor] = []
-        self._states: list[dict[str, Any]] = []
-        self._groups: dict[int, tuple[Tensors, list[dict[str, Any]]]] = {}
+        self._values: list[Any] = []  # of all states, laid end to end
+        self._groups: dict[int, Tensors] = {}
 
     def check(self, state: Mapping[Tensor, dict[str, Any]]) -> None:
-        """Forget everything, if the optimiser's state has other parameters or dictionaries than it had."""
-        if not (_same(state, self._parameters) and _same(state.values(), self._states)):
+        """Forget everything, if anything in the optimiser's state has been added, removed or replaced."""
+        states = state.values()
+        if not (
+            _same(state, self._parameters)
+            and sum(map(len, states)) == len(self._values)
+            and all(map(is_, chain.from_iterable(map(dict.values, states)), self._values))
+        ):
             self._groups.clear()
 
-    def take(self, group: dict[str, Any], grads: Iterable[Tensor | None]) -> Tensors | None:
-        """Return the last step's tensors with new gradients; None if any other has been replaced.
+    def take(self, group: dict[str, Any], grads: list[Tensor | None]) -> Tensors | None:
+        """Return the last step's tensors with new gradients; None if they would be others.
 
         The lists are the last step's own, but for the gradients.
 
@@ -41,26 +43,20 @@ class Gathering:
         """
         if (found := self._groups.get(id(group))) is None:
             return None
-        tensors, states = found
-        params, present = group["params"], list(grads)
-        if not all(map(is_not, present, repeat(None))):
-            params = [p for p, grad in zip(params, present, strict=True) if grad is not None]
-        held = (tensors.accumulators, tensors.buffers, tensors.steps, tensors.thresholds)
-        if (
-            not _same(params, tensors.params)
-            or bool(tensors.buffers) is not (group["momentum"] != 0)
-            or not all(
-                all(map(is_, map(dict.get, states, repeat(key)), values))
-                for key, values in zip(_KEYS, held, strict=True)
-            )
-        ):
+        params: list[Tensor] = group["params"]
+        present: list[Tensor] = grads  # type: ignore[assignment]
+        if not all(map(is_not, grads, repeat(None))):
+            params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
+            present = [grad for grad in grads if grad is not None]
+        if not _same(params, found.params) or bool(found.buffers) is not (group["momentum"] != 0):
             return None
-        return tensors._replace(grads=[grad for grad in present if grad is not None])
+        return Tensors(found.params, present, *found[2:])
 
     def keep(self, group: dict[str, Any], tensors: Tensors, state: Mapping[Tensor, dict[str, Any]]) -> None:
         """Keep what a step gathered for a group, but for the gradients, whose memory may be wanted back."""
-        self._parameters, self._states = list(state), list(state.values())
-        self._groups[id(group)] = (tensors._replace(grads=[]), [state[p] for p in tensors.params])
+        self._parameters = list(state)
+        self._values = list(chain.from_iterable(map(dict.values, state.values())))
+        self._groups[id(group)] = tensors._replace(grads=[])
 
 
 def _same(now: Collection[Any], before: list[Any]) -> bool:

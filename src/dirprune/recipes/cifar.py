@@ -12,7 +12,8 @@ def vgg16_cifar10() -> Experiment:
     ``0.6``, ``0.7``. ``--epochs 1`` trains the first epoch of these 600; for a shorter training with the
     whole schedule give ``--epochs 60 --schedule-epochs 60``.
 
-    Hardware and time: made for a GPU; two CPU cores take about nine minutes for an epoch.
+    Hardware and time: made for a GPU; two CPU cores take about nine minutes for an epoch. The first start
+    times bf16 and channels_last and takes them where they pay; ``--precision no`` is the paper's float32.
 
     Expect, after 600 epochs, what Chao et al. 2020 publish (mean of 10 seeds): SGD 90.82 %; gRDA 91.02 % at
     61.41 % sparsity (mu 0.51), 90.86 % at 90.48 % (0.6), 90.64 % at 97.22 % (0.7; one seed in ten diverges).
@@ -35,7 +36,8 @@ def vgg16_cifar10() -> Experiment:
             flip=True,
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
-        )
+        ),
+        compute="auto",
     )
 
 
@@ -47,7 +49,8 @@ def wrn28x10_cifar10() -> Experiment:
     ``dirprune train wrn16x4-cifar10``, any ``wrn<depth>x<widen>``.
 
     Hardware and time: made for a GPU; two CPU cores take more than half an hour for the first 100 of 391
-    steps of an epoch.
+    steps of an epoch. The first start times bf16 and channels_last and takes them where they pay;
+    ``--precision no`` is the float32 of the paper.
 
     Expect, after 200 epochs, what Chao et al. 2020 publish (mean of 10 seeds): SGD 94.17 %; gRDA 94.46 % at
     90.17 % sparsity (mu 0.501), 94.43 % at 94.74 % (0.55), 94.50 % at 97.07 % (0.6), 94.53 % at 98.29 %
@@ -69,7 +72,8 @@ def wrn28x10_cifar10() -> Experiment:
             flip=True,
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2023, 0.1994, 0.2010),
-        )
+        ),
+        compute="auto",
     )
 
 
@@ -81,7 +85,8 @@ def wrn28x10_cifar100() -> Experiment:
     ``dirprune train wrn16x4-cifar100``, any ``wrn<depth>x<widen>``.
 
     Hardware and time: made for a GPU; two CPU cores take more than half an hour for the first 100 of 391
-    steps of an epoch.
+    steps of an epoch. The first start times bf16 and channels_last and takes them where they pay;
+    ``--precision no`` is the float32 of the paper.
 
     Expect, after 200 epochs, what Chao et al. 2020 publish (mean of 10 seeds): SGD 76.53 %; gRDA 76.92 % at
     82.69 % sparsity (mu 0.501), 77.00 % at 90.20 % (0.55), 77.00 % at 94.20 % (0.6), 76.85 % at 96.30 %

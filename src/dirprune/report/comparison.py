@@ -25,6 +25,7 @@ class Row:
         settings: What the trials chose.
         needs_target: Whether the sparsity is given to it; if not, ``sparsity`` is what it came to.
         needs_pretrained: Whether it prunes a network that was trained first.
+        needs_hessian: Whether it needs products with the Hessian.
         sparsity: 1 - non-zeros / parameters of the full network.
         accuracy: On the test images, a fraction; None where no seed finished.
         difference: To the reference at the same wanted sparsity, paired by seed; None without two pairs.
@@ -42,6 +43,7 @@ class Row:
     settings: Mapping[str, float]
     needs_target: bool
     needs_pretrained: bool
+    needs_hessian: bool
     sparsity: Estimate | None
     accuracy: Estimate | None
     difference: Estimate | None
@@ -159,6 +161,7 @@ def _row(
         settings=(choice["candidate"] or {}).get("values", {}),
         needs_target=bool(facts["needs_target"]),
         needs_pretrained=bool(facts["needs_pretrained"]),
+        needs_hessian=bool(facts["needs_hessian"]),
         sparsity=estimate([each.sparsity for each in every]) if every else None,
         accuracy=estimate([each.accuracy for each in every]) if every else None,
         difference=paired_difference(

@@ -116,7 +116,11 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def _needs(row: Row) -> str:
     """Say what a method has to be given."""
-    given = (("target", row.needs_target), ("pretrained", row.needs_pretrained))
+    given = (
+        ("target", row.needs_target),
+        ("pretrained", row.needs_pretrained),
+        ("Hessian", row.needs_hessian),
+    )
     return ", ".join(name for name, needed in given if needed) or "nothing"
 
 

@@ -40,13 +40,25 @@ def landscape_sections(folder: Path) -> list[Section]:
     sections = [
         section
         for run in find_runs(folder)
-        if (section := _run_section(run.path.name, run.path / "landscape"))
+        if (section := run_section(run.path.name, run.path / "landscape"))
     ]
     checks = sorted(folder.glob("landscape/*/theorem.json"))
     return [*sections, *(theorem_section(path.parent) for path in checks)]
 
 
-def _run_section(name: str, folder: Path) -> Section | None:
+def run_section(name: str, folder: Path) -> Section | None:
+    """Show the results that lie in one folder.
+
+    Args:
+        name: Of the run.
+        folder: What `dirprune landscape` wrote to.
+
+    Returns:
+        The section; None if there are no results.
+
+    Raises:
+        RunFolderError: A result is damaged.
+    """
     connection, plane = Connection.load(folder), Plane.load(folder)
     series, norms, oneshot = ProjectionSeries.load(folder), NormSeries.load(folder), OneShot.load(folder)
     found = [result for result in (connection, plane, series, norms, oneshot) if result]

@@ -7,6 +7,7 @@
     metrics.jsonl       a line for each epoch; equal for equal configurations, interrupted or not
     timing.jsonl        a line for each epoch: seconds
     warnings.jsonl      a line for each warning: epoch, kind, where, message
+    tracking.json       trackers that show the run: its identity there, and the last epoch that each has
     checkpoints/        step-00000123.pt, the newest is the one to resume from
     snapshots/          epoch-000005.safetensors, the weights after chosen epochs as sparse files
     model.safetensors   the finished network as a sparse file
@@ -20,7 +21,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,10 @@ class RunFolder:
     def warnings(self) -> list[Json]:
         """Return what was amiss: a record for each warning."""
         return self._read_lines("warnings.jsonl")
+
+    def trackers(self) -> Json:
+        """Return for each tracker by name the run's ``identity`` there and the last ``epoch`` that it has."""
+        return self._read_json("tracking.json") if (self.path / "tracking.json").is_file() else {}
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """Read the newest checkpoint that is whole, without running any code that it might hold.
@@ -200,11 +205,21 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
 
+    def write_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write the records of all epochs at once, of a run that was trained elsewhere."""
+        with atomic_write(self.path / "metrics.jsonl") as file:
+            for record in records:
+                file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+
     def append_warning(self, warning: Mapping[str, Any]) -> None:
         """Append a warning; the file is small, and is never left with half a line."""
         with atomic_write(self.path / "warnings.jsonl") as file:
             for record in (*self.warnings(), warning):
                 file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+
+    def write_trackers(self, trackers: Mapping[str, Any]) -> None:
+        """Write what :meth:`trackers` returns."""
+        self._write_json("tracking.json", trackers)
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Save atomically; the one before is kept until this one is whole on the disk."""

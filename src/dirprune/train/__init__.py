@@ -15,6 +15,7 @@ from dirprune.train.interruption import StopRequested
 from dirprune.train.jobs import Job, Outcome, raise_failures
 from dirprune.train.measures import Measured, evaluate
 from dirprune.train.ranks import first_process, leave
+from dirprune.train.tracking import Tracking, check_tracker
 from dirprune.train.trainer import Trainer
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "ProgressDisplay",
     "Run",
     "StopRequested",
+    "Tracking",
     "TrainConfig",
     "Trainer",
+    "check_tracker",
     "describe_environment",
     "estimate",
     "evaluate",

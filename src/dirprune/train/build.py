@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import is_bf16_available
 from torch import nn
 
 from dirprune.errors import UsageError
@@ -20,8 +21,14 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Return what knows the devices, the processes and the mixed precision.
 
     Raises:
-        UsageError: fp16 on a CPU, where Accelerate would compute in float32 and not say so.
+        UsageError: fp16 on a CPU, where Accelerate would compute in float32 and not say so; bf16 on a device
+            that has none.
     """
+    if config.precision == "bf16" and not is_bf16_available():
+        raise UsageError(
+            "this device cannot compute in bf16: train this run elsewhere, or a run of its own with "
+            "--precision no"
+        )
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.precision:
         AcceleratorState._reset_state()  # one process may train runs of several precisions
     # Several processes on CPUs are only seen where the CPU is asked for.

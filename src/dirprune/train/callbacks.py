@@ -35,6 +35,11 @@ class Position:
         """Steps of the whole run."""
         return self.steps_per_epoch * self.epochs
 
+    @property
+    def steps_of_epoch(self) -> range:
+        """Numbers of the steps that this epoch has done, from 1 over the whole run."""
+        return range(self.step - self.step_in_epoch + 1, self.step + 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -47,6 +52,8 @@ class Run:
         optimizer: Its optimiser.
         method: What made the optimiser.
         position: Where the run is now; it moves.
+        sums: [loss in nats, right answers], summed over the images that this epoch has trained on so far, in
+            training mode; float64 [2] on the run's device (float32 on Apple's), and it moves too.
     """
 
     config: TrainConfig
@@ -55,6 +62,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     method: Method[Any]
     position: Position
+    sums: Tensor
 
     def plain_state(self) -> dict[str, Tensor]:
         """Return the network's state under its original names, with the weights of evaluation."""
@@ -81,6 +89,9 @@ class Callback:
 
     def on_end(self, result: dict[str, Any]) -> None:
         """The run is over, well or not."""
+
+    def close(self) -> None:
+        """Training has ended in this process: over, stopped or failed; let go of what is held."""
 
 
 def figures(metrics: dict[str, Any]) -> str:

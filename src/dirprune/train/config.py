@@ -2,7 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -14,8 +15,8 @@ from dirprune.train.schedules import check_schedule, learning_rate_factor
 
 TWINS = ("sgd", "grda")
 """What a recipe trains unless it is told otherwise."""
-# What tells runs of one experiment apart.
-_OF_A_RUN = ("method", "c", "mu", "penalty", "sparsity", "settings", "seed")
+OF_A_RUN = ("method", "c", "mu", "penalty", "sparsity", "settings", "seed")
+"""What tells runs of one experiment apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,8 @@ class TrainConfig:
     """Epochs that the schedule is laid out for; None: as many as are trained. With more than --epochs the
     run is the beginning of a longer one."""
     image_size: int | None = None
-    """Height and width that streamed images are brought to, in pixels; None: what the data set has."""
+    """Height and width of the images, in pixels; None: what the data set has. Images in memory are averaged
+    down by a whole factor, streamed ones are cropped and resized."""
     crop_padding: int = 0
     """Augmentation: zero padding, in pixels, before a random crop; 0 for none."""
     flip: bool = False
@@ -122,6 +124,34 @@ class TrainConfig:
         if self.method not in METHODS:
             raise UsageError(unknown("method", self.method, METHODS))
         check_schedule(self.schedule, self.schedule_args)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the settings that a run folder of an earlier version may leave out."""
+        return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "TrainConfig":
+        """Return the settings that JSON holds, perhaps beside other things.
+
+        Raises:
+            TypeError: A setting without a default is missing.
+            UsageError: One is out of range.
+
+        Example:
+            >>> import json
+            >>> from dataclasses import asdict
+            >>> config = TrainConfig(recipe="mine", dataset="digits", model="lenet5", mean=(0.3,), std=(0.4,))
+            >>> TrainConfig.from_json(json.loads(json.dumps({**asdict(config), "data": "0f3a"}))) == config
+            True
+        """
+        known = {field.name for field in fields(cls)}
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content.items()
+            if key in known
+        }
+        return cls(**settings)
 
     def with_method(self, method: str) -> "TrainConfig":
         """Return the twin that another method trains, without the settings that mean nothing to it.
@@ -178,7 +208,7 @@ class TrainConfig:
         changed = [
             f"{field.name.replace('_', '-')}{_short(getattr(self, field.name))}"
             for field in fields(self)
-            if field.name not in _OF_A_RUN and getattr(self, field.name) != getattr(recipe, field.name)
+            if field.name not in OF_A_RUN and getattr(self, field.name) != getattr(recipe, field.name)
         ]
         return "-".join([self.recipe, *changed])
 

@@ -42,6 +42,24 @@ def describe_environment(command: str, device: torch.device | str = "cpu") -> di
     }
 
 
+def bf16_hardware(device: torch.device) -> str | None:
+    """Return what computes in bfloat16 on a device, or None if it only imitates it.
+
+    Args:
+        device: A CPU or CUDA device; of others nothing is known.
+
+    Example:
+        >>> bf16_hardware(torch.device("cpu")) in ("amx_bf16", "avx512_bf16", "bf16", None)
+        True
+    """
+    if device.type == "cuda":
+        return "cuda" if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    if device.type != "cpu":
+        return None
+    flags = f"{_cpu_field('flags')} {_cpu_field('Features')}".split()  # as Linux calls them on x86, on ARM
+    return next((name for name in ("amx_bf16", "avx512_bf16", "bf16") if name in flags), None)
+
+
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
@@ -51,9 +69,11 @@ def _version(distribution: str) -> str | None:
 
 def _cpu_name() -> str:
     """Name of the processor; Linux does not tell it through the platform module."""
+    return _cpu_field("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_field(name: str) -> str:
+    """Return what Linux tells about the first core; nothing elsewhere."""
     described = Path("/proc/cpuinfo")
-    if described.is_file():
-        for line in described.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = described.read_text().splitlines() if described.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import UsageError
@@ -27,6 +28,8 @@ class Experiment:
         seeds: Number of seeds. Runs of one seed start from the same initial weights.
         methods: Methods to run for each seed, by their names in :data:`dirprune.methods.METHODS`.
         threads: Threads on the CPU for each run; None for all cores. Small networks are fastest with one.
+        compute: ``"auto"``: `dirprune train` times bf16 and channels_last on this machine when the experiment
+            begins, takes them where they pay, and keeps to that; ``"fixed"``: the configuration says it.
 
     Raises:
         UsageError: Nothing would be run, or a run has a setting outside its range.
@@ -43,6 +46,7 @@ class Experiment:
     seeds: int = 1
     methods: tuple[str, ...] = TWINS
     threads: int | None = None
+    compute: Literal["auto", "fixed"] = "fixed"
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -79,6 +83,7 @@ class Experiment:
         command: str = "",
         execution: Execution = Execution(),  # noqa: B008 - frozen
         snapshots: tuple[int, ...] = (),
+        trackers: tuple[str, ...] = (),
     ) -> list[Job]:
         """Return every run with all that a process needs to train it.
 
@@ -89,6 +94,7 @@ class Experiment:
             command: The command line, for the record.
             execution: How each run uses the machine.
             snapshots: Epochs after which the weights are kept; 0: before the first.
+            trackers: Where each run is shown beside its folder; see :mod:`dirprune.train.tracking`.
         """
         return [
             Job(
@@ -100,6 +106,7 @@ class Experiment:
                 command=command,
                 execution=execution,
                 snapshots=snapshots,
+                trackers=trackers,
             )
             for config in self.runs()
         ]

@@ -83,7 +83,7 @@ def make_inputs(
         UsageError: A setting does not suit the data.
         DataError: --validation leaves nothing to train or to measure on.
     """
-    channels, height, width = dataset.image_shape
+    channels, height, _ = dataset.image_shape
     if len(config.mean) not in (1, channels):
         raise UsageError(
             f"--mean must have 1 value, or one for each of the {channels} channels of {config.dataset}, "
@@ -91,17 +91,13 @@ def make_inputs(
         )
     augmentation = Augmentation(config.crop_padding, config.flip, config.mean, config.std)
     if isinstance(dataset, ImageDataset):
-        if config.image_size not in (None, height):
-            raise UsageError(
-                f"--image-size does not apply to {config.dataset}: its images are {height} pixels"
-            )
-        train, test = splits(dataset.train, dataset.test, config.validation)
+        train, test = in_memory(config, dataset)
         batches = Batches(train.to(device), config.batch_size, config.seed, augmentation)
         return Inputs(
             batches,
             test.to(device),
             _IN_MEMORY_EVALUATION,
-            (channels, height, width),
+            train.image_shape,
             dataset.num_classes,
             dataset.digest,
         )
@@ -122,6 +118,17 @@ def make_inputs(
     )
     at_once = -(-config.batch_size // execution.accumulation)
     return Inputs(streamed, held, at_once, (channels, size, size), dataset.num_classes, dataset.digest)
+
+
+def in_memory(config: TrainConfig, dataset: ImageDataset) -> tuple[Split, Split]:
+    """Return what to train on and what to measure on, in the size that a configuration asks for.
+
+    Raises:
+        DataError: Images cannot be brought to that size, or nothing is left to train or to measure on.
+    """
+    train, test = splits(dataset.train, dataset.test, config.validation)
+    size = config.image_size
+    return (train, test) if size is None else (train.smaller(size), test.smaller(size))
 
 
 def splits(train: SomeSplit, test: SomeSplit, validation: float) -> tuple[SomeSplit, SomeSplit]:

@@ -23,6 +23,7 @@ from dirprune.train.duration import Duration
 from dirprune.train.execution import Execution
 from dirprune.train.ranks import first_process
 from dirprune.train.snapshots import SnapshotSaver
+from dirprune.train.tracking import Tracking
 from dirprune.train.trainer import Trainer
 
 
@@ -40,6 +41,7 @@ class Job:
         snapshots: Epochs after which the weights are kept; 0: before the first.
         accumulators: Epochs after which the accumulators are kept; see :mod:`dirprune.train.accumulators`.
         execution: How the machine is used.
+        trackers: Where the run is shown beside its folder; see :mod:`dirprune.train.tracking`.
 
     Example:
         >>> config = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
@@ -57,6 +59,7 @@ class Job:
     snapshots: tuple[int, ...] = ()
     accumulators: tuple[int, ...] = ()
     execution: Execution = Execution()  # noqa: RUF009 - frozen
+    trackers: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -71,17 +74,16 @@ class Job:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Job":
         """Read what :meth:`to_json` returned."""
-        settings = content["config"].items()
-        config: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings}
         return cls(
             **{
                 **content,
-                "config": TrainConfig(**config),
+                "config": TrainConfig.from_json(content["config"]),
                 "folder": Path(content["folder"]),
                 "checkpoint_every": Duration.parse(content["checkpoint_every"]),
                 "snapshots": tuple(content["snapshots"]),
                 "accumulators": tuple(content["accumulators"]),
                 "execution": Execution(**content["execution"]),
+                "trackers": tuple(content["trackers"]),
             }
         )
 
@@ -154,6 +156,7 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
                 _Record(),
                 SnapshotSaver(job.snapshots),
                 KeepAccumulators(job.accumulators),
+                Tracking(job.trackers),
                 *callbacks,
             ],
             checkpoint_every=job.checkpoint_every,

@@ -1,4 +1,4 @@
-"""Several runs at once on this machine, each in a process of its own."""
+"""Several runs at once on this machine: processes that train one run after the other."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from threading import Thread
 
 from dirprune.errors import FailedRunsError
@@ -24,7 +25,7 @@ _SECONDS_TO_SAVE = 120.0  # a large checkpoint on a slow disk
 def run_in_processes(
     jobs: Sequence[Job], at_once: int, devices: Sequence[str], display: ProgressDisplay
 ) -> list[Outcome]:
-    """Train runs, several at once; a process that is killed is one failed run.
+    """Train runs, several at once; a process that is killed is one failed run, and another takes its place.
 
     Args:
         jobs: The runs; their data sets are best in the cache already.
@@ -40,19 +41,22 @@ def run_in_processes(
         UsageError: The request cannot be met.
         OSError: Something could not be written.
     """
-    waiting, running = deque(jobs), dict[int, _Child]()
+    waiting, workers = deque(jobs), dict[int, _Worker]()
     outcomes: dict[str, Outcome] = {}
     with stop_requests() as stop:
         try:
-            while waiting or running:
+            while len(outcomes) < len(jobs):
                 for slot in range(at_once):
-                    if waiting and slot not in running:
-                        device = devices[slot % len(devices)] if devices else None
-                        running[slot] = _Child(waiting.popleft(), device, display)
-                for slot, child in list(running.items()):
-                    outcome = child.outcome()
+                    if waiting and (slot not in workers or not workers[slot].busy):
+                        if slot in workers and not workers[slot].alive:
+                            workers.pop(slot).close()
+                        if slot not in workers:
+                            device = devices[slot % len(devices)] if devices else None
+                            workers[slot] = _Worker(device, display)
+                        workers[slot].give(waiting.popleft())
+                for worker in workers.values():
+                    outcome = worker.outcome()
                     if outcome is not None:
-                        del running[slot]
                         display.end(outcome)
                         raise_if_hopeless(outcome)
                         outcomes[outcome.name] = outcome
@@ -60,18 +64,18 @@ def run_in_processes(
                     raise StopRequested
                 time.sleep(_POLL_SECONDS)
         finally:
-            _end(list(running.values()))
+            _end(list(workers.values()))
     return [outcomes[job.name] for job in jobs]
 
 
-class _Child:
-    """A process that trains one run."""
+class _Worker:
+    """A process that trains one run at a time; data and libraries are loaded once."""
 
-    def __init__(self, job: Job, device: str | None, display: ProgressDisplay) -> None:
-        self._job = job
+    def __init__(self, device: str | None, display: ProgressDisplay) -> None:
+        self._job: Job | None = None
         self._display = display
         self._outcome: Outcome | None = None
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - what is printed before the run has its log
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - what is printed between runs has no log
         environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dirprune.train.worker"],
@@ -81,11 +85,16 @@ class _Child:
             env=environment,
             start_new_session=True,  # Ctrl-C in the terminal is for the parent, which then asks each to stop
         )
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(job.to_json()).encode() + b"\n")
-        self.process.stdin.flush()  # and stays open: see the worker
         self._listener = Thread(target=self._listen, daemon=True)
         self._listener.start()
+
+    def give(self, job: Job) -> None:
+        """Let it train a run; it must not be busy."""
+        self._job = job
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it has just died: the outcome will say so
+            self.process.stdin.write(json.dumps(job.to_json()).encode() + b"\n")
+            self.process.stdin.flush()  # and stays open: see the worker
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
@@ -98,22 +107,37 @@ class _Child:
             else:
                 self._display.show(event)
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has a run whose outcome is not known."""
+        return self._job is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can train another run."""
+        return self.process.poll() is None
+
     def outcome(self) -> Outcome | None:
-        """Return what became of the run, or None while it is at work."""
-        code = self.process.poll()
-        if code is None:
+        """Return what became of its run, once; None while it is at work, or has none."""
+        if self._job is None:
             return None
-        self._listener.join()
-        self.close()
-        return self._outcome or self._lost(code)
+        code = self.process.poll()
+        if code is not None:
+            self._listener.join()
+        if self._outcome is None and code is None:
+            return None
+        outcome = self._outcome or self._lost(self._job, code or 0)
+        self._job = self._outcome = None
+        return outcome
 
     def close(self) -> None:
-        """Let go of the pipes."""
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+        """Let go of the pipes and of what was printed."""
+        for file in (self.process.stdin, self.process.stdout, self._errors):
+            if file is not None:
+                with suppress(BrokenPipeError):
+                    file.close()
 
-    def _lost(self, code: int) -> Outcome:
+    def _lost(self, job: Job, code: int) -> Outcome:
         """Record that the process ended without a word."""
         if code < 0:
             message = f"its process was killed by {signal.Signals(-code).name}"
@@ -123,20 +147,20 @@ class _Child:
             self._errors.seek(0)
             lines = self._errors.read().decode(errors="replace").strip().splitlines()
             message = f"its process ended with code {code}: {lines[-1] if lines else 'nothing was said'}"
-        record_failure(RunFolder(self._job.folder), message)
-        return Outcome(self._job.name, "failed", message, FailedRunsError(f"{self._job.name}: {message}"))
+        record_failure(RunFolder(job.folder), message)
+        return Outcome(job.name, "failed", message, FailedRunsError(f"{job.name}: {message}"))
 
 
-def _end(children: Sequence[_Child]) -> None:
+def _end(workers: Sequence[_Worker]) -> None:
     """Ask processes to save and stop; kill those that do not, and all on a second Ctrl-C."""
-    for child in children:
-        child.process.terminate()
+    for worker in workers:
+        worker.process.terminate()
     deadline = time.monotonic() + _SECONDS_TO_SAVE
     try:
-        while time.monotonic() < deadline and any(child.process.poll() is None for child in children):
+        while time.monotonic() < deadline and any(worker.process.poll() is None for worker in workers):
             time.sleep(_POLL_SECONDS)
     finally:
-        for child in children:
-            child.process.kill()
-            child.process.wait()
-            child.close()
+        for worker in workers:
+            worker.process.kill()
+            worker.process.wait()
+            worker.close()

@@ -1,4 +1,4 @@
-"""What a run writes down: its result, the threshold in force, and why it diverged."""
+"""What a run writes down: its epochs, its result, and why it diverged."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +9,51 @@ from dirprune.core.sparsity import SparsityReport
 from dirprune.export import SparseFileInfo
 from dirprune.train.callbacks import Position
 from dirprune.train.config import TrainConfig
+from dirprune.train.measures import Measured
+from dirprune.train.progress import Progress
 
 _MEASURED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5")
 _OF_THE_BEST = ("epoch", "test_accuracy", "test_top5", "sparsity")
+
+
+def epoch_record(
+    progress: Progress,
+    images: int,
+    test: Measured,
+    sparsity: SparsityReport,
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, Any]:
+    """Return what an epoch has come to; it does not depend on the clock.
+
+    Args:
+        progress: At the end of the epoch.
+        images: Training images.
+        test: Measured after it.
+        sparsity: Counted after it.
+        optimizer: Tells the learning rate and the threshold.
+    """
+    train_loss, correct = progress.sums.tolist()
+    return {
+        "epoch": progress.position.epoch,
+        "step": progress.position.step,
+        "lr": optimizer.param_groups[0]["lr"],
+        "train_loss": train_loss / images,
+        "train_accuracy": correct / images,
+        "test_loss": test.loss,
+        "test_accuracy": test.accuracy,
+        **({} if test.top5 is None else {"test_top5": test.top5}),
+        "sparsity": sparsity.sparsity,
+        "threshold": threshold_in_force(optimizer),
+    }
+
+
+def timing_record(progress: Progress) -> dict[str, Any]:
+    """Return what the clock says of an epoch."""
+    return {
+        "epoch": progress.position.epoch,
+        "train_seconds": progress.seconds["train"],
+        "evaluation_seconds": progress.seconds["evaluation"],
+    }
 
 
 def result_record(

@@ -1,8 +1,7 @@
 """A run that has been trained, opened again: its network, and the data that it saw."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from dirprune.export import load_sparse
 from dirprune.runs import RunFolder
 from dirprune.train.build import build_model
 from dirprune.train.config import TrainConfig
-from dirprune.train.inputs import splits
+from dirprune.train.inputs import in_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +79,8 @@ def run_config(folder: RunFolder) -> TrainConfig:
         RunFolderError: They are not those of a training run.
         UsageError: One of them is out of range.
     """
-    known = {field.name for field in fields(TrainConfig)}
-    held: dict[str, Any] = {key: value for key, value in folder.config().items() if key in known}
-    lists = {key: tuple(value) for key, value in held.items() if isinstance(value, list)}
     try:
-        return TrainConfig(**{**held, **lists})
+        return TrainConfig.from_json(folder.config())
     except TypeError as error:
         raise RunFolderError(f"{folder.path}/config.json is not of a training run: {error}") from None
 
@@ -113,8 +109,8 @@ def reopen(folder: RunFolder, dataset: ImageDataset | EncodedDataset) -> Trained
         raise RunFolderError(f"{folder.path} has not finished: train it to the end first")
     if not isinstance(dataset, ImageDataset):
         raise UsageError(f"{folder.path} was trained on streamed images; a run is opened with data in memory")
-    model = build_model(config, dataset.image_shape, dataset.num_classes)
+    training, measured = in_memory(config, dataset)
+    model = build_model(config, training.image_shape, dataset.num_classes)
     load_sparse(folder.sparse_file, model)
-    training, measured = splits(dataset.train, dataset.test, config.validation)
     augmentation = Augmentation(config.crop_padding, config.flip, config.mean, config.std)
     return TrainedRun(folder, config, model.eval(), training, measured, augmentation)

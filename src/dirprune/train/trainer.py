@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from dirprune.errors import DivergenceError, RunFolderError
 from dirprune.export import save_sparse
 from dirprune.runs import RunFolder
 from dirprune.train.build import build_model, make_accelerator, place_model, weights_digest
-from dirprune.train.callbacks import Callback, Position, Run
+from dirprune.train.callbacks import Callback, Run
 from dirprune.train.checkpoint import restore, state_of
 from dirprune.train.config import TrainConfig
 from dirprune.train.duration import Duration
@@ -27,8 +27,9 @@ from dirprune.train.interruption import StopRequested, stop_requests
 from dirprune.train.measures import all_finite, evaluate, first_non_finite
 from dirprune.train.memory import peak_bytes, reset_peak
 from dirprune.train.method import Cost, start_method
+from dirprune.train.progress import Progress
 from dirprune.train.ranks import Ranks, whole
-from dirprune.train.records import diverged, result_record, threshold_in_force
+from dirprune.train.records import diverged, epoch_record, result_record, timing_record
 
 # On an accelerator reading the loss makes the host wait, so it is read once in so many steps.
 _STEPS_BETWEEN_CHECKS = 50
@@ -95,16 +96,16 @@ class Trainer:
             processes=self._ranks.count,
         )
         self._rates = [group["initial_lr"] for group in optimizer.param_groups]
-        self._optimizer = self._accelerator.prepare_optimizer(optimizer)
+        # Accelerate's wrapper scales fp16's gradients; else it only looks for a package, twice a step.
+        scaled = self._accelerator.scaler is not None
+        self._optimizer = self._accelerator.prepare_optimizer(optimizer) if scaled else optimizer
 
         self._gradient = BatchGradient(config, self._model, self._accelerator, self._ranks, execution)
 
         steps = len(self._inputs.training)
         self._checkpoint_steps = checkpoint_every.iterations(steps)
-        self._position = Position(1, 0, 0, steps, config.epochs)
-        exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs know no float64
-        self._sums = torch.zeros(2, dtype=exact, device=device)  # loss, correct
-        self._seconds = {"train": 0.0, "evaluation": 0.0, "total": 0.0}
+        self._progress = Progress(steps, config.epochs, device)
+        self._position = self._progress.position
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or do nothing if the run is over already.
@@ -122,6 +123,8 @@ class Trainer:
             if result is not None:
                 return result
             reset_peak(self._accelerator.device)
+            for callback in self._callbacks:
+                held.callback(callback.close)
             self._resume()
             stop = held.enter_context(stop_requests())
             try:
@@ -147,10 +150,8 @@ class Trainer:
     def _open(self, held: ExitStack) -> dict[str, Any] | None:
         """Lock the folder and check that it is this run's; returns the result if the run is over."""
         held.enter_context(self._folder.locked())
-        defaults = {
-            field.name: field.default for field in fields(self._config) if field.default is not MISSING
-        }
-        self._folder.prepare({**asdict(self._config), "data": self._inputs.digest}, defaults=defaults)
+        asked = {**asdict(self._config), "data": self._inputs.digest}
+        self._folder.prepare(asked, defaults=self._config.defaults())
         return self._folder.result()
 
     # -- the loop --------------------------------------------------------------------------------------
@@ -168,20 +169,19 @@ class Trainer:
                 with ranks.together():
                     _, images, labels = next(batches)
                 self._step(images, labels)
-                position.step += 1
-                position.step_in_epoch += 1
+                self._progress.next_step()
                 for callback in self._callbacks:
                     callback.on_step(position)
                 if position.step_in_epoch == position.steps_per_epoch:
                     break
                 stopping = ranks.any(bool(stop))
                 if stopping or position.step % self._checkpoint_steps == 0:
-                    self._count_time("train", started)
+                    self._progress.count_time("train", started)
                     self._save()
                     started = time.perf_counter()
                 if stopping:
                     raise StopRequested
-            self._count_time("train", started)
+            self._progress.count_time("train", started)
             self._finish_epoch()
             over = position.epoch > self._config.epochs
             stopping = ranks.any(bool(stop))
@@ -192,18 +192,18 @@ class Trainer:
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """Take one optimiser step on this process's part of one batch."""
-        position, batch_size = self._position, self._config.batch_size
+        position, sums, batch_size = self._position, self._progress.sums, self._config.batch_size
         whole_batch = min(batch_size, self._inputs.images - position.step_in_epoch * batch_size)
         self._optimizer.zero_grad()
-        self._sums += self._gradient(
+        sums += self._gradient(
             images,
             labels,
             of=whole_batch,
             step=position.step,
-            dtype=self._sums.dtype,
+            dtype=sums.dtype,
             penalty=lambda: self._method.penalty(position.step + 1),
         )
-        if self._sums.device.type == "cpu" or position.step % _STEPS_BETWEEN_CHECKS == 0:
+        if sums.device.type == "cpu" or position.step % _STEPS_BETWEEN_CHECKS == 0:
             self._check_loss()
         self._optimizer.step()
         self._method.after_step(position.step + 1)
@@ -215,41 +215,23 @@ class Trainer:
         self._ranks.share_buffers(self._bare)
         batches = self._inputs.evaluation(self._ranks.rank, self._ranks.count)
         test = evaluate(self._bare, batches, ranks=self._ranks, autocast=self._accelerator.autocast)
-        self._count_time("evaluation", started)
+        self._progress.count_time("evaluation", started)
         if not math.isfinite(test.loss):
             raise DivergenceError(self._diagnosis("the loss in evaluation"))
-        position, images = self._position, self._inputs.images
-        train_loss, correct = self._sums.tolist()
         sparsity = self._method.sparsity()
-        steps = range(position.step - position.steps_per_epoch + 1, position.step + 1)
         metrics = {
-            "epoch": position.epoch,
-            "step": position.step,
-            "lr": self._optimizer.param_groups[0]["lr"],
-            "train_loss": train_loss / images,
-            "train_accuracy": correct / images,
-            "test_loss": test.loss,
-            "test_accuracy": test.accuracy,
-            **({} if test.top5 is None else {"test_top5": test.top5}),
-            "sparsity": sparsity.sparsity,
-            "threshold": threshold_in_force(self._optimizer),
-            "macs": self._cost.of_epoch(self._method, sparsity, steps, images),
-            "data_order": self._inputs.training.data_order_digest(position.epoch),
-        }
-        timing = {
-            "epoch": position.epoch,
-            "train_seconds": self._seconds["train"],
-            "evaluation_seconds": self._seconds["evaluation"],
+            **epoch_record(self._progress, self._inputs.images, test, sparsity, self._optimizer),
+            "macs": self._cost.of_epoch(
+                self._method, sparsity, self._position.steps_of_epoch, self._inputs.images
+            ),
+            "data_order": self._inputs.training.data_order_digest(self._position.epoch),
         }
         with self._ranks.together():
             if self._ranks.main:
-                self._folder.append_epoch(metrics, timing)
+                self._folder.append_epoch(metrics, timing_record(self._progress))
             for callback in self._callbacks:
                 callback.on_epoch(metrics, sparsity)
-        self._seconds["train"] = self._seconds["evaluation"] = 0.0
-        self._sums.zero_()
-        position.epoch += 1
-        position.step_in_epoch = 0
+        self._progress.next_epoch()
 
     def _finish(self) -> dict[str, Any]:
         """Write the sparse file and return the result."""
@@ -269,21 +251,14 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "seconds": self._seconds["total"],
+            "seconds": self._progress.seconds["total"],
             "peak_bytes": self._ranks.on_main(lambda: peak_bytes(self._accelerator.device)),
             "initial_weights": self._initial_weights,
         }
 
-    def _count_time(self, kind: str, started: float) -> None:
-        """Add the time since ``started`` to the clocks."""
-        passed = time.perf_counter() - started
-        self._seconds[kind] += passed
-        if kind == "train":
-            self._seconds["total"] += passed
-
     def _check_loss(self) -> None:
         """Raise DivergenceError if a loss of this epoch was not finite."""
-        if not torch.isfinite(self._sums[0]):
+        if not torch.isfinite(self._progress.sums[0]):
             raise DivergenceError(self._diagnosis("the loss"))
 
     def _check_state(self) -> None:
@@ -304,16 +279,13 @@ class Trainer:
         """Save everything that the rest of the run depends on."""
         self._check_state()  # the last good checkpoint must not be replaced by a bad one
         self._ranks.share_buffers(self._bare)
-        position = self._position
         state = {
             **state_of(self._accelerator, self._bare, self._optimizer, self._method),
-            "position": [position.epoch, position.step_in_epoch, position.step],
-            "sums": self._sums.cpu(),
-            "seconds": dict(self._seconds),
+            **self._progress.state_dict(),
         }
         with self._ranks.together():
             if self._ranks.main:
-                self._folder.save_checkpoint(position.step, state)
+                self._folder.save_checkpoint(self._position.step, state)
 
     def _resume(self) -> None:
         """Go to the newest checkpoint, if there is one, and tell the callbacks that training goes on."""
@@ -323,10 +295,16 @@ class Trainer:
                 raise RunFolderError("the processes see different data: give all of them the same --data-dir")
         if state is not None:
             restore(state, self._accelerator, self._bare, self._optimizer, self._method)
-            self._position.epoch, self._position.step_in_epoch, self._position.step = state["position"]
-            self._sums.copy_(state["sums"])
-            self._seconds.update(state["seconds"])
-        run = Run(self._config, self._folder, self._bare, self._optimizer, self._method, self._position)
+            self._progress.load_state_dict(state)
+        run = Run(
+            config=self._config,
+            folder=self._folder,
+            model=self._bare,
+            optimizer=self._optimizer,
+            method=self._method,
+            position=self._position,
+            sums=self._progress.sums,
+        )
         with self._ranks.together():
             for callback in self._callbacks:
                 callback.on_start(run)

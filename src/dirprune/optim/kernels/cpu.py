@@ -2,7 +2,7 @@
 
 from array import array
 from itertools import repeat
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ class Plan:
 
     def __init__(self, tensors: Tensors, indices: list[int]) -> None:
         self.left = sorted(set(range(len(tensors.params))) - set(indices))
-        self.lists = tensors._replace(grads=[])
+        self.gathered = tensors.params
         taken = tensors.select(indices) if self.left else tensors
         params, grads, accumulators, buffers, steps, thresholds = taken
         self.params, self.count = params, len(params)
@@ -113,13 +113,13 @@ class Plan:
     def renew(self, tensors: Tensors) -> bool:
         """Take over new gradients; whether they and all else are as they were, but for their addresses.
 
-        The lists of a step before are the same objects if what they hold is (gathering.py).
+        The list of parameters is that of the step before only if all the lists are (gathering.py).
         """
         grads = tensors.grads
         # Nothing looks into the counters: they are 0-dim, and reading so much memory would cost more than
         # the step of a small network.
         if (
-            not all(map(is_, tensors._replace(grads=self.lists.grads), self.lists))
+            tensors.params is not self.gathered
             or list(map(Tensor.data_ptr, self.moved)) != self.addresses
             or not _PLAIN.issuperset(map(type, grads))
             or list(map(_dtype, grads)) != self.dtypes

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from dirprune.errors import UsageError
-from dirprune.methods.directional import (
+from dirprune.core.directional import (
     direction_scores,
     directional_prune,
     directional_solution,
     strength_for,
     vanishing_strengths,
 )
+from dirprune.errors import UsageError
 
 
 @pytest.fixture

@@ -1,0 +1,166 @@
+"""The page of what was measured of the paper's experiments, made from the JSON files beside it.
+
+A file of `first_steps.py` or `collect.py` in `src/dirprune/recipes/results` is a section; what has not been
+measured is not on the page.
+
+Example: python benchmarks/recipes_page.py
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from collect import Json, markdown
+from dirprune.core.atomic import atomic_write
+from dirprune.recipes import get_recipe
+from dirprune.report import wording
+from dirprune.report.summary import plain, variant_labels
+from dirprune.train import TrainConfig
+from dirprune.train.config import OF_A_RUN
+from record import FIRST_STEPS, RECIPE_RESULTS
+
+PAGE = RECIPE_RESULTS.parent / "README.md"
+
+_HEAD = """\
+# The paper's experiments, as far as they were measured
+
+Made by `python benchmarks/recipes_page.py` from the JSON files in [results](results), which hold every
+setting, epoch, version and date; a test holds this page to them. Figures are mean ± standard deviation over
+seeds. Training loss and accuracy are of the finished network on the whole training set: evaluation mode, no
+dropout, no augmentation. DATA stands for the folder with the data sets as parquet.
+"""
+
+_COST = """\
+## Time and memory
+
+The machine was shared while these runs were trained, so their seconds are no benchmark. Time and memory of
+gRDA beside SGD, in turns within one run, are in [step.json](../../../benchmarks/results/step.json) (a step,
+`python benchmarks/step.py`), [epoch.json](../../../benchmarks/results/epoch.json) (an epoch,
+`python benchmarks/epoch.py`) and [step_memory.json](../../../benchmarks/results/step_memory.json) (memory,
+`python benchmarks/step_memory.py`); what the input pipeline gives beside what the training step takes is in
+[pipeline.json](../../../benchmarks/results/pipeline.json) (`python benchmarks/pipeline.py`).
+"""
+
+
+def page(results: Path) -> str:
+    """Write the page from a folder of JSON files."""
+    sections = [_HEAD]
+    for path in sorted(results.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == FIRST_STEPS.name:
+            sections += first_steps_sections(content)
+        else:
+            sections.append(section(path.name, content))
+    return "\n".join([*sections, _COST])
+
+
+def section(name: str, content: Json) -> str:
+    """Write the section of a file of `collect.py`."""
+    runs = content["runs"]
+    config = runs[0]["config"]
+    epochs, of = config["epochs"], config["schedule_epochs"]
+    length = f"{epochs} epochs" if of in (None, epochs) else f"the first {epochs} of {of} epochs"
+    length = length.replace("first 1 of", "first of")
+    return "\n".join(
+        [
+            f"## {_title(config)}, {length}\n",
+            f"Recipe `{config['recipe']}`{_changes(config)}; [{name}](results/{name}).\n",
+            markdown(content["summary"]),
+            _circumstances(runs),
+        ]
+    )
+
+
+def first_steps_sections(content: Json) -> Iterable[str]:
+    """Write a section for each experiment of the file of `first_steps.py`."""
+    experiments: dict[str, list[Json]] = {}
+    for name, run in content["runs"].items():
+        experiments.setdefault(name.rpartition("/")[0], []).append({"name": name, **run})
+    for runs in experiments.values():
+        runs.sort(key=lambda run: (run["config"]["method"] != "sgd", run["config"]["mu"]))
+        steps = sorted({step for run in runs for step in run["points"]["step"]})
+        labels = variant_labels([_without_seed(run["config"]) for run in runs])
+        table = [("steps", *labels), ("---",) * (len(runs) + 1)]
+        table += [(str(step), *(_point(run["points"], step) for run in runs)) for step in steps]
+        config = runs[0]["config"]
+        yield "\n".join(
+            [
+                f"## {_title(config)}, the first {steps[-1]} steps\n",
+                f"Recipe `{config['recipe']}`{_changes(config)}; mean training loss of the last "
+                f"{content['interval']} steps, in training mode, and in brackets the zeros in %; "
+                f"[{FIRST_STEPS.name}](results/{FIRST_STEPS.name}).\n",
+                "".join(f"| {' | '.join(cells)} |\n" for cells in table),
+                _circumstances(runs),
+            ]
+        )
+
+
+def _point(points: Json, step: int) -> str:
+    if step not in points["step"]:
+        return wording.NOTHING
+    index = points["step"].index(step)
+    return f"{points['train_loss'][index]:.4f} ({wording.percent(points['sparsity'][index])})"
+
+
+def _without_seed(config: Json) -> Json:
+    return {key: value for key, value in config.items() if key not in ("seed", "data")}
+
+
+def _title(config: Json) -> str:
+    names = {"vgg16": "VGG16", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+    model = names.get(config["model"], config["model"].replace("wrn", "Wide ResNet ").replace("x", "-"))
+    width = "" if config["width"] == 1 else f" at width {config['width']:g}"
+    return f"{model}{width} on {names.get(config['dataset'], config['dataset'])}"
+
+
+def _changes(config: Json) -> str:
+    """Say what was changed in the recipe."""
+    recipe = get_recipe(config["recipe"]).config
+    held = TrainConfig.from_json(config)
+    changed = [
+        f"{field.name}={plain(getattr(held, field.name))}"
+        for field in fields(TrainConfig)
+        if field.name not in OF_A_RUN and getattr(held, field.name) != getattr(recipe, field.name)
+    ]
+    return f" with {', '.join(changed)}" if changed else ""
+
+
+def _circumstances(runs: Sequence[Json]) -> str:
+    """Say where and by which commands runs were made, and what went wrong."""
+    starts = [start for run in runs for start in (run["environment"], *run["environment"].get("resumed", []))]
+    lines = [f"- made with `{command}`" for command in dict.fromkeys(start["command"] for start in starts)]
+    machines: dict[str, list[str]] = {}
+    for start in starts:
+        machine = (
+            f"{start['cpu']}, {start['cores']} cores, {_threads(start)} on the {start['device']}, torch "
+            f"{start['versions']['torch']}, dirprune {start['versions']['dirprune']}"
+        )
+        machines.setdefault(machine, []).append(start["date"][:10])
+    for machine, dates in machines.items():
+        first, last = min(dates), max(dates)
+        lines.append(f"- on {machine}; {first if first == last else f'{first} to {last}'}")
+    troubles = [f"- {run['name']}: {message}" for run in runs for message in [_trouble(run)] if message]
+    return "\n".join([*lines, *(troubles or ["- no run diverged or failed"]), ""])
+
+
+def _threads(start: Json) -> str:
+    return f"{start['threads']} thread{'' if start['threads'] == 1 else 's'}"
+
+
+def _trouble(run: Json) -> str:
+    """Say why a run came to no good end."""
+    result, failure = run.get("result"), run.get("failure")
+    if result and result["status"] == "diverged":
+        return f"diverged, {result['message']}"
+    return f"failed, {failure['message']}" if failure else ""
+
+
+def main() -> None:
+    with atomic_write(PAGE) as file:
+        file.write(page(RECIPE_RESULTS).encode())
+    print(f"written: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

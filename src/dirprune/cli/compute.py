@@ -1,0 +1,165 @@
+"""Which precision and memory layout a recipe is trained in here: timed at the first start, then kept."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dirprune.bench import TrainingTable, measure_training
+from dirprune.bench.training import PLAIN, WAYS
+from dirprune.core.atomic import atomic_write
+from dirprune.data.catalogue import find_spec
+from dirprune.errors import RunFolderError
+from dirprune.train import Experiment, TrainConfig, describe_environment, shape_of
+from dirprune.train.build import build_model, make_accelerator
+from dirprune.train.environment import bf16_hardware
+from dirprune.train.ranks import Ranks, processes
+
+RECORD = "compute.json"
+"""Name of the file in an experiment's folder."""
+WORTH = 0.8
+"""A way is taken if a step takes at most this part of float32's time: less gain is not worth other bits."""
+BY_HAND = ("--precision", "--channels-last", "--no-channels-last")
+"""Options that say it all; the choice is not made then."""
+
+_CANDIDATES = ("channels_last", "bf16", "bf16, channels_last")
+_IMAGES = 8  # on a CPU, where these few keep it busy and a whole batch may take minutes
+_REPETITIONS = 3
+_DEVICES = ("cpu", "cuda")  # that a step can be timed on
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How an experiment is computed, and a line that says why."""
+
+    precision: Literal["no", "bf16"]
+    channels_last: bool
+    why: str
+
+    def applied(self, config: TrainConfig) -> TrainConfig:
+        """Return a configuration that is computed so."""
+        return replace(config, precision=self.precision, channels_last=self.channels_last)
+
+    def __str__(self) -> str:
+        precision = "float32" if self.precision == "no" else self.precision
+        return precision + (", channels_last" if self.channels_last else "")
+
+
+def choose(
+    experiment: Experiment, recipe: Experiment, arguments: Sequence[str], out: Path, *, keep: bool = True
+) -> tuple[Experiment, list[str]]:
+    """Choose how an experiment is computed, unless it has been chosen before or is said by hand.
+
+    The choice is recorded as ``compute.json`` in the experiment's folder, whose name and configurations tell
+    it too; the same command finds it there, on this machine or another. Under torchrun process 0 chooses.
+
+    Args:
+        experiment: What was asked for.
+        recipe: What it was changed from.
+        arguments: The command's options, in which it may be said by hand.
+        out: Where the experiment's folder is, or will be.
+        keep: Whether to record it.
+
+    Returns:
+        The experiment as it is to be computed, and lines to tell the user.
+
+    Raises:
+        RunFolderError: A record is damaged.
+        UsageError: The network does not exist.
+    """
+    asked = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    config = experiment.config
+    if experiment.compute != "auto" or asked & set(BY_HAND):
+        return experiment, []
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = found or torch.device("cpu")
+    if device.type not in _DEVICES:
+        return experiment, []
+    ranks = Ranks(1, 0)
+    if processes() > 1:
+        accelerator = make_accelerator(config)
+        ranks, device = Ranks(accelerator.num_processes, accelerator.process_index), accelerator.device
+    chosen, notes = ranks.on_main(lambda: _choose(experiment, recipe, out, device, keep))
+    return replace(experiment, config=chosen.applied(config)), notes
+
+
+def _choose(
+    experiment: Experiment, recipe: Experiment, out: Path, device: torch.device, keep: bool
+) -> tuple[Compute, list[str]]:
+    config, by_hand = experiment.config, "--precision and --channels-last say it by hand"
+    folders = {
+        compute: out / compute.applied(config).experiment_name(recipe.config)
+        for compute in (_compute(name, "") for name in WAYS if not WAYS[name].compiled)
+    }
+    for folder in folders.values():
+        if (folder / RECORD).is_file():
+            held = _read(folder / RECORD)
+            return held, _notes(held, f"as chosen before ({folder / RECORD}); {by_hand}", device)
+    plain = _compute(PLAIN, "")
+    if any(folders[plain].glob("*/config.json")):  # begun before there was a choice
+        return plain, []
+    chosen, record = _measure(experiment, device)
+    folder = folders[replace(chosen, why="")]
+    if keep:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / RECORD) as file:
+            file.write(json.dumps(record, indent=2).encode() + b"\n")
+    return chosen, _notes(chosen, f"{chosen.why}; {by_hand}", device)
+
+
+def _notes(compute: Compute, why: str, device: torch.device) -> list[str]:
+    lines = [f"computes in {compute}: {why}"]
+    if compute.precision == "bf16" and bf16_hardware(device) is None:
+        lines.append("note: this processor has no instructions for bf16 and computes it slowly")
+    return lines
+
+
+def _measure(experiment: Experiment, device: torch.device) -> tuple[Compute, dict[str, Any]]:
+    """Time what this device has instructions for, in turns, and take the fastest."""
+    config, spec = experiment.config, find_spec(experiment.config.dataset)
+    shape, hardware = shape_of(config, spec), bf16_hardware(device)
+    names = [name for name in _CANDIDATES if hardware is not None or not WAYS[name].bf16]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(experiment.threads or threads)
+    try:
+        table = measure_training(
+            lambda: build_model(config, shape, spec.num_classes),
+            shape,
+            spec.num_classes,
+            batch_size=min(config.batch_size, _IMAGES) if device.type == "cpu" else config.batch_size,
+            names=names,
+            repetitions=_REPETITIONS,
+            warm_up=1,
+            device=device,
+        )
+    finally:
+        torch.set_num_threads(threads)
+    fastest = min(table.times, key=table.ratio)
+    taken = fastest if table.ratio(fastest) <= WORTH else PLAIN
+    chosen = _compute(taken, _reason(table, taken, hardware))
+    environment = describe_environment("", device)
+    return chosen, {**asdict(chosen), "hardware": hardware, **table.as_json(), "environment": environment}
+
+
+def _reason(table: TrainingTable, taken: str, hardware: str | None) -> str:
+    others = {name: table.ratio(name) for name in table.times if name != PLAIN}
+    told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in others.items())
+    found = f"{hardware} found" if hardware else "no instructions for bf16 found"
+    verdict = "nothing is worth it" if taken == PLAIN else "the fastest"
+    return f"{verdict} here ({found}; times of a step, float32 = 1: {told})"
+
+
+def _compute(name: str, why: str) -> Compute:
+    way = WAYS[name]
+    return Compute("bf16" if way.bf16 else "no", way.channels_last, why)
+
+
+def _read(path: Path) -> Compute:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return Compute(held["precision"], held["channels_last"], held["why"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}): restore it, or delete it") from error
