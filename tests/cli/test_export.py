@@ -93,6 +93,14 @@ def test_inspect_a_run_and_a_file(run, capsys, monkeypatch):
         assert "x".join(map(str, tensor.shape)) in row
 
 
+def test_names_are_whole_on_a_narrow_terminal(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["inspect", str(run)]) == 0
+    printed = capsys.readouterr().out
+    model, _ = load_network(one_run(run))
+    assert all(f" {name} " in printed for name in model.state_dict())
+
+
 def test_bench_inference(run, tmp_path, capsys):
     arguments = ["--batches", "1", "--threads", "1", "--rounds", "2", "--programs", "torch", "sparse (ours)"]
     assert bench_inference([str(run), *arguments, "--json", str(tmp_path / "bench.json")]) == 0

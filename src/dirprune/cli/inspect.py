@@ -42,7 +42,9 @@ def inspect(arguments: list[str]) -> int:
         table.add_row(escape(tensor.name), shape, dtype, escape(tensor.encoding), *_figures([tensor]))
     table.add_section()
     table.add_row("total", "", "", "", *_figures([t for t in tensors if not t.encoding.startswith("= ")]))
-    console.print(table)
+    # names stay whole: where the terminal is narrower, its own line breaks are clearer than cut names
+    whole = Console(width=10_000).measure(table).maximum
+    Console(width=max(whole, console.width)).print(table)
     size = f"{path}: {path.stat().st_size:,} bytes with names and shapes"
     console.print(size, soft_wrap=True, highlight=False, markup=False)
     return 0
