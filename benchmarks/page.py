@@ -77,10 +77,10 @@ def comparison(results: Path) -> list[str]:
         "",
         "`python benchmarks/compare.py --data-dir DATA --only PART` goes on from what is finished in "
         "`results/compare-PART.runs.jsonl`. Sparsity and accuracy in %, mean ± sample standard deviation "
-        "over seeds, by wanted sparsity and then from accurate to inaccurate. The difference to gRDA is paired "
-        "by seed, with its 95 % interval (Student's t), in points; behind it, by how many points of sparsity "
-        "the method is sparser. s: seconds of training. GMAC: 10⁹ multiplications on a machine that skips "
-        "every product with a pruned weight.",
+        "over seeds, by wanted sparsity and then from accurate to inaccurate. The difference to gRDA is "
+        "paired by seed, with its 95 % interval (Student's t), in points; behind it, by how many points of "
+        "sparsity the method is sparser. s: seconds of training. GMAC: 10⁹ multiplications on a machine that "
+        "skips every product with a pruned weight.",
         "",
     ]
     for path in parts:

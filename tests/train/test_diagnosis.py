@@ -31,7 +31,15 @@ def watch(tmp_path):
         said = []
         diagnosis = Diagnosis(said.append)
         diagnosis.on_start(
-            Run(config, folder, model, optimizer, create_method("grda"), Position(1, 0, 0, 5, 10))
+            Run(
+                config,
+                folder,
+                model,
+                optimizer,
+                create_method("grda"),
+                Position(1, 0, 0, 5, 10),
+                torch.zeros(2),
+            )
         )
         return diagnosis, folder, said
 

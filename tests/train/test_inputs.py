@@ -42,7 +42,7 @@ def test_validation_is_held_back_from_the_training_images(dataset):
 def test_settings_that_do_not_suit(dataset):
     with pytest.raises(UsageError, match="--crop-padding does not apply to imagenet"):
         make_inputs(replace(CONFIG, crop_padding=4), dataset, CPU, Execution())
-    with pytest.raises(UsageError, match="--image-size does not apply to digits"):
+    with pytest.raises(DataError, match="images of 8 x 8 pixels cannot be averaged down to 20 x 20"):
         make_inputs(replace(CONFIG, dataset="digits"), load_dataset("digits"), CPU, Execution())
     with pytest.raises(UsageError, match="--image-size must be >= 1, got 0"):
         replace(CONFIG, image_size=0)

@@ -71,11 +71,7 @@ def main() -> int:
     errors = os.dup(2)
 
     def send(content: dict[str, Any]) -> None:
-<<<<<<< HEAD
         with suppress(BrokenPipeError):  # the parent is gone, for which the run stops but does not fail
-=======
-        with suppress(BrokenPipeError):  # the parent is gone, and the stop is on its way
->>>>>>> bench5
             events.write(json.dumps(content) + "\n")
 
     jobs, data = _Jobs(), _Data()
