@@ -1,8 +1,8 @@
-"""Docstrings as Markdown: their LaTeX blocks, cross references and examples are written for other readers too."""
+"""Docstrings as Markdown: their equations, cross references and examples."""
 
 import re
 
-from griffe import Docstring, Extension, Object
+from griffe import Docstring, Extension, NameResolutionError, Object
 
 _BLOCK = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +\S.*|[ \t]*(?=\n\1 +\S)))*)", flags=re.MULTILINE)
 _INLINE = re.compile(r":math:`([^`]+)`")
@@ -25,7 +25,7 @@ class Docstrings(Extension):
 
 
 def to_markdown(text: str, obj: Object) -> str:
-    """Turn LaTeX into fences, roles into links where there is something to link to, `Example` into a section."""
+    """Turn equations into fences, roles into links where they lead somewhere, `Example` into a section."""
 
     def block(found: re.Match[str]) -> str:
         indent = found[1]
@@ -48,5 +48,5 @@ def _full(name: str, obj: Object) -> str:
     first, _, rest = name.partition(".")
     try:
         return ".".join(filter(None, [obj.resolve(first), rest]))
-    except Exception:  # noqa: BLE001 - placeholder
+    except NameResolutionError:
         return name

@@ -1,4 +1,4 @@
-"""What the site holds beside its pages: equations as MathML, the help of every command, the results."""
+"""What the site holds beside its pages: equations as MathML, and what the package and the results say."""
 
 import contextlib
 import io
@@ -6,17 +6,25 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from docutils.utils.math.latex2mathml import tex2mathml
+from matplotlib import style
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from dirprune.cli import COMMANDS, main
 from dirprune.cli.bench import BENCHMARKS
+from dirprune.cli.compare import CompareOptions
 from dirprune.cli.landscape import TOPICS
+from dirprune.compare import Protocol
+from dirprune.methods import METHODS
+from dirprune.recipes import get_recipe
+from dirprune.report.published import draw_published
 
 RESULTS = sorted(Path(__file__).parents[1].glob("benchmarks/results/*.json"))
 _PARTS = {"bench": list(BENCHMARKS), "landscape": list(TOPICS)}
@@ -36,18 +44,19 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Put the measured results beside the pages, as they are."""
+    """Put the measured results beside the pages, as they are, and the published curves as a figure."""
     for path in RESULTS:
         files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    files.append(File.generated(config, "assets/published.svg", content=_published()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Fill in what a page asks for by a comment."""
-    if page.file.src_uri == "command-line.md":
-        markdown = markdown.replace("<!-- help -->", _help())
-    if page.file.src_uri == "results.md":
-        markdown = markdown.replace("<!-- results -->", _results())
+    for name, make in _GENERATED.get(page.file.src_uri, {}).items():
+        if f"<!-- {name} -->" not in markdown:
+            raise PluginError(f"{page.file.src_uri} has no place for its {name}: <!-- {name} -->")
+        markdown = markdown.replace(f"<!-- {name} -->", make())
     return markdown
 
 
@@ -83,7 +92,7 @@ def _help() -> str:
 
 
 def _said(words: list[str]) -> str:
-    """What the command prints, without the boxes around it."""
+    """What the command prints, without the lines around its sections."""
     said = io.StringIO()
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = _WIDTH
@@ -92,15 +101,8 @@ def _said(words: list[str]) -> str:
             main(words)
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
-    lines = []
-    for line in said.getvalue().splitlines():
-        if title := re.fullmatch(r"╭─ (.*?) ─*╮", line):
-            lines += ["", f"{title[1]}:"]
-        elif not re.fullmatch(r"[│╰]?[ ─]*[│╯]?", line):
-            lines.append(line.removeprefix("│").removesuffix("│").rstrip())
-        elif not line:
-            lines.append("")
-    return "\n".join(lines)
+    text = re.sub(r"^ (\S.*)\n -{9,}$", r"\n\1:", said.getvalue(), flags=re.MULTILINE)
+    return re.sub(r"^ +-{9,}\n", "", text, flags=re.MULTILINE)
 
 
 # -- results -------------------------------------------------------------------------------------------
@@ -127,3 +129,47 @@ def _origins(content: Any) -> Iterator[tuple[str, str]]:
     if isinstance(content, list):
         for part in content:
             yield from _origins(part)
+
+
+# -- comparison ----------------------------------------------------------------------------------------
+
+
+def _published() -> bytes:
+    """The published curves, on white: the figure is made for paper."""
+    content = io.BytesIO()
+    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "published"}]):
+        draw_published().savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
+def _protocol() -> str:
+    """What `dirprune compare digits` says first."""
+    config = replace(get_recipe("digits").config, prune="weights", validation=0.1)
+    given = CompareOptions(config=config)
+    protocol = Protocol(
+        config=config,
+        methods=given.methods,
+        sparsities=given.sparsities,
+        seeds=given.seeds,
+        trials=given.trials,
+    )
+    return "".join(f"- {sentence}\n" for sentence in protocol.words())
+
+
+def _methods() -> str:
+    """A row for each method: its name in commands, and what it is."""
+    rows = ["| name | method | sparsity | source |", "|---|---|---|---|"]
+    for name, entry in METHODS.items():
+        facts = entry.facts
+        ruled = (
+            "given in advance" if facts.needs_target else f"by `{facts.strength}`" if facts.strength else "-"
+        )
+        rows.append(f"| `{name}` | {facts.title} | {ruled} | {facts.paper} |")
+    return "\n".join(rows)
+
+
+_GENERATED = {
+    "command-line.md": {"help": _help},
+    "comparison.md": {"protocol": _protocol, "methods": _methods},
+    "results.md": {"results": _results},
+}
