@@ -109,15 +109,15 @@ def _said(words: list[str]) -> str:
 
 
 def _results() -> str:
-    """A row for each file of results: the commands that made it, and when."""
-    rows = ["| result | made by | on |", "|---|---|---|"]
+    """An entry for each file of results: the commands that made it, and when."""
+    entries = []
     for path in RESULTS:
         origins = list(_origins(json.loads(path.read_text())))
-        commands = "<br>".join(f"`{command}`" for command in dict.fromkeys(c for c, _ in origins))
         days = sorted({date[:10] for _, date in origins})
         made = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        rows.append(f"| [{path.stem}](results/{path.name}) | {commands} | {made} |")
-    return "\n".join(rows)
+        commands = "".join(f"  \n    `{command}`" for command in dict.fromkeys(c for c, _ in origins))
+        entries.append(f"- [{path.stem}](results/{path.name}), {made}{commands}")
+    return "\n".join(entries)
 
 
 def _origins(content: Any) -> Iterator[tuple[str, str]]:

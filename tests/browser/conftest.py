@@ -1,5 +1,7 @@
 """A real browser without a window, and what it saw of a page."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
@@ -31,6 +34,7 @@ FLAGS = (
     "--hide-scrollbars",
 )
 OWN = re.compile(r"(file|data|blob|about):")  # addresses that leave no machine
+TWO_FRAMES = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()));"
 SCRIPT = (Path(__file__).parent / "look.js").read_text()
 
 
@@ -48,17 +52,25 @@ class Browser:
         self.show()
         self.driver.get(path.as_uri())
 
-    def show(self, *, width: int = 1200, height: int = 900, dark: bool = False, phone: bool = False) -> None:
+    def show(self, *, width: int = 1280, height: int = 900, dark: bool = False, phone: bool = False) -> None:
         """Set the size of the window, what the system prefers, and whether it is a phone."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         still = {"name": "prefers-reduced-motion", "value": "reduce"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, still]})
+        self.driver.execute_async_script(TWO_FRAMES)
 
     def phone(self, *, dark: bool = False) -> None:
         """Show the page as a phone of 390 pixels does."""
         self.show(width=390, height=844, dark=dark, phone=True)
+
+    def photograph(self) -> Image.Image:
+        """The whole page, however long."""
+        whole = {"format": "png", "captureBeyondViewport": True, "optimizeForSpeed": True}
+        size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {**whole, "clip": {**size, "scale": 1}})
+        return Image.open(io.BytesIO(base64.b64decode(shot["data"])))
 
     def complaints(self) -> list[str]:
         """What the console has, warnings left out."""

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from selenium.webdriver.common.by import By
-
 from tests.browser.conftest import Browser
 from tests.browser.figures import stands_out
 
 READABLE = 4.5  # contrast of words, by WCAG 2 AA
+SMALLEST = 7.5  # pixels, of words in figures
 FIGURES = "figure svg:not(.swatch), img"
 
 
@@ -29,22 +28,24 @@ def findings(browser: Browser, page: Path) -> dict[str, Any]:
             found[kind] = amiss
 
     browser.open(page)
-    browser.look("unfold()")
+    browser.look("prepare()")
     assert browser.look("words()") > 10, "the page is empty"
     note("figures that cannot be seen", browser.look("invisibleFigures()"))
     for dark in (False, True):
         time = "night" if dark else "day"
         browser.show(dark=dark)
         note(f"faint by {time}", browser.look(f"faint({READABLE})"))
-        figures = browser.driver.find_elements(By.CSS_SELECTOR, FIGURES)
+        figures = browser.look(f"boxes({FIGURES!r})")
+        page_as_seen = browser.photograph() if figures else None
         note(
             f"figures that cannot be read by {time}",
-            [figure.get_attribute("outerHTML")[:200] for figure in figures if not stands_out(figure)],
+            [what for what, *box in figures if not stands_out(page_as_seen.crop(box))],
         )
         browser.phone(dark=dark)
         wider, elements = browser.look("overflow()")
         note(f"wider than a phone, by {time}", [wider, elements] if wider > 0 or elements else [])
         note("figures that a phone does not show", browser.look("invisibleFigures()"))
+        note("tiny on a phone", browser.look(f"tiny({SMALLEST})"))
     note("console", browser.complaints())
     note("requests to elsewhere", browser.foreign_requests())
     return found

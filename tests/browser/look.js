@@ -2,13 +2,19 @@
 
 const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 
-function rgba(colour) {
+// The style does not change while a question is answered, and many elements share an answer.
+function remembered(f) {
+  const known = new Map();
+  return (key) => known.has(key) ? known.get(key) : known.set(key, f(key)).get(key);
+}
+
+const rgba = remembered((colour) => {
   canvas.clearRect(0, 0, 1, 1);
   canvas.fillStyle = colour;
   canvas.fillRect(0, 0, 1, 1);
   const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
   return [r, g, b, a / 255];
-}
+});
 
 function over(top, below) {
   return [0, 1, 2].map((i) => top[3] * top[i] + (1 - top[3]) * below[i]).concat(1);
@@ -25,11 +31,17 @@ function contrast(a, b) {
   return (high + 0.05) / (low + 0.05);
 }
 
-function ground(element) {
-  if (!element) return matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18, 1] : [255, 255, 255, 1];
+const ground = remembered((element) => {
+  if (!element) {
+    const night = matchMedia("(prefers-color-scheme: dark)").matches;
+    return night && getComputedStyle(document.documentElement).colorScheme.includes("dark") ? [18, 18, 18, 1] : [255, 255, 255, 1];
+  }
   const own = rgba(getComputedStyle(element).backgroundColor);
   return own[3] === 1 ? own : over(own, ground(element.parentElement));
-}
+});
+
+const opacity = remembered((element) =>
+  element ? Number(getComputedStyle(element).opacity) * opacity(element.parentElement) : 1);
 
 function visible(element) {
   if (!element.checkVisibility({ opacityProperty: true, visibilityProperty: true })) return false;
@@ -37,8 +49,9 @@ function visible(element) {
   return box.width > 1 && box.height > 1;
 }
 
-function opacity(element) {
-  return element ? Number(getComputedStyle(element).opacity) * opacity(element.parentElement) : 1;
+// What a figure draws around its words, which may lie on anything; without it they count as not to be read.
+function halo(style) {
+  return style.paintOrder.startsWith("stroke") && parseFloat(style.strokeWidth) >= 2 ? rgba(style.stroke) : rgba(style.fill);
 }
 
 // Elements with words of their own that have less contrast to what is behind them: [contrast, element, words].
@@ -50,7 +63,7 @@ function faint(least) {
     const style = getComputedStyle(element);
     const colour = rgba(element instanceof SVGElement ? style.fill : style.color);
     colour[3] *= opacity(element);
-    const behind = ground(element);
+    const behind = element instanceof SVGElement ? halo(style) : ground(element);
     const ratio = contrast(over(colour, behind), behind);
     if (ratio < least) found.push([Math.round(100 * ratio) / 100, `${element.tagName}.${element.getAttribute("class")}`, words.slice(0, 60)]);
   }
@@ -79,6 +92,25 @@ function overflow() {
   return [Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) - width, out];
 }
 
-function unfold() {
+// Open what is folded; let colours change at once.
+function prepare() {
   document.querySelectorAll("details").forEach((details) => (details.open = true));
+  document.head.appendChild(document.createElement("style")).textContent = "* { transition: none !important; animation: none !important; }";
+}
+
+// Where figures are on the page: [what, left, top, right, bottom].
+function boxes(selector) {
+  return [...document.querySelectorAll(selector)].filter(visible).map((figure) => {
+    const box = figure.getBoundingClientRect();
+    const [x, y] = [box.left + scrollX, box.top + scrollY];
+    return [figure.outerHTML.slice(0, 200), x, y, x + box.width, y + box.height];
+  });
+}
+
+// Words in figures that are drawn lower than so many pixels.
+function tiny(least) {
+  return [...document.querySelectorAll("figure svg text")]
+    .map((text) => [parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b), text.textContent])
+    .map(([size, words]) => [Math.round(10 * size) / 10, words])
+    .filter(([size]) => size > 0 && size < least);
 }
