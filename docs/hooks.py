@@ -101,7 +101,8 @@ def _said(words: list[str]) -> str:
             main(words)
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
-    text = re.sub(r"^ (\S.*)\n -{9,}$", r"\n\1:", said.getvalue(), flags=re.MULTILINE)
+    text = re.sub(r" +$", "", said.getvalue(), flags=re.MULTILINE)
+    text = re.sub(r"^ (\S.*)\n -{9,}$", r"\n\1:", text, flags=re.MULTILINE)
     return re.sub(r"^ +-{9,}\n", "", text, flags=re.MULTILINE)
 
 
