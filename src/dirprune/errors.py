@@ -29,7 +29,7 @@ class ExportError(UsageError):
 
 
 class CompilerError(UsageError):
-    """C code cannot be compiled or loaded here."""
+    """C or C++ code cannot be compiled or loaded here."""
 
 
 class RunFolderError(UsageError):

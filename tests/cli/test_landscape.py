@@ -171,3 +171,9 @@ def test_the_last_snapshot_is_the_finished_network_and_the_first_the_start(pair)
         assert all(torch.equal(last[name], finished[name]) for name in finished)
     starts = [load_sparse(folder / "epoch-000000.safetensors") for folder in folders]
     assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+
+
+def test_runs_that_differ_in_the_penalty_are_twins(pair):
+    config = json.loads((pair[1] / "config.json").read_text())
+    (pair[1] / "config.json").write_text(json.dumps({**config, "penalty": "group"}))
+    assert run("norms", *pair) == 0

@@ -1,11 +1,12 @@
-"""C code is compiled once, kept, and never half there."""
+"""C and C++ code is compiled once, kept, and never half there."""
 
 import concurrent.futures
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
-from dirprune.core import native
 from dirprune.core.native import load_native
 from dirprune.errors import CompilerError
 
@@ -13,9 +14,7 @@ from dirprune.errors import CompilerError
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    native._identity.cache_clear()
-    yield tmp_path / "cache" / "dirprune" / "native"
-    native._identity.cache_clear()
+    return tmp_path / "cache" / "dirprune" / "native"
 
 
 @pytest.fixture
@@ -39,14 +38,41 @@ def test_compiled_once_and_again_when_anything_changes(source, folder, monkeypat
     assert len(list(folder.iterdir())) == 4
 
 
-def test_faults_are_one_line_and_leave_nothing(source, folder, monkeypatch):
+def test_c_and_cplusplus_by_the_suffix(source, folder):
+    other = source.with_suffix(".cpp")
+    other.write_text('struct Sum { int x; }; extern "C" int sum(int a, int b) { return Sum{a * b}.x; }')
+    assert load_native(other).sum(2, 3) == 6
+    assert load_native(source).sum(2, 3) == 5
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_code_for_this_processor_alone_is_kept_apart_from_that_of_others(source, folder, monkeypatch):
+    """As on a cluster whose machines share a home."""
+    processors = iter(["flags: sse2", "flags: sse2 avx2"] * 2)
+    read_text = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda p: next(processors) if p == Path("/proc/cpuinfo") else read_text(p)
+    )
+    for flags, kept in ((), 1), (("-march=native",), 3):
+        for _ in range(2):
+            load_native(source, flags=flags)
+        assert len(list(folder.iterdir())) == kept
+
+
+def test_faults_are_one_line_and_leave_nothing(source, folder, tmp_path, monkeypatch):
     source.write_text("int sum(int a) { return b; }")
-    with pytest.raises(CompilerError, match=r"ended with code 1: .*error.*b.* undeclared"):
+    with pytest.raises(CompilerError, match=r"^\S+cc failed: .*error.*b.* undeclared.*$"):
+        load_native(source)
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'cannot compile today' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    with pytest.raises(CompilerError, match=f"^{broken} failed: cannot compile today$"):
+        load_native(source)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(CompilerError, match=r"^no C compiler .*\(looked for no-such-compiler\).* set CC$"):
         load_native(source)
     assert list(folder.iterdir()) == []
-    monkeypatch.setenv("CC", "no-such-compiler")
-    with pytest.raises(CompilerError, match="no C compiler by the name 'no-such-compiler'"):
-        load_native(source)
 
 
 def test_a_damaged_library_is_compiled_again(source, folder, tmp_path, monkeypatch):
@@ -61,11 +87,30 @@ def test_a_damaged_library_is_compiled_again(source, folder, tmp_path, monkeypat
     assert path.stat().st_size > 1000
 
 
-def test_a_folder_that_others_can_write_is_refused(source, folder):
+def test_nobody_else_may_change_what_is_kept(source, folder):
     folder.mkdir(parents=True)
-    folder.chmod(0o777)
-    with pytest.raises(CompilerError, match="can be written by others"):
+    before = os.umask(0)
+    try:
         load_native(source)
+    finally:
+        os.umask(before)
+    (library,) = folder.iterdir()
+    assert [path.stat().st_mode & 0o022 for path in (library, folder, folder.parent)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+@pytest.mark.parametrize("parent", [False, True])
+def test_a_folder_that_others_can_write_is_not_used(source, folder, mode, parent):
+    folder.mkdir(parents=True)
+    changed = folder.parent if parent else folder
+    changed.chmod(mode)
+    assert load_native(source).sum(1, 2) == 3
+    assert list(folder.iterdir()) == []
+
+
+def test_without_a_folder_each_process_compiles_for_itself(source, folder):
+    folder.parent.parent.write_text("a file where the cache would be")
+    assert load_native(source).sum(1, 2) == 3
 
 
 def test_many_at_once(source, folder):

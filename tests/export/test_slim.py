@@ -5,11 +5,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from dirprune.core.prunable import prunable_groups
 from dirprune.errors import ExportError
 from dirprune.export import fit_shapes, load_sparse, save_sparse, slim
 from dirprune.export.sparse_runtime import dense_outputs
 from dirprune.models import create_model
+from dirprune.optim import GRDA
 from tests.export.networks import thin
+from tests.methods.common import batch
 
 
 def kill(layer, channels, bias=None):
@@ -159,6 +162,28 @@ def test_a_whole_dead_layer_keeps_one_channel():
     result = slim(model, (4,))
     assert result.layers["0.weight"] == (5, 1)
     assert_same(result, model, (4,))
+
+
+@pytest.mark.parametrize("include", ["all", "weights"])
+def test_channels_that_the_group_penalty_took_go(include):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4),
+    )  # fmt: skip
+    optimizer = GRDA(prunable_groups(model, include), lr=0.1, c=0.06, mu=0.7, momentum=0.5, penalty="group")
+    for step in range(60):
+        inputs, labels = batch(step)
+        optimizer.zero_grad()
+        functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    result = slim(model, (2, 6, 6))
+    dead = {name: (model.get_parameter(name) == 0).flatten(1).all(1) for name in result.layers}
+    assert 0 < dead["2.weight"].sum() < 12
+    assert (model[2].bias[dead["2.weight"]] != 0).any()
+    for name, (before, after) in result.layers.items():
+        assert after == before - int(dead[name].sum())
+    assert_same(result, model, (2, 6, 6))
 
 
 @pytest.mark.parametrize("seed", range(6))

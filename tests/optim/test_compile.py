@@ -85,7 +85,9 @@ def function(backend: Any) -> StepOf:
 
 @pytest.mark.parametrize("how", [method, function])
 @pytest.mark.parametrize(
-    "options", [{}, OPTIONS["all"], {"capturable": True}], ids=["plain", "all", "capturable"]
+    "options",
+    [{}, OPTIONS["all"], {"capturable": True}, {"penalty": "group"}],
+    ids=["plain", "all", "capturable", "group"],
 )
 def test_a_compiled_step_equals_an_eager_one(options: dict[str, Any], how: Callable[[Any], StepOf]) -> None:
     compare(how("aot_eager"), torch.float64, torch.tensor, **options)

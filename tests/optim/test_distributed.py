@@ -17,12 +17,12 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dirprune.core.prunable import prunable_groups
 from dirprune.core.sparsity import sparsity_report
-from dirprune.errors import LostShadowWarning
+from dirprune.errors import LostShadowWarning, UsageError
 from dirprune.optim import GRDA
 from tests.optim.common import same_bits
 
@@ -82,10 +82,10 @@ def sharded(seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> tup
     return model, GRDA(prunable_groups(model, "weights"), **{**OPTIONS, **options})
 
 
-def one_process(steps: int = 30) -> tuple[nn.Module, GRDA]:
+def one_process(steps: int = 30, **options) -> tuple[nn.Module, GRDA]:
     """What the others must equal: training on the whole batches."""
     model = network()
-    optimizer = GRDA(prunable_groups(model, "weights"), **OPTIONS)
+    optimizer = GRDA(prunable_groups(model, "weights"), **{**OPTIONS, **options})
     train(model, optimizer, range(steps))
     return model, optimizer
 
@@ -181,6 +181,39 @@ def a_new_optimizer_on_sparse_shards_warns(rank: int, folder: Path) -> None:
         train(model, GRDA(model.parameters(), **OPTIONS), range(1), rank)
 
 
+def channels_die_whole_on_shards_too(rank: int, folder: Path) -> None:
+    reference, _ = one_process(penalty="group", c=0.6)
+    rows = (reference[0].weight == 0).sum(1).tolist()
+    assert {0, 6} == set(rows)
+    for options in ({}, {"foreach": True}, {"capturable": True}):
+        model, optimizer = sharded(penalty="group", c=0.6, **options)
+        train(model, optimizer, range(30), rank)
+        assert_close(model, reference)
+
+
+def a_channel_cut_in_two_is_refused(rank: int, folder: Path) -> None:
+    mesh = init_device_mesh("cpu", (WORLD,))
+
+    def placed(shape: tuple[int, ...], placement: Any) -> nn.Parameter:
+        return nn.Parameter(distribute_tensor(torch.ones(shape), mesh, [placement]))
+
+    cut = placed((4, 6), Shard(1))
+    with pytest.raises(
+        UsageError, match=r"shape \(4, 6\) is placed as .*: shard it along dimension 0"
+    ) as caught:
+        GRDA([cut], lr=0.1, penalty="group")
+    assert "\n" not in str(caught.value)
+    whole_rows = GRDA(
+        [placed((4, 6), Shard(0)), placed((4, 6), Replicate()), placed((4,), Shard(0))],
+        lr=0.1,
+        penalty="group",
+    )
+    with pytest.raises(UsageError, match="needs whole output channels"):
+        GRDA([cut, placed((4, 6), Shard(0)), placed((4,), Shard(0))], lr=0.1).load_state_dict(
+            whole_rows.state_dict()
+        )
+
+
 CHECKS = [
     ddp_equals_one_process,
     fsdp2_equals_ddp,
@@ -188,6 +221,8 @@ CHECKS = [
     fsdp2_keeps_bfloat16,
     checkpoint_restores_exactly,
     a_new_optimizer_on_sparse_shards_warns,
+    channels_die_whole_on_shards_too,
+    a_channel_cut_in_two_is_refused,
 ]
 
 

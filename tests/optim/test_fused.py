@@ -5,7 +5,7 @@ import math
 import multiprocessing
 import pickle
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -253,13 +253,16 @@ def test_a_replaced_rule_goes_the_readable_way() -> None:
             weight.copy_(torch.where(accumulator.abs() > threshold, accumulator, 0))
 
     class Hard(GRDA):
-        threshold_rule = HardThreshold()
+        threshold_rules: ClassVar = {"l1": HardThreshold()}
 
     p = ones(3)
     p.grad = torch.tensor([0.0, 5.0, 9.5])
-    Hard([p], lr=0.1, c=1.0, fused=True).step()
+    Hard([p], lr=0.1, c=1.0).step()
     assert len(calls) == 1
     assert p.tolist() == pytest.approx([1, 0.5, 0])
+    for optimizer, penalty in ((Hard, "l1"), (GRDA, "group")):
+        with pytest.raises(HyperparameterError, match=f"no fused kernel for penalty='{penalty}'"):
+            optimizer([p], lr=0.1, penalty=penalty, fused=True)
 
 
 class Operations(TorchDispatchMode):

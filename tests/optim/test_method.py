@@ -1,6 +1,7 @@
 """GRDA does what the equations say: against a NumPy oracle, closed forms, and torch.optim.SGD."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -230,7 +231,7 @@ class HardThreshold(SoftThreshold):
 
 
 class HardGRDA(GRDA):
-    threshold_rule = HardThreshold()
+    threshold_rules: ClassVar = {"l1": HardThreshold()}
 
 
 @pytest.mark.parametrize("options", [{}, {"capturable": True}, {"capturable": True, "foreach": True}])
@@ -248,7 +249,7 @@ def test_the_rule_can_be_replaced(options: dict[str, bool]) -> None:
         foreach = HardGRDA(lists, lr=0.1, c=0.1, foreach=True)
         train(foreach, steps=20)
         assert_same(hard, foreach)
-    assert type(GRDA.threshold_rule) is SoftThreshold
+    assert type(GRDA.threshold_rules["l1"]) is SoftThreshold
 
 
 def test_momentum_switched_on_later_is_sgd_too() -> None:

@@ -40,6 +40,18 @@ def soft_threshold(v: Array, tau: float) -> Array:
     return np.sign(v) * np.maximum(np.abs(v) - tau, 0.0)
 
 
+def group_soft_threshold(v: Array, tau: float) -> Array:
+    """v_g max(1 - tau sqrt(|g|) / |v_g|, 0) for each row g; elementwise for fewer than two dimensions."""
+    if v.ndim < 2:
+        return soft_threshold(v, tau)
+    result = np.zeros_like(v)
+    for row, out in zip(v, result, strict=True):
+        norm, radius = np.sqrt(np.sum(row**2)), tau * np.sqrt(row.size)
+        if norm > radius:
+            out[...] = row * (1 - radius / norm)
+    return result
+
+
 def grda(
     start: Array,
     gradient: Callable[[int, Array], Array],
@@ -50,6 +62,7 @@ def grda(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     maximize: bool = False,
+    prox: Callable[[Array, float], Array] = soft_threshold,
 ) -> Trajectory:
     """Run gRDA; ``gradient(n, w)`` is the gradient of step n, taken at the sparse weight."""
     taus = thresholds(rates, c, mu)
@@ -61,7 +74,7 @@ def grda(
         d = sign * gradient(n, w) + weight_decay * w
         m = momentum * m + d
         v = v - rate * (d + momentum * m if nesterov else m)
-        w = soft_threshold(v, tau)
+        w = prox(v, tau)
         weights.append(w)
         accumulators.append(v)
     return Trajectory(np.array(weights), np.array(accumulators), taus)

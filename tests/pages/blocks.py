@@ -13,6 +13,8 @@ PAGES = {
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
 _INDENTED = "sh"  # README.md's lists of commands
+# A whole script, which tests/examples runs; in braces, so that nobody formats the include as Python.
+EXAMPLE = re.compile(r'{\.python title="(examples/\w+\.py)"}\n--8<-- "\1"\n')
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 _RUN = "<!-- run -->"
 

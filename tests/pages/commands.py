@@ -37,6 +37,8 @@ def check_command(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None
             launched = parse_torchrun(given)
             assert (launched.module, launched.training_script) == (True, "dirprune"), words
             _check_ours(launched.training_script_args, monkeypatch)
+        case ["python", script, *_]:
+            assert (ROOT / script).is_file(), f"there is no {script}"
         case ["make", target, *settings]:
             assert target in TARGETS, f"the Makefile has no {target}"
             assert all(re.fullmatch(r"[A-Z_]+=.+", setting) for setting in settings), settings

@@ -8,7 +8,7 @@ from torch import nn
 
 from dirprune import recipes
 from dirprune.cli import main
-from tests.pages.blocks import BLOCKS, PAGES, ROOT, Block, read_blocks
+from tests.pages.blocks import BLOCKS, EXAMPLE, PAGES, ROOT, Block, read_blocks
 from tests.pages.commands import check_command, words_of
 
 PYTHON = [block for block in BLOCKS if block.language == "python"]
@@ -83,8 +83,11 @@ def test_cheap_commands_run(block, tmp_path, monkeypatch, capsys):
 
 def test_every_block_is_of_a_kind_that_is_tested():
     for block in BLOCKS:
-        assert block.language in ("python", "sh", "math"), f"{place(block)}: {block.language!r}"
-        assert "--8<--" not in block.source, f"{place(block)}: code from elsewhere is nobody's test here"
+        if script := EXAMPLE.fullmatch(f"{block.language}\n{block.source}"):
+            assert (ROOT / script[1]).is_file(), place(block)
+        else:
+            assert block.language in ("python", "sh", "math"), f"{place(block)}: {block.language!r}"
+            assert "--8<--" not in block.source, f"{place(block)}: code from elsewhere, tested by nobody"
 
 
 @pytest.mark.parametrize(

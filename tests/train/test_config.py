@@ -17,6 +17,7 @@ BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
         ("c", float("nan"), "--c must be"),
         ("mu", 0.0, r"--mu must be in \(0, 1\], got 0.0"),
         ("mu", 1.5, "--mu must be"),
+        ("penalty", "l2", "--penalty must be one of l1, group, got l2"),
         ("lr", -0.1, "--lr must be"),
         ("lr", float("inf"), "--lr must be"),
         ("lr", 1e39, "--lr must be"),
@@ -62,6 +63,15 @@ def test_folder_names_say_what_was_changed():
     assert replace(BASE, mu=0.7, c=1e-3, seed=3).experiment_name(BASE) == "mine"
     changed = replace(BASE, epochs=5, weight_decay=1e-4, mean=(0.1, 0.2), std=(1.0, 1.0))
     assert changed.experiment_name(BASE) == "mine-weight-decay0.0001-epochs5-mean0.1_0.2-std1_1"
+
+
+def test_the_penalty_is_of_a_run_and_of_grda_alone():
+    group = replace(BASE, penalty="group")
+    assert group.experiment_name(BASE) == "mine"
+    assert group.run_name == "grda-group-c0.0005-mu0.6-seed0"
+    assert group.with_method("sgd") == BASE.with_method("sgd")
+    assert group.with_method("grda").penalty == "group"
+    assert BASE.run_name == "grda-c0.0005-mu0.6-seed0"
 
 
 @pytest.mark.parametrize(("text", "iterations"), [("1ep", 391), ("160ep", 62560), ("2000it", 2000)])

@@ -72,6 +72,11 @@ def test_a_target_out_of_range_is_refused(target, bench):
         c_for_sparsity(CONFIG, (0.6,), target, 4, bench)
 
 
+def test_a_target_with_the_group_penalty_is_refused(bench):
+    with pytest.raises(UsageError, match="zeros of single weights, not those of --penalty group"):
+        c_for_sparsity(replace(CONFIG, penalty="group"), [0.6], 0.9, 4, bench)
+
+
 @pytest.mark.parametrize("limit", [0.0, 1e-4, 0.0009, 0.02, 1.0])
 def test_bisection_finds_the_last_comparable_value(limit, bench, monkeypatch):
     reference = torch.ones(1, 1000, dtype=torch.bool)

@@ -274,7 +274,8 @@ class _Pair:
 
     def __init__(self, options: PairOptions, bars: "_Bars") -> None:
         sgd, grda = (run_config(RunFolder(path)) for path in (options.run_sgd, options.run_grda))
-        held = {**asdict(sgd), "method": grda.method, "c": grda.c, "mu": grda.mu, "prune": grda.prune}
+        pruning = {key: getattr(grda, key) for key in ("method", "c", "mu", "penalty", "prune")}
+        held = {**asdict(sgd), **pruning}
         differing = [key for key, value in asdict(grda).items() if held[key] != value]
         if differing:
             raise UsageError(f"the two runs are no twins: they differ in {', '.join(differing)}")

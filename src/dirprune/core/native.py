@@ -1,39 +1,50 @@
-"""C code, compiled where it runs: once for each machine, source and compiler, kept in the user's cache."""
+"""C and C++ code, compiled where it runs: once for each machine, source and compiler, and kept."""
 
-import contextlib
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
-from functools import cache
 from pathlib import Path
 
+from dirprune.core.atomic import atomic_write
+from dirprune.core.folders import cache_folder
 from dirprune.errors import CompilerError
 
-_FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
-_SECONDS = 300
+logger = logging.getLogger(__name__)
+
+# By the suffix of the source: the language, the variable that names the compiler, and whom to ask without it.
+_LANGUAGES = {
+    ".c": ("c", "CC", ("cc", "gcc", "clang")),
+    ".cpp": ("c++", "CXX", ("c++", "g++", "clang++")),
+}
+_FLAGS = ("-O3", "-fno-math-errno", "-fPIC", "-shared")
+_SECONDS = 120
 
 
 def load_native(source: Path, *, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """Compile a C file with the system's compiler, or take the result of an earlier time, and load it.
+    """Compile a file of C or C++ with the system's compiler, or take an earlier result, and load it.
 
-    The compiler is `$CC`, else `cc`. The library lies in `$XDG_CACHE_HOME/dirprune/native` (`~/.cache` where
-    the variable is unset), under a hash of the source, the flags, the compiler and the processor, so that a
-    change of any of them compiles anew. Processes that compile at the same time do not disturb each other.
+    The compiler is `$CC` for `.c` and `$CXX` for `.cpp`; where that is unset, `cc` or `c++`, or what else
+    there is. The library lies in the folder `native` of :func:`dirprune.core.folders.cache_folder`, under a
+    hash of the source, the flags, the compiler and, if flags are for this processor alone, the processor: a
+    change of any of them compiles anew. It appears whole or not at all, however many processes compile it at
+    once. Where others could write into the folder, or nobody can, each process compiles for itself.
 
     Args:
-        source: The C file; it includes system headers only.
+        source: The file; it includes system headers only.
         flags: More flags for the compiler.
 
     Returns:
         The library.
 
     Raises:
-        CompilerError: There is no compiler, it fails, or the cache folder cannot be used.
+        CompilerError: There is no compiler, it fails, or what it makes cannot be loaded.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -42,72 +53,92 @@ def load_native(source: Path, *, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
         ...     load_native(source).half(42)
         21
     """
-    compiler = shlex.split(os.environ.get("CC") or "cc")
+    language, variable, names = _LANGUAGES[source.suffix]
+    compiler = _compiler(language, variable, names)
+    command = [*compiler, *_FLAGS, *flags, "-x", language, "-"]
     content = source.read_bytes()
-    key = hashlib.sha256()
-    for part in (content, " ".join((*_FLAGS, *flags)).encode(), _identity(tuple(compiler)).encode()):
-        key.update(len(part).to_bytes(8, "little") + part)
-    try:
-        library = _folder() / f"{source.stem}-{key.hexdigest()[:32]}.so"
+    key = hashlib.sha256(repr((command, _identity(compiler[0], flags))).encode() + b"\0" + content)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+        library = (_trusted_folder() or Path(own)) / f"{source.stem}-{key.hexdigest()[:32]}.so"
         if library.is_file():
-            with contextlib.suppress(OSError):  # a power cut may have left it damaged
+            try:
                 return ctypes.CDLL(str(library))
-        _compile([*compiler, *_FLAGS, *flags], content, library)
-        return ctypes.CDLL(str(library))
+            except OSError as error:
+                logger.info("%s is damaged, so it is compiled again: %s", library, error)
+        try:
+            _compile(command, content, library)
+            return ctypes.CDLL(str(library))
+        except OSError as error:
+            raise CompilerError(
+                f"what {shlex.join(compiler)} made cannot be kept or loaded: {error}"
+            ) from error
+
+
+def _compiler(language: str, variable: str, names: tuple[str, ...]) -> list[str]:
+    """Return the compiler's path and the options that its variable has."""
+    asked = shlex.split(os.environ.get(variable, ""))
+    for name in asked[:1] or names:
+        if found := shutil.which(name):
+            return [found, *asked[1:]]
+    looked_for = ", ".join(asked[:1] or names)
+    raise CompilerError(
+        f"no {language.upper()} compiler is installed (looked for {looked_for}): "
+        f"install gcc or clang, or set {variable}"
+    )
+
+
+def _identity(compiler: str, flags: tuple[str, ...]) -> tuple[object, ...]:
+    """What decides the machine code beside source and command: the compiler's version, and the processor."""
+    made = Path(compiler).stat()
+    processor = ""
+    if "-march=native" in flags:
+        try:
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        except OSError:  # no Linux
+            processor = platform.processor()
+    return made.st_size, made.st_mtime_ns, platform.system(), platform.machine(), processor
+
+
+def _trusted_folder() -> Path | None:
+    """Make the folder of the cache; None if it cannot be made, or if others could put code into it."""
+    folder = cache_folder() / "native"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = [folder.stat(), folder.parent.stat()]
     except OSError as error:
-        raise CompilerError(f"cannot keep or load compiled code in the cache: {error}") from error
-
-
-def _folder() -> Path:
-    """The cache folder, which only its owner may write: what lies in it is run."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "dirprune" / "native"  # noqa: PTH111
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status = folder.stat()
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-        raise CompilerError(
-            f"{folder} belongs to or can be written by others, and code in it is run: "
-            "set XDG_CACHE_HOME to a folder of your own"
+        logger.info("compiled code cannot be kept in %s: %s", folder, error)
+        return None
+    others_write = any(each.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for each in held)
+    mine = not hasattr(os, "getuid") or all(each.st_uid == os.getuid() for each in held)
+    if others_write or not mine or not os.access(folder, os.W_OK):
+        logger.info(
+            "compiled code is not kept in %s: it must be writable by its owner, and nobody else", folder
         )
+        return None
     return folder
 
 
-@cache
-def _identity(compiler: tuple[str, ...]) -> str:
-    """What decides the machine code beside source and flags: the compiler and the processor."""
-    if shutil.which(compiler[0]) is None:
-        raise CompilerError(
-            f"no C compiler by the name {compiler[0]!r}: install one (gcc or clang), or set CC"
-        )
-    asked = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        processor = platform.processor()
-    return f"{shlex.join(compiler)}\n{asked.stdout}\n{platform.machine()}\n{processor}"
-
-
 def _compile(command: list[str], source: bytes, library: Path) -> None:
-    """Compile into a temporary file of the same folder and rename it."""
-    handle, name = tempfile.mkstemp(suffix=".tmp", prefix=".dirprune-", dir=library.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        done = subprocess.run(
-            [*command, "-x", "c", "-", "-o", name, "-lm"],
-            input=source,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-        if done.returncode:
-            first = next((x for x in done.stderr.decode(errors="replace").splitlines() if "error" in x), "")
-            raise CompilerError(
-                f"{shlex.join(command)} ended with code {done.returncode}: {first or 'no message'}"
+    """Compile elsewhere, and put the result into its place at once."""
+    compiler = command[0]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / library.name
+        try:
+            ended = subprocess.run(
+                [*command, "-o", str(made), "-lm"],
+                input=source,
+                capture_output=True,
+                timeout=_SECONDS,
+                check=False,
             )
-        temporary.chmod(0o700)
-        temporary.replace(library)
-    except subprocess.TimeoutExpired:
-        raise CompilerError(f"{shlex.join(command)} took more than {_SECONDS} s: set CC to another") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        except subprocess.TimeoutExpired:
+            raise CompilerError(f"{compiler} took more than {_SECONDS} s: set another compiler") from None
+        if ended.returncode != 0:
+            lines = ended.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+            said = next((line for line in lines if "error" in line), lines[0])
+            raise CompilerError(f"{compiler} failed: {said}")
+        with atomic_write(library) as file:
+            Path(file.name).chmod(0o600)  # whatever the umask, nobody else may change what is run
+            file.write(made.read_bytes())
+    logger.info("compiled %s with %s", library, compiler)

@@ -1,7 +1,8 @@
-"""The threshold of gRDA over time, and the rule that takes the accumulator to the weight."""
+"""The threshold of gRDA over time, and the rules that take the accumulator to the weight."""
 
+import math
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -69,7 +70,13 @@ class ThresholdRule(Protocol):
     """How a weight follows from its accumulator: the replaceable last stage of :class:`dirprune.GRDA`.
 
     A threshold is a float or a 0-dim tensor.
+
+    Attributes:
+        elementwise: Whether each weight follows from its own accumulator alone. If not, from those of its
+            row, which is what stands at one index of the first dimension: no row may then be cut.
     """
+
+    elementwise: ClassVar[bool]
 
     def __call__(self, accumulator: Tensor, threshold: Any) -> Tensor:
         """Return the weight, of the shape and dtype of ``accumulator``; autograd can pass through."""
@@ -98,6 +105,8 @@ class SoftThreshold:
         Chao et al. 2020, section 3.
     """
 
+    elementwise: ClassVar[bool] = True
+
     def __call__(self, accumulator: Tensor, threshold: Any) -> Tensor:
         """Return S(accumulator, threshold), of the shape and dtype of ``accumulator``."""
         return accumulator - accumulator.clamp(-threshold, threshold)
@@ -120,6 +129,81 @@ class SoftThreshold:
         clamped = torch._foreach_clamp_max(accumulators, thresholds)
         torch._foreach_clamp_min_(clamped, [-threshold for threshold in thresholds])
         torch._foreach_copy_(weights, torch._foreach_sub(accumulators, clamped))
+
+
+@dataclass(frozen=True)
+class GroupSoftThreshold:
+    r"""Soft threshold of whole output channels, the proximal map of the group lasso.
+
+    .. math::
+        w_g = v_g \max\Bigl(1 - \frac{\tau \sqrt{|g|}}{\|v_g\|_2}, 0\Bigr)
+            = \operatorname*{arg\,min}_w \tfrac12 \|w - v_g\|_2^2 + \tau \sqrt{|g|} \, \|w\|_2
+
+    A group g is what stands at one index of the first dimension: the weights of an output channel of a linear
+    or convolutional layer (of a transposed convolution: of an input channel), |g| of them. A channel whose
+    accumulator has a root mean square within tau is zero as a whole; in any other no weight is.
+
+    The factor sqrt(|g|) is Yuan and Lin's. With it tau means the same as elementwise, whatever the size of a
+    channel: it is what the root mean square of a channel is compared with and loses, and where all weights
+    of a channel have one magnitude, both rules give the same.
+
+    Tensors of fewer than two dimensions (biases, the scales of normalisation) have groups of one element, so
+    that :class:`SoftThreshold` is what remains of the rule. A channel of zero weights is constant whatever
+    its bias is, and :func:`dirprune.export.slim` folds constants into the layers that read them.
+
+    Example:
+        >>> channels = torch.tensor([[3.0, 4.0], [0.3, 0.4]])  # of norm 5 and 0.5, from which 1 is taken
+        >>> GroupSoftThreshold()(channels, 2**-0.5)
+        tensor([[2.4000, 3.2000],
+                [0.0000, 0.0000]])
+
+    References:
+        Yuan and Lin 2006, "Model selection and estimation in regression with grouped variables", Journal of
+        the Royal Statistical Society B 68, section 2, where the norm of group j is weighted by sqrt(p_j).
+    """
+
+    elementwise: ClassVar[bool] = False
+
+    def __call__(self, accumulator: Tensor, threshold: Any) -> Tensor:
+        """Return the weight, of the shape and dtype of ``accumulator``; a row that is not finite stays so."""
+        if accumulator.ndim < 2:
+            return _ELEMENTWISE(accumulator, threshold)
+        return torch.addcmul(accumulator, accumulator, self._taken(accumulator, threshold), value=-1)
+
+    def write(self, accumulator: Tensor, threshold: Any, weight: Tensor) -> None:
+        """Write the same weight into ``weight``; without large temporaries where the dtypes agree."""
+        if accumulator.ndim < 2:
+            _ELEMENTWISE.write(accumulator, threshold, weight)
+        elif _is_zero(threshold):
+            weight.copy_(accumulator)
+        elif weight.dtype == accumulator.dtype:
+            share = self._taken(accumulator, threshold)
+            torch.addcmul(accumulator, accumulator, share, value=-1, out=weight)
+        else:
+            weight.copy_(self(accumulator, threshold))
+
+    def foreach_write(self, accumulators: list[Tensor], thresholds: list[Any], weights: list[Tensor]) -> None:
+        """Write many weights: one by one, for torch has no norms of rows over lists."""
+        for accumulator, threshold, weight in zip(accumulators, thresholds, weights, strict=True):
+            self.write(accumulator, threshold, weight)
+
+    @staticmethod
+    def _taken(accumulator: Tensor, threshold: Any) -> Tensor:
+        """Share of each row that the threshold takes: min(tau sqrt(|g|) / norm, 1), [rows, 1, ...].
+
+        All of a row gives x - x = +0, and nothing of it x, where x max(1 - share, 0) would give -0 too.
+        """
+        norms = torch.linalg.vector_norm(accumulator, dim=tuple(range(1, accumulator.ndim)), keepdim=True)
+        radius = threshold * math.sqrt(math.prod(accumulator.shape[1:]))
+        shares: Tensor = radius / norms.clamp(min=torch.finfo(norms.dtype).tiny)  # at tau = 0: no 0 / 0
+        return shares.clamp(max=1)
+
+
+_ELEMENTWISE = SoftThreshold()
+
+Penalty = Literal["l1", "group"]
+RULES: dict[str, ThresholdRule] = {"l1": _ELEMENTWISE, "group": GroupSoftThreshold()}
+"""Rules by the penalty whose proximal map they are: :data:`Penalty`."""
 
 
 def _is_zero(threshold: Any) -> bool:

@@ -294,6 +294,10 @@ def _slim(model: nn.Module, x: Tensor, threads: int) -> Run:  # noqa: ARG001
     return _module(slim(model, tuple(x.shape[1:])).model)
 
 
+def _slim_onnxruntime(model: nn.Module, x: Tensor, threads: int) -> Run:
+    return _onnxruntime(slim(model, tuple(x.shape[1:])).model, x, threads)
+
+
 def _sparse(model: nn.Module, x: Tensor, threads: int) -> Run:
     return SparseModel(model, tuple(x.shape[1:]), threads=threads)
 
@@ -309,6 +313,7 @@ CONTENDERS: dict[str, Callable[[nn.Module, Tensor, int], Run]] = {
     "torch CSR linear, input first": _csr_of_inputs,
     "torch CSR linear, weight first": _csr_of_weights,
     "slim, torch": _slim,
+    "slim, onnxruntime": _slim_onnxruntime,
     "sparse (ours)": _sparse,
 }
 

@@ -55,7 +55,10 @@ class _Layer(ctypes.Structure):
 
 @cache
 def _library() -> ctypes.CDLL:
-    library = load_native(Path(__file__).parent / "kernels" / "sparse_network.c")
+    library = load_native(
+        Path(__file__).parent / "kernels" / "sparse_network.c",
+        flags=("-march=native", "-std=gnu11", "-pthread"),
+    )
     for name in ("sparse_network_lanes", "sparse_network_layer_bytes", "sparse_network_run"):
         getattr(library, name).restype = ctypes.c_int64
     library.sparse_network_run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]

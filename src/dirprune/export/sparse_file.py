@@ -163,7 +163,7 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     try:
         state = _decode(file.read_bytes())
         if model is not None:
-            _check_fits(state, model)
+            check_fits(state, model)
     except SparseFileError as error:
         raise SparseFileError(f"{file}: {error}") from error
     if model is not None:
@@ -396,8 +396,19 @@ def _parse_description(described: Any) -> dict[str, Entry | str]:
     return entries
 
 
-def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
-    """Refuse a state whose names or shapes are not the model's, before anything is copied."""
+def check_fits(state: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse a state whose names or shapes are not the model's, before anything is copied.
+
+    Args:
+        state: What is to be loaded.
+        model: Where to; it may be without values (on the device meta).
+
+    Raises:
+        SparseFileError: They differ; the message names the first differences.
+
+    Example:
+        >>> check_fits(nn.Linear(2, 3).state_dict(), nn.Linear(2, 3))
+    """
     own = model.state_dict()
     faults = [f"the file lacks {name!r}" for name in own if name not in state]
     faults += [f"the model lacks {short.repr(name)}" for name in state if name not in own]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 
 from dirprune.core.prunable import prunable_groups
+from dirprune.core.threshold import RULES, Penalty
+from dirprune.errors import HyperparameterError, unknown
 from dirprune.methods.base import DENSE_GRADIENT_WORK, Facts, Method, Search, Work, require
 from dirprune.optim import GRDA
 
@@ -17,15 +19,21 @@ class GrdaSettings:
     """Scale of the threshold (the paper: 5e-4 to 5e-3)."""
     mu: float = 0.6
     """Exponent of its growth (the paper: 0.4 to 0.7)."""
+    penalty: Penalty = "l1"
+    """"l1": single weights become zero (the paper); "group": whole output channels."""
 
     def __post_init__(self) -> None:
         require(self, c=(0, None), mu=(1e-6, 1))
+        if self.penalty not in RULES:
+            raise HyperparameterError(unknown("penalty", self.penalty, RULES))
 
 
 class Grda(Method[GrdaSettings]):
     r"""Generalised regularised dual averaging, by :class:`dirprune.GRDA`.
 
     .. math:: v_{n+1} = v_n - \gamma \nabla f(w_n), \quad w_{n+1} = S(v_{n+1}, c \gamma^{\mu + 1/2} (n+1)^\mu)
+
+    With the group penalty S acts on whole channels, by :class:`~dirprune.core.threshold.GroupSoftThreshold`.
 
     References:
         Chao, Wang, Xing, Cheng 2020, "Directional pruning of deep neural networks", section 3.
@@ -45,6 +53,7 @@ class Grda(Method[GrdaSettings]):
             lr=plan.lr,
             c=settings.c,
             mu=settings.mu,
+            penalty=settings.penalty,
             momentum=plan.momentum,
             nesterov=plan.nesterov,
             weight_decay=plan.weight_decay,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable
@@ -24,7 +25,8 @@ def create_model(
     """Build a network with fresh weights, drawn from torch's global generator.
 
     Args:
-        name: a key of `MODELS`, or `wrn<depth>x<widen>` with depth 6k + 4.
+        name: a key of `MODELS`, or `wrn<depth>x<widen>` with depth 6k + 4, or `timm/<name>` with a name that
+            timm's `list_models` gives, which has one width.
         num_classes: number of outputs.
         in_channels: channels of the images.
         image_size: height and width of the images, in pixels.
@@ -59,7 +61,9 @@ def _factory(name: str) -> Factory:
         return MODELS[name]
     if wide := re.fullmatch(r"wrn(\d{1,4})x(\d{1,3})", name):
         return partial(WideResNet, depth=int(wide[1]), widen=int(wide[2]))
-    raise UsageError(f"{unknown('network', name, MODELS)}, wrn<depth>x<widen>")
+    if name.startswith("timm/"):
+        return partial(_timm, name.removeprefix("timm/"))
+    raise UsageError(f"{unknown('network', name, MODELS)}, wrn<depth>x<widen>, timm/<name>")
 
 
 def _resnet50(shape: InputShape, num_classes: int, width: float) -> nn.Module:
@@ -72,6 +76,32 @@ def _resnet50(shape: InputShape, num_classes: int, width: float) -> nn.Module:
             f"they have {shape.channels} channels and {shape.size} pixels, and width is {width}"
         )
     model: nn.Module = resnet50(weights=None, num_classes=num_classes)
+    return model
+
+
+def _timm(name: str, shape: InputShape, num_classes: int, width: float) -> nn.Module:
+    """Build a network of timm's, with fresh weights; nothing is downloaded."""
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise UsageError(f"timm/{name} needs timm: pip install 'directional-pruning[timm]'") from None
+    if not timm.is_model(name):  # also keeps out names by which timm would fetch a network from elsewhere
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() gives the names"
+        raise UsageError(f"timm has no network {name!r}; {hint}")
+    if width != 1:
+        raise UsageError(f"timm/{name} has one width: leave width 1, it is {width}")
+    # Networks that are made for one size of image, such as ViT, have to be told; the others do not ask.
+    config = timm.get_pretrained_cfg(name)
+    size = {"img_size": shape.size} if config and config.fixed_input_size else {}
+    try:
+        model: nn.Module = timm.create_model(
+            name, pretrained=False, num_classes=num_classes, in_chans=shape.channels, **size
+        )
+    except (ArithmeticError, AssertionError, RuntimeError) as error:  # each network has its own words
+        raise UsageError(
+            f"timm/{name} cannot take images of {shape.channels} channels and {shape.size} pixels: {error}"
+        ) from error
     return model
 
 

@@ -1,7 +1,7 @@
 """GRDA, the optimiser."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict, _use_grad_for_differentiable
 
-from dirprune.core.threshold import SoftThreshold, ThresholdRule
+from dirprune.core.threshold import RULES, Penalty, ThresholdRule
 from dirprune.errors import LostShadowWarning, UsageError
+from dirprune.optim.gathering import Gathering
 from dirprune.optim.lost_shadow import fraction_already_sparse
-from dirprune.optim.options import check_options, check_params
+from dirprune.optim.options import check_options, check_params, check_sharding
 from dirprune.optim.paths import Plans, update
 from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state, wide_dtype
 from dirprune.optim.tensors import Tensors
@@ -47,6 +48,11 @@ class GRDA(Optimizer):
         lr: Learning rate gamma, >= 0; a float or a tensor with one element.
         c: Scale of the threshold, >= 0. The paper uses 5e-4 to 5e-3.
         mu: Exponent of the threshold's growth, 0 < mu <= 1. The paper uses 0.4 to 0.7.
+        penalty: ``"l1"``, as above: single weights become zero. ``"group"``: output channels do, each as a
+            whole, by :class:`~dirprune.core.threshold.GroupSoftThreshold`, so that
+            :func:`dirprune.export.slim` leaves a network that is smaller and faster where dense ones run.
+            ``c`` and ``mu`` mean the same. Steps go without a fused kernel then; a sharded parameter must be
+            so along dimension 0, as FSDP2 does it.
         momentum: beta, >= 0.
         nesterov: Nesterov's form of the momentum.
         weight_decay: lambda, the l2 penalty, >= 0.
@@ -84,7 +90,7 @@ class GRDA(Optimizer):
         Chao, Wang, Xing, Cheng 2020, "Directional Pruning of Deep Neural Networks", NeurIPS, section 3.
     """
 
-    threshold_rule: ClassVar[ThresholdRule] = SoftThreshold()
+    threshold_rules: ClassVar[Mapping[str, ThresholdRule]] = RULES
 
     def __init__(
         self,
@@ -93,6 +99,7 @@ class GRDA(Optimizer):
         c: float = 5e-4,
         mu: float = 0.6,
         *,
+        penalty: Penalty = "l1",
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
@@ -107,6 +114,7 @@ class GRDA(Optimizer):
             "lr": lr,
             "c": c,
             "mu": mu,
+            "penalty": penalty,
             "momentum": momentum,
             "nesterov": nesterov,
             "weight_decay": weight_decay,
@@ -117,9 +125,10 @@ class GRDA(Optimizer):
             "capturable": capturable,
             "differentiable": differentiable,
         }
-        check_options(defaults)
+        check_options(defaults, self.threshold_rules)
         self._unchecked: set[Tensor] = set()  # parameters whose first real step has not come yet
         self._warned = False  # of a lost shadow
+        self._gathering = Gathering()
         self._plans: Plans = {}
         super().__init__(params, defaults)
 
@@ -127,8 +136,9 @@ class GRDA(Optimizer):
         """Add a group of parameters; options that it does not name take the constructor's values."""
         super().add_param_group(param_group)
         try:
-            check_options(self.param_groups[-1])
+            check_options(self.param_groups[-1], self.threshold_rules)
             check_params(self.param_groups[-1])
+            check_sharding(self.param_groups[-1], self._rule(self.param_groups[-1]))
         except UsageError:
             self.param_groups.pop()
             raise
@@ -138,10 +148,12 @@ class GRDA(Optimizer):
         super().__setstate__(state)
         self._unchecked = set()  # a state that was restored has its shadow
         self._warned = False
+        self._gathering = Gathering()
         self._plans = {}
         for group in self.param_groups:
             for option, value in self.defaults.items():
                 group.setdefault(option, value)
+            check_sharding(group, self._rule(group))
             for parameter in group["params"]:
                 held = self.state.get(parameter, {})
                 for key, value in held.items():
@@ -183,27 +195,20 @@ class GRDA(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
-        _refuse_sparse_gradients(self.param_groups)
+        gradients = [[p.grad for p in group["params"]] for group in self.param_groups]
+        _refuse_sparse(gradients)
         unscale, skip = self._word_of_the_scaler()
         if skip:
             return loss
-        for group in self.param_groups:
-            params: list[Tensor] = []
-            grads: list[Tensor] = []
-            accumulators: list[Tensor] = []
-            buffers: list[Tensor] = []
-            steps: list[Tensor] = []
-            thresholds: list[Tensor] = []
-            self._init_group(group, params, grads, accumulators, buffers, steps, thresholds)
-            if any(isinstance(p, DTensor) for p in params):
-                # The update is elementwise: of a sharded tensor each rank updates its own part.
-                grads = [_placed_like(p, grad) for p, grad in zip(params, grads, strict=True)]
-                params, grads, accumulators, buffers = (
-                    [_local(tensor) for tensor in held] for held in (params, grads, accumulators, buffers)
-                )
-            tensors = Tensors(params, grads, accumulators, buffers, steps, thresholds)
-            update(group, self.threshold_rule, tensors, unscale, self._plans)
+        if not torch.compiler.is_compiling():
+            self._gathering.check(self.state)
+        for group, grads in zip(self.param_groups, gradients, strict=True):
+            update(group, self._rule(group), self._tensors(group, grads), unscale, self._plans)
         return loss
+
+    def _rule(self, group: dict[str, Any]) -> ThresholdRule:
+        """Return the rule of a group's penalty."""
+        return self.threshold_rules[group["penalty"]]
 
     @property
     def _step_supports_amp_scaling(self) -> bool:  # GradScaler reads this name
@@ -216,6 +221,31 @@ class GRDA(Optimizer):
         # Rounded as unscale_ rounds it.
         unscale = 1.0 if scale is None else scale.double().reciprocal().float().item()
         return unscale, found_inf is not None and found_inf.item() != 0
+
+    def _tensors(self, group: dict[str, Any], gradients: list[Tensor | None]) -> Tensors:
+        """Gather what the step needs, from the step before where that is the same."""
+        compiling = torch.compiler.is_compiling()
+        checked = not self._unchecked or group["c"] == 0
+        if not compiling and checked and (same := self._gathering.take(group, gradients)):
+            return same
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        accumulators: list[Tensor] = []
+        buffers: list[Tensor] = []
+        steps: list[Tensor] = []
+        thresholds: list[Tensor] = []
+        self._init_group(group, params, grads, accumulators, buffers, steps, thresholds)
+        if any(isinstance(p, DTensor) for p in params):
+            # Of a sharded tensor each rank updates its own part, which has all that the rule looks at.
+            grads = [_placed_like(p, grad) for p, grad in zip(params, grads, strict=True)]
+            params, grads, accumulators, buffers = (
+                [_local(tensor) for tensor in held] for held in (params, grads, accumulators, buffers)
+            )
+            return Tensors(params, grads, accumulators, buffers, steps, thresholds)
+        tensors = Tensors(params, grads, accumulators, buffers, steps, thresholds)
+        if not compiling:
+            self._gathering.keep(group, tensors, self.state)
+        return tensors
 
     def _init_group(  # torch.compile knows this name and runs it outside the graph
         self,
@@ -257,7 +287,9 @@ class GRDA(Optimizer):
         if not fresh or group["c"] == 0 or _is_zero_on_host(group["lr"]):  # nothing is thresholded yet
             return
         self._unchecked.difference_update(fresh)
-        sparse = fraction_already_sparse([_local(p) for p in fresh])
+        sparse = fraction_already_sparse(
+            [_local(p) for p in fresh], by_rows=not self._rule(group).elementwise
+        )
         if sparse is not None and not self._warned:
             self._warned = True
             warnings.warn(
@@ -265,20 +297,18 @@ class GRDA(Optimizer):
                 "the accumulator (the memory of each zero weight) and the threshold are lost and begin anew, "
                 "so this is not a resume. Load the optimizer's state_dict to resume exactly.",
                 LostShadowWarning,
-                stacklevel=6,  # the caller of step, beyond this function, _init_group and two wrappers
+                stacklevel=7,  # the caller of step, beyond this function, two of step's, and two wrappers
             )
 
 
-def _refuse_sparse_gradients(groups: list[dict[str, Any]]) -> None:
+def _refuse_sparse(gradients: list[list[Tensor | None]]) -> None:
     """Raise, before anything has changed, if any gradient is sparse."""
-    for group in groups:
-        for parameter in group["params"]:
-            grad = parameter.grad
-            if grad is not None and grad.layout is not torch.strided:
-                raise RuntimeError(
-                    "GRDA does not support sparse gradients: every weight decays with the threshold at every "
-                    "step; use a dense gradient (sparse=False in nn.Embedding)"
-                )
+    for grads in gradients:
+        if any(grad is not None and grad.layout is not torch.strided for grad in grads):
+            raise RuntimeError(
+                "GRDA does not support sparse gradients: every weight decays with the threshold at every "
+                "step; use a dense gradient (sparse=False in nn.Embedding)"
+            )
 
 
 def _is_zero_on_host(lr: float | Tensor) -> bool:

@@ -10,22 +10,25 @@ from dirprune.core.sparsity import count_zeros
 _ALREADY_SPARSE = 0.1
 
 
-def fraction_already_sparse(params: Sequence[Tensor]) -> float | None:
+def fraction_already_sparse(params: Sequence[Tensor], *, by_rows: bool = False) -> float | None:
     """Return the fraction of zeros in weight matrices, where it is too great for an initialisation.
 
     Args:
         params: Parameters before their first step, this rank's parts.
+        by_rows: The zeros that a lost shadow leaves are whole rows: several of them beside others in one
+            tensor count too.
 
     Returns:
-        Zeros / elements, over tensors of two and more dimensions without their rows of zeros only; None
-        where that is what an initialisation may give.
+        Zeros / elements, over tensors of two and more dimensions without the rows of zeros that do not count;
+        None where that is what an initialisation may give.
     """
     matrices = [p.flatten(1) for p in params if p.ndim >= 2]
     zeros = count_zeros(matrices)
-    # A row of zeros only was initialised so: padding of an embedding, a last layer that starts at zero.
+    # A row of zeros was initialised so: the padding of an embedding, a last layer that starts at zero.
     rows_of_zeros = count_zeros((matrix != 0).any(dim=1) for matrix in matrices)
     zero = total = 0
     for matrix, z, r in zip(matrices, zeros, rows_of_zeros, strict=True):
-        zero += z - r * matrix.shape[1]
-        total += matrix.numel() - r * matrix.shape[1]
+        initialised = 0 if by_rows and 1 < r < len(matrix) else r * matrix.shape[1]
+        zero += z - initialised
+        total += matrix.numel() - initialised
     return zero / total if zero > _ALREADY_SPARSE * total else None

@@ -1,20 +1,23 @@
 """The options of GRDA, checked."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from dirprune.core.threshold import ThresholdRule
 from dirprune.errors import HyperparameterError, UsageError
-from dirprune.optim.paths import why_not_fused
+from dirprune.optim.paths import FUSED_RULES, why_not_fused
 from dirprune.optim.update import host_float
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_options(options: dict[str, Any]) -> None:
-    """Raise HyperparameterError for the first option outside its range."""
+def check_options(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -> None:
+    """Raise HyperparameterError for the first option outside its range; ``rules`` are by penalty."""
     lr = options["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise HyperparameterError(f"lr as a tensor must have one element, got shape {tuple(lr.shape)}")
@@ -33,6 +36,11 @@ def check_options(options: dict[str, Any]) -> None:
     ):
         if options[name] and options[other]:
             raise HyperparameterError(f"{name} and {other} cannot both be True: pass {name}=False")
+    penalty = options["penalty"]
+    if penalty not in rules:
+        raise HyperparameterError(f"penalty must be {' or '.join(map(repr, rules))}, got {penalty!r}")
+    if options["fused"] and type(rules[penalty]) not in FUSED_RULES:
+        raise HyperparameterError(f"there is no fused kernel for penalty={penalty!r}: pass fused=None")
     if options["accumulator_dtype"] not in (None, torch.bfloat16):
         raise HyperparameterError(
             f"accumulator_dtype must be None or torch.bfloat16, got {options['accumulator_dtype']}"
@@ -64,3 +72,18 @@ def check_params(group: dict[str, Any]) -> None:
             )
         if group["fused"] and (reason := why_not_fused(parameter.device)):
             raise UsageError(f"fused=True: {reason}; pass fused=None to go another way")
+
+
+def check_sharding(group: dict[str, Any], rule: ThresholdRule) -> None:
+    """Raise UsageError for the first parameter whose rows are cut, where the rule needs them whole."""
+    if rule.elementwise:
+        return
+    for parameter in group["params"]:
+        if not isinstance(parameter, DTensor) or parameter.ndim < 2:
+            continue
+        if not all(where.is_replicate() or where.is_shard(0) for where in parameter.placements):
+            raise UsageError(
+                f"penalty={group['penalty']!r} needs whole output channels in each process, but a parameter "
+                f"of shape {tuple(parameter.shape)} is placed as {parameter.placements}: shard it along "
+                "dimension 0, or give it penalty='l1'"
+            )

@@ -63,7 +63,7 @@ def update_one_by_one(group: dict[str, Any], rule: ThresholdRule, tensors: Tenso
         operands = [tensors.params[i], tensors.grads[i], tensors.accumulators[i]]
         if momentum != 0:
             operands.append(tensors.buffers[i])
-        for weight, grad, accumulator, *buffer in _pieces(group, operands):
+        for weight, grad, accumulator, *buffer in _pieces(group, rule, operands):
             v = accumulator
             if group["accumulator_dtype"] is not None:
                 v = accumulator.to(torch.float32)
@@ -87,15 +87,21 @@ def update_one_by_one(group: dict[str, Any], rule: ThresholdRule, tensors: Tenso
                 rule.write(v, tau, weight)
 
 
-def _pieces(group: dict[str, Any], operands: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Cut large CPU tensors of one layout into pieces that stay in the cache between operations."""
+def _pieces(
+    group: dict[str, Any], rule: ThresholdRule, operands: list[Tensor]
+) -> Iterator[tuple[Tensor, ...]]:
+    """Cut large CPU tensors into pieces that stay in the cache, of whole rows where the rule needs them."""
     weight = operands[0]
-    whole = stays_on_device(group) or weight.device.type != "cpu" or weight.numel() <= _PIECE
-    if whole or not same_layout(*operands):
+    if stays_on_device(group) or weight.device.type != "cpu" or weight.numel() <= _PIECE:
         yield tuple(operands)
-        return
-    flat = [t.as_strided((weight.numel(),), (1,)) for t in operands]
-    yield from zip(*(torch.split(t, _PIECE) for t in flat), strict=True)
+    elif not rule.elementwise and weight.ndim > 1:
+        rows = max(1, _PIECE * len(weight) // weight.numel())
+        yield from zip(*(torch.split(t, rows) for t in operands), strict=True)
+    elif same_layout(*operands):
+        flat = [t.as_strided((weight.numel(),), (1,)) for t in operands]
+        yield from zip(*(torch.split(t, _PIECE) for t in flat), strict=True)
+    else:
+        yield tuple(operands)
 
 
 def update_foreach(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors) -> None:

@@ -15,7 +15,8 @@ from dirprune.report.reading import Run, Status, read_runs
 Config = Mapping[str, Any]
 
 _METHOD_NAMES = {"sgd": "SGD", "grda": "gRDA"}
-_ONLY_GRDA = frozenset({"c", "mu"})
+_ONLY_GRDA = frozenset({"c", "mu", "penalty"})
+_PENALTY = "l1"  # gRDA's own, which goes without saying
 _ONLY_OTHERS = frozenset({"sparsity", "settings"})
 _ONLY_PRUNING = frozenset({"prune"}) | _ONLY_GRDA | _ONLY_OTHERS  # settings that mean nothing to SGD
 
@@ -141,6 +142,8 @@ def variant_labels(settings: Sequence[Config]) -> list[str]:
     Example:
         >>> variant_labels([{"method": "sgd"}, {"method": "grda", "c": 5e-4, "mu": 0.6}])
         ['SGD', 'gRDA c=5e-4 mu=0.6']
+        >>> variant_labels([{"method": "grda", "c": 5e-4, "mu": 0.6, "penalty": "group"}])
+        ['gRDA group c=5e-4 mu=0.6']
         >>> variant_labels([{"method": "sgd", "lr": 0.1}, {"method": "sgd", "lr": 0.2}])
         ['SGD lr=0.1', 'SGD lr=0.2']
     """
@@ -150,7 +153,7 @@ def variant_labels(settings: Sequence[Config]) -> list[str]:
     labels = []
     for config in settings:
         method = config["method"]
-        shown = [*(("c", "mu") if method == "grda" else ()), *varying_in_pruning, *varying]
+        shown = [*(("penalty", "c", "mu") if method == "grda" else ()), *varying_in_pruning, *varying]
         foreign = _foreign(method)
         parts = [_setting(k, config[k]) for k in dict.fromkeys(shown) if k in config and k not in foreign]
         labels.append(" ".join([_METHOD_NAMES.get(method, plain(method)), *filter(None, parts)]))
@@ -167,6 +170,8 @@ def _setting(key: str, value: object) -> str:
     """Write a setting with its name; those of other methods hold their names already."""
     if key == "settings" and isinstance(value, list):
         return " ".join(map(plain, value))
+    if key == "penalty":
+        return "" if value == _PENALTY else plain(value)
     if key == "sparsity" and value is None:
         return ""  # the method takes no target
     return f"{plain(key)}={plain(value)}"
@@ -196,7 +201,9 @@ def plain(value: object) -> str:
 def _settings(run: Run) -> Config:
     """What the runs of a variant have in common."""
     foreign = _foreign(run.method)
-    return {key: value for key, value in run.config.items() if key != "seed" and key not in foreign}
+    defaults = {"penalty": _PENALTY} if run.method == "grda" else {}
+    config = {**defaults, **run.config}  # of an earlier version, which had no choice
+    return {key: value for key, value in config.items() if key != "seed" and key not in foreign}
 
 
 def _shared_with_sgd(run: Run) -> Config:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from dirprune.core.threshold import RULES, Penalty
 from dirprune.errors import UsageError, unknown
 from dirprune.methods import METHODS
 from dirprune.train.schedules import check_schedule, learning_rate_factor
@@ -14,7 +15,7 @@ from dirprune.train.schedules import check_schedule, learning_rate_factor
 TWINS = ("sgd", "grda")
 """What a recipe trains unless it is told otherwise."""
 # What tells runs of one experiment apart.
-_OF_A_RUN = ("method", "c", "mu", "sparsity", "settings", "seed")
+_OF_A_RUN = ("method", "c", "mu", "penalty", "sparsity", "settings", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,9 @@ class TrainConfig:
     """gRDA: scale of the threshold."""
     mu: Annotated[float, tyro.conf.Suppress] = 0.6
     """gRDA: exponent of the threshold's growth; greater is sparser."""
+    penalty: Penalty = "l1"
+    """gRDA: what becomes zero: single weights (l1, the paper), or output channels as a whole (group), which
+    `dirprune export --to slim` removes."""
     sparsity: float | None = None
     """Wanted fraction of zeros among the prunable parameters, for the methods that take a target."""
     settings: tuple[str, ...] = ()
@@ -91,6 +95,7 @@ class TrainConfig:
             ("lr", 0 <= self.lr <= 3e38, "in [0, 3e38]"),
             ("c", 0 <= self.c < math.inf, "a finite number >= 0"),
             ("mu", 0 < self.mu <= 1, "in (0, 1]"),
+            ("penalty", self.penalty in RULES, f"one of {', '.join(RULES)}"),
             ("sparsity", self.sparsity is None or 0 <= self.sparsity < 1, "in [0, 1)"),
             ("settings", all("=" in pair for pair in self.settings), "of the form name=value"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
@@ -136,6 +141,7 @@ class TrainConfig:
             method=method,
             c=self.c if grda else 0.0,
             mu=self.mu if grda else 1.0,
+            penalty=self.penalty if grda else "l1",
             sparsity=self.sparsity if entry.facts.needs_target else None,
             settings=tuple(pair for pair in self.settings if pair.split("=", 1)[0] in known),
         )
@@ -158,7 +164,8 @@ class TrainConfig:
     @property
     def run_name(self) -> str:
         """Name of the run's folder within its experiment."""
-        thresholds = [f"c{self.c:g}", f"mu{self.mu:g}"] if self.method == "grda" else []
+        penalty = [] if self.penalty == "l1" else [self.penalty]
+        thresholds = [*penalty, f"c{self.c:g}", f"mu{self.mu:g}"] if self.method == "grda" else []
         target = [] if self.sparsity is None else [f"{self.sparsity:g}"]
         settings = [_short(pair) for pair in self.settings]
         return "-".join([self.method, *thresholds, *target, *settings, f"seed{self.seed}"])

@@ -32,8 +32,8 @@ def make_method(config: TrainConfig) -> Method[Any]:
     """
     if config.method == "grda":
         if config.settings:
-            raise UsageError("gRDA's settings are --c and --mu, not --settings")
-        return create_method("grda", c=config.c, mu=config.mu)
+            raise UsageError("gRDA's settings are --c, --mu and --penalty, not --settings")
+        return create_method("grda", c=config.c, mu=config.mu, penalty=config.penalty)
     return create_method(config.method, **typed_settings(config.method, config.settings))
 
 

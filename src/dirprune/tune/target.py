@@ -74,8 +74,13 @@ def c_for_sparsity(
         choice, comes first.
 
     Raises:
-        UsageError: The target is out of range, or no trial came to its end.
+        UsageError: The target is out of range, the penalty is not l1, or no trial came to its end.
     """
+    if config.penalty != "l1":
+        raise UsageError(
+            f"--target-sparsity predicts zeros of single weights, not those of --penalty {config.penalty}: "
+            "leave one of them out"
+        )
     if not 0 < target < 1:
         raise UsageError(f"--target-sparsity must be in (0, 1), got {target}")
     epochs = epochs_to_keep(trial_epochs)

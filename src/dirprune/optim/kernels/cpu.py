@@ -2,7 +2,7 @@
 
 from array import array
 from itertools import repeat
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -50,17 +50,19 @@ def step(
         plan = Plan(tensors, indices)
         if not plan.left:
             plans[id(group)] = plan
-    address, count = plan.address, plan.count
     c, mu = float(group["c"]), float(group["mu"])
-    first = 0
-    while first < count:  # once, unless parameters have taken different numbers of steps
-        end = first + library.alike(address, count, first)
-        increment = threshold_increment(plan.steps[first].item(), lr, c, mu)
-        library.advance(address, count, first, end, increment)
-        first = end
+    runs = library.runs(plan.address, plan.count, plan.address_of_numbers)
+    increments: dict[float, float] = {}
+    for i in range(runs):  # one, unless parameters have taken different numbers of steps
+        n = plan.numbers[i]
+        if n not in increments:
+            increments[n] = threshold_increment(n, lr, c, mu)
+        plan.numbers[i] = increments[n]
     library.grda(
-        address,
-        count,
+        plan.address,
+        plan.count,
+        plan.address_of_numbers,
+        runs,
         lr,
         group["momentum"],
         group["weight_decay"],
@@ -76,19 +78,15 @@ def step(
 
 
 class Plan:
-    """The table of a step, and by what to know that the next step's is the same but for the gradients.
-
-    It holds the tensors, so that no other can come to have the identity of one of them.
-    """
+    """The table of a step, and by what to know that the next step's is the same but for the gradients."""
 
     def __init__(self, tensors: Tensors, indices: list[int]) -> None:
         self.left = sorted(set(range(len(tensors.params))) - set(indices))
+        self.lists = tensors._replace(grads=[])
         taken = tensors.select(indices) if self.left else tensors
         params, grads, accumulators, buffers, steps, thresholds = taken
-        self.params, self.steps, self.count = params, steps, len(params)
+        self.params, self.count = params, len(params)
         self.moved = [*params, *accumulators, *buffers]
-        self.held = [*self.moved, *steps, *thresholds]
-        self.identities = list(map(id, self.held))
         self.addresses = list(map(Tensor.data_ptr, self.moved))
         self.sizes, self.strides = list(map(Tensor.numel, params)), list(map(Tensor.stride, params))
         self.contiguous = all(map(Tensor.is_contiguous, params))
@@ -106,27 +104,31 @@ class Plan:
                 *self.sizes,
                 *(_NUMBERS[dtype] for dtype in self.dtypes),
                 *(_NUMBERS[v.dtype] for v in accumulators),
+                *repeat(0, n),  # where runs end
             ],
         )
-        self.address = self.table.buffer_info()[0]
+        self.numbers = array("d", repeat(0, n))  # of each run: the steps taken, then what the threshold gains
+        self.address, self.address_of_numbers = (a.buffer_info()[0] for a in (self.table, self.numbers))
 
     def renew(self, tensors: Tensors) -> bool:
-        """Take over new gradients; whether they and all else are as they were, but for their addresses."""
-        params, grads, accumulators, buffers, steps, thresholds = tensors
+        """Take over new gradients; whether they and all else are as they were, but for their addresses.
+
+        The lists of a step before are the same objects if what they hold is (gathering.py).
+        """
+        grads = tensors.grads
         # Nothing looks into the counters: they are 0-dim, and reading so much memory would cost more than
         # the step of a small network.
-        moved = [*params, *accumulators, *buffers]
         if (
-            list(map(id, [*moved, *steps, *thresholds])) != self.identities
-            or list(map(Tensor.data_ptr, moved)) != self.addresses
+            not all(map(is_, tensors._replace(grads=self.lists.grads), self.lists))
+            or list(map(Tensor.data_ptr, self.moved)) != self.addresses
             or not _PLAIN.issuperset(map(type, grads))
             or list(map(_dtype, grads)) != self.dtypes
             or list(map(Tensor.numel, grads)) != self.sizes
             or any(map(Tensor.is_neg, grads))
             or not (
-                all(map(Tensor.is_contiguous, params + grads))
+                all(map(Tensor.is_contiguous, self.params)) and all(map(Tensor.is_contiguous, grads))
                 if self.contiguous
-                else list(map(Tensor.stride, params)) == list(map(Tensor.stride, grads)) == self.strides
+                else list(map(Tensor.stride, self.params)) == list(map(Tensor.stride, grads)) == self.strides
             )
         ):
             return False

@@ -34,10 +34,12 @@ struct Tensors {
     void *const *weight, *const *gradient, *const *accumulator, *const *momentum;
     double *const *step, *const *threshold;
     const int64 *size, *weight_type, *accumulator_type;
+    int64 *end;  // of runs
     explicit Tensors(const int64 *table, int64 count)
         : weight((void *const *)table), gradient(weight + count), accumulator(gradient + count),
           momentum(accumulator + count), step((double *const *)(momentum + count)), threshold(step + count),
-          size((const int64 *)(threshold + count)), weight_type(size + count), accumulator_type(weight_type + count) {}
+          size((const int64 *)(threshold + count)), weight_type(size + count), accumulator_type(weight_type + count),
+          end((int64 *)(accumulator_type + count)) {}
 };
 
 struct Tensor {
@@ -260,28 +262,29 @@ int has_float16(void) {
 #endif
 }
 
-// How many tensors, from `first` on, have taken as many steps as it has.
-int64 alike(const int64 *table, int64 count, int64 first) {
+// Runs of tensors that have taken as many steps: how many runs; notes where each ends, and its number of steps.
+int64 runs(int64 *table, int64 count, double *numbers) {
     const Tensors tensors(table, count);
-    int64 end = first + 1;
-    while (end < count && *tensors.step[end] == *tensors.step[first]) end++;
-    return end - first;
-}
-
-// Count one step of the tensors from `first` to `end`, and let their thresholds grow.
-void advance(const int64 *table, int64 count, int64 first, int64 end, double increment) {
-    const Tensors tensors(table, count);
-    for (int64 i = first; i < end; i++) {
-        *tensors.threshold[i] += increment;
-        *tensors.step[i] += 1;
+    int64 runs = 0;
+    for (int64 i = 0; i < count; i++) {
+        const double step = *tensors.step[i];
+        if (runs == 0 || step != numbers[runs - 1]) numbers[runs++] = step;
+        tensors.end[runs - 1] = i + 1;
     }
+    return runs;
 }
 
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
-void grda(const int64 *table, int64 count, double rate, double momentum, double weight_decay, double unscale,
+// One step: the threshold of each run's tensors grows by its increment.
+void grda(const int64 *table, int64 count, const double *increments, int64 runs, double rate, double momentum, double weight_decay, double unscale,
           int nesterov, int maximize, int64 stream_above, unsigned threads, Parallel parallel) {
     const Tensors tensors(table, count);
+    for (int64 i = 0, run = 0; run < runs; run++)
+        for (; i < tensors.end[run]; i++) {
+            *tensors.threshold[i] += increments[run];
+            *tensors.step[i] += 1;
+        }
     int64 total = 0;
     for (int64 i = 0; i < count; i++) total += extent(tensors.size[i]);
     Work work = {tensors, count, total, 0,
