@@ -1,5 +1,6 @@
 # make demo    train SGD and gRDA on scikit-learn's digits, end with a table and an HTML report
 # make test    lint, types, tests
+# make docs    the documentation: build/site/index.html, no server needed
 # make help    this list
 #
 # Longer, results kept in benchmarks/results:
@@ -18,13 +19,16 @@ DATA_DIR ?=
 RESULTS  := benchmarks/results
 COLLECT  := $(BIN)/python benchmarks/collect.py
 
-.PHONY: help demo test lint types unit bench fuzz compare page measure clean
+.PHONY: help demo docs test lint types unit bench fuzz compare page measure clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
 demo: $(STAMP)
 	$(BIN)/dirprune train digits
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: lint types unit
 
@@ -71,4 +75,4 @@ measure: $(STAMP)
 	$(COLLECT) runs/vgg16-cifar10-epochs1 --output $(RESULTS)/vgg16-cifar10-epoch1.json
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build runs .mypy_cache .pytest_cache .ruff_cache

@@ -64,9 +64,9 @@ def landscape(arguments: Arguments) -> int:
         print(_usage(), end="")
         return 0 if arguments else 2
     name, *rest = arguments
-    if name not in _TOPICS:
-        raise UsageError(unknown("topic", name, _TOPICS))
-    kind, run = _TOPICS[name]
+    if name not in TOPICS:
+        raise UsageError(unknown("topic", name, TOPICS))
+    kind, run = TOPICS[name]
     options = parse(kind, rest, prog=f"dirprune landscape {name}")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -222,7 +222,7 @@ def _directional(options: DirectionalOptions, environment: dict[str, Any], bars:
 
 
 Topic = tuple[type[Any], Callable[[Any, dict[str, Any], StageBars], list[str]]]
-_TOPICS: dict[str, Topic] = {
+TOPICS: dict[str, Topic] = {
     "connect": (ConnectOptions, _connect),
     "plane": (PlaneOptions, _plane),
     "project": (ProjectOptions, _project),
@@ -240,7 +240,7 @@ def _written(folder: Path, result: ls.Result) -> str:
 def _usage() -> str:
     lines = "".join(
         f"  dirprune landscape {name:12} {(kind.__doc__ or '').splitlines()[0]}\n"
-        for name, (kind, _) in _TOPICS.items()
+        for name, (kind, _) in TOPICS.items()
     )
     return (
         f"usage: dirprune landscape TOPIC RUN_SGD RUN_GRDA [OPTIONS]\n\n{lines}\n"

@@ -76,7 +76,7 @@ def allocate(shapes: Sequence[torch.Size], keep: int, distribution: Literal["uni
 
     .. math::
         k_l = \min(n_l, \epsilon \, q_l) \text{ rounded}, \qquad
-        q_l = n_l \text{ (uniform)}, \quad q_l = \textstyle\sum_i \text{shape}_{l,i} \text{ (ERK)}
+        q_l = n_l \text{ (uniform)}, \quad q_l = \sum_i \text{shape}_{l,i} \text{ (ERK)}
 
     with epsilon such that the counts sum to ``keep``. Under ERK the density of a convolution is thus
     epsilon (n_in + n_out + height + width) / (n_in n_out height width), and 1 where that is above 1. Counts

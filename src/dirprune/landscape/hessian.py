@@ -173,7 +173,7 @@ def top_eigenpairs(
 ) -> Eigenpairs:
     r"""The k greatest eigenvalues of the Hessian of the training loss, and their eigenvectors.
 
-    .. math:: H u_i = \lambda_i u_i, \qquad \lambda_1 \ge \dots \ge \lambda_k > 0
+    .. math:: H u_i = \lambda_i u_i, \qquad \lambda_1 \ge \ldots \ge \lambda_k > 0
 
     Greatest by value, so that negative ones, however large, are not among them. Restarted Lanczos (ARPACK)
     can pass over copies of a repeated eigenvalue; therefore a second search looks at what is left once the

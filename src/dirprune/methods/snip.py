@@ -31,7 +31,8 @@ class Snip(Masked[SnipSettings]):
 
     .. math::
         s_j = \frac{|g_j|}{\sum_k |g_k|}, \qquad
-        g_j = \frac{\partial L(c \odot w)}{\partial c_j} \Big|_{c = 1} = \frac{\partial L}{\partial w_j} w_j
+        g_j = \left. \frac{\partial L(c \odot w)}{\partial c_j} \right|_{c = 1}
+        = \frac{\partial L}{\partial w_j} w_j
 
     Gradients are taken in the mode the network is in; its BatchNorm statistics are left alone.
 

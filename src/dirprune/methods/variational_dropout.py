@@ -41,7 +41,7 @@ class VariationalDropoutSettings:
 def divergence(log_alpha: Tensor) -> Tensor:
     r"""Approximate KL divergence of the posterior from the log-uniform prior, of each weight.
 
-    .. math:: KL \approx k_1 - k_1 \sigma(k_2 + k_3 \log \alpha) + \tfrac12 \log(1 + \alpha^{-1})
+    .. math:: KL \approx k_1 - k_1 \sigma(k_2 + k_3 \log \alpha) + \tfrac{1}{2} \log(1 + \alpha^{-1})
     """
     return _K1 * torch.sigmoid(-_K2 - _K3 * log_alpha) + 0.5 * functional.softplus(-log_alpha)
 

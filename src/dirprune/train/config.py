@@ -36,7 +36,7 @@ class TrainConfig:
     width: float = 1.0
     """Factor on the network's numbers of channels."""
     method: Annotated[str, tyro.conf.Suppress] = "grda"
-    """How it is trained: a name in :data:`dirprune.methods.METHODS`."""
+    """How it is trained: a name in `dirprune.methods.METHODS`."""
     lr: float = 0.1
     """Learning rate gamma."""
     c: Annotated[float, tyro.conf.Suppress] = 5e-4

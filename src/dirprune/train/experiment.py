@@ -26,7 +26,7 @@ class Experiment:
         c: gRDA: scale of the threshold; several make a run each, beside one SGD run.
         mu: gRDA: exponent of the threshold's growth, greater is sparser; several make a run each.
         seeds: Number of seeds. Runs of one seed start from the same initial weights.
-        methods: Methods to run for each seed, by their names in :data:`dirprune.methods.METHODS`.
+        methods: Methods to run for each seed, by their names in `dirprune.methods.METHODS`.
         threads: Threads on the CPU for each run; None for all cores. Small networks are fastest with one.
         compute: ``"auto"``: `dirprune train` times bf16 and channels_last on this machine when the experiment
             begins, takes them where they pay, and keeps to that; ``"fixed"``: the configuration says it.

@@ -1,0 +1,176 @@
+"""What the site holds beside its pages: equations as MathML, and what the package and the results say."""
+
+import contextlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from docutils.utils.math.latex2mathml import tex2mathml
+from matplotlib import style
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from dirprune.cli import COMMANDS, main
+from dirprune.cli.bench import BENCHMARKS
+from dirprune.cli.compare import CompareOptions
+from dirprune.cli.landscape import TOPICS
+from dirprune.compare import Protocol
+from dirprune.methods import METHODS
+from dirprune.recipes import get_recipe
+from dirprune.report.published import draw_published
+
+RESULTS = sorted(Path(__file__).parents[1].glob("benchmarks/results/*.json"))
+_PARTS = {"bench": list(BENCHMARKS), "landscape": list(TOPICS)}
+_WITH_RECIPE = ("train", "tune", "compare", "bench train")
+_WIDTH = "88"  # of the help, in characters
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Let fences and inline code of the language `math` be equations."""
+    config.mdx_configs["pymdownx.superfences"] = {
+        "custom_fences": [{"name": "math", "class": "math", "format": _block}]
+    }
+    config.mdx_configs["pymdownx.inlinehilite"] = {
+        "custom_inline": [{"name": "math", "class": "math", "format": _inline}]
+    }
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Put the measured results beside the pages, as they are, and the published curves as a figure."""
+    for path in RESULTS:
+        files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    files.append(File.generated(config, "assets/published.svg", content=_published()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Fill in what a page asks for by a comment."""
+    for name, make in _GENERATED.get(page.file.src_uri, {}).items():
+        if f"<!-- {name} -->" not in markdown:
+            raise PluginError(f"{page.file.src_uri} has no place for its {name}: <!-- {name} -->")
+        markdown = markdown.replace(f"<!-- {name} -->", make())
+    return markdown
+
+
+# -- equations -----------------------------------------------------------------------------------------
+
+
+def _block(source: str, *_: Any, **__: Any) -> str:
+    return f'<div class="equation">{_mathml(source, as_block=True)}</div>'
+
+
+def _inline(source: str, *_: Any, **__: Any) -> str:
+    return _mathml(source, as_block=False)
+
+
+def _mathml(source: str, *, as_block: bool) -> str:
+    return re.sub(r">\s+<", "><", str(tex2mathml(" ".join(source.split()), as_block=as_block)))
+
+
+# -- commands ------------------------------------------------------------------------------------------
+
+
+def _help() -> str:
+    """The help of every command, folded."""
+    parts = []
+    for command in COMMANDS:
+        for part in _PARTS.get(command, [""]):
+            words = f"{command} {part}".split()
+            if " ".join(words) in _WITH_RECIPE:
+                words.append("digits")
+            text = "".join(f"    {line}\n" for line in _said([*words, "--help"]).splitlines())
+            parts.append(f'??? note "dirprune {" ".join(words)}"\n\n    ```text\n{text}    ```\n')
+    return "\n".join(parts)
+
+
+def _said(words: list[str]) -> str:
+    """What the command prints, without the lines around its sections."""
+    said = io.StringIO()
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = _WIDTH
+    try:
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            main(words)
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+    text = re.sub(r" +$", "", said.getvalue(), flags=re.MULTILINE)
+    text = re.sub(r"^ (\S.*)\n -{9,}$", r"\n\1:", text, flags=re.MULTILINE)
+    return re.sub(r"^ +-{9,}\n", "", text, flags=re.MULTILINE)
+
+
+# -- results -------------------------------------------------------------------------------------------
+
+
+def _results() -> str:
+    """An entry for each file of results: the commands that made it, and when."""
+    entries = []
+    for path in RESULTS:
+        origins = list(_origins(json.loads(path.read_text())))
+        days = sorted({date[:10] for _, date in origins})
+        made = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        commands = "".join(f"  \n    `{command}`" for command in dict.fromkeys(c for c, _ in origins))
+        entries.append(f"- [{path.stem}](results/{path.name}), {made}{commands}")
+    return "\n".join(entries)
+
+
+def _origins(content: Any) -> Iterator[tuple[str, str]]:
+    """Find (command, date) wherever a result has them, from the outside in."""
+    if isinstance(content, dict):
+        if {"command", "date"} <= set(content):
+            yield content["command"], content["date"]
+        content = list(content.values())
+    if isinstance(content, list):
+        for part in content:
+            yield from _origins(part)
+
+
+# -- comparison ----------------------------------------------------------------------------------------
+
+
+def _published() -> bytes:
+    """The published curves, on white: the figure is made for paper."""
+    content = io.BytesIO()
+    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "published"}]):
+        draw_published().savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
+def _protocol() -> str:
+    """What `dirprune compare digits` says first."""
+    config = replace(get_recipe("digits").config, prune="weights", validation=0.1)
+    given = CompareOptions(config=config)
+    protocol = Protocol(
+        config=config,
+        methods=given.methods,
+        sparsities=given.sparsities,
+        seeds=given.seeds,
+        trials=given.trials,
+    )
+    return "".join(f"- {sentence}\n" for sentence in protocol.words())
+
+
+def _methods() -> str:
+    """A row for each method: its name in commands, and what it is."""
+    rows = ["| name | method | sparsity | source |", "|---|---|---|---|"]
+    for name, entry in METHODS.items():
+        facts = entry.facts
+        ruled = (
+            "given in advance" if facts.needs_target else f"by `{facts.strength}`" if facts.strength else "-"
+        )
+        rows.append(f"| `{name}` | {facts.title} | {ruled} | {facts.paper} |")
+    return "\n".join(rows)
+
+
+_GENERATED = {
+    "command-line.md": {"help": _help},
+    "comparison.md": {"protocol": _protocol, "methods": _methods},
+    "results.md": {"results": _results},
+}
