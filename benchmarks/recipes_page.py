@@ -141,7 +141,9 @@ def _circumstances(runs: Sequence[Json]) -> str:
         first, last = min(dates), max(dates)
         lines.append(f"- on {machine}; {first if first == last else f'{first} to {last}'}")
     troubles = [f"- {run['name']}: {message}" for run in runs for message in [_trouble(run)] if message]
-    return "\n".join([*lines, *(troubles or ["- no run diverged or failed"]), ""])
+    watched = all("warnings" in run for run in runs)  # first_steps.py ends before a run is looked over
+    none = f"- no run diverged or failed{', and none warned' if watched else ''}"
+    return "\n".join([*lines, *(troubles or [none]), ""])
 
 
 def _threads(start: Json) -> str:
@@ -149,11 +151,16 @@ def _threads(start: Json) -> str:
 
 
 def _trouble(run: Json) -> str:
-    """Say why a run came to no good end."""
+    """Say why a run came to no good end, or what it warned of on the way."""
     result, failure = run.get("result"), run.get("failure")
     if result and result["status"] == "diverged":
         return f"diverged, {result['message']}"
-    return f"failed, {failure['message']}" if failure else ""
+    if failure:
+        return f"failed, {failure['message']}"
+    warnings = run.get("warnings")
+    if not warnings:
+        return ""
+    return f"warned {len(warnings)} times, first after epoch {warnings[0]['epoch']}: {warnings[0]['message']}"
 
 
 def main() -> None:

@@ -57,3 +57,16 @@ def test_table_of_inference_agrees_with_the_results():
             timed = {each["name"]: each["milliseconds"] for each in tables[threads] if each["milliseconds"]}
             expected += [min(timed[name] for name in DENSE if name in timed), timed["sparse (ours)"]]
         assert [cell.strip() for cell in row.split("|")[2:-1]] == [f"{time:.2f}" for time in expected]
+
+
+def test_short_training_of_vgg16_agrees_with_the_results():
+    results = ROOT / "src" / "dirprune" / "recipes" / "results" / "vgg16-width0.25-cifar10.json"
+    runs = {run["name"]: run["result"] for run in json.loads(results.read_text())["runs"]}
+    told = README[README.index("A short training does not reach") : README.index("**A step**")]
+    accuracy = {name: f"{100 * result['test_accuracy']:.2f} %" for name, result in runs.items()}
+    zeros = {name: f"{100 * result['sparsity']:.2f} %" for name, result in runs.items()}
+    assert accuracy["sgd-seed0"] in told
+    for name in ("grda-c0.002-mu0.6-seed0", "grda-c0.004-mu0.6-seed0"):
+        assert accuracy[name] in told
+        assert zeros[name] in told
+    assert accuracy["grda-c0.004-mu0.7-seed0"] == "10.00 %"  # of ten classes: nothing was learnt

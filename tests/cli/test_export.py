@@ -28,6 +28,14 @@ def run(tmp_path_factory):
     return folder
 
 
+def test_a_run_on_smaller_images_is_opened_again(tmp_path):
+    quick = ["--seeds", "1", "--epochs", "1", "--threads", "1", "--methods", "grda", "--image-size", "4"]
+    assert main(["train", "digits", *quick, "--out", str(tmp_path)]) == 0
+    model, shape = load_network(one_run(next(tmp_path.glob("*/grda*"))))
+    assert shape == (1, 4, 4)
+    assert model(torch.zeros(2, *shape)).shape == (2, 10)
+
+
 def test_folder_for_the_hub(run, tmp_path, capsys):
     assert main(["export", str(run), "--to", "hub", "--out", str(tmp_path / "net"), "--values", "bf16"]) == 0
     assert "publish it: hf upload OWNER/NAME" in capsys.readouterr().out

@@ -8,7 +8,6 @@ from pathlib import Path
 import filelock
 import pytest
 
-from dirprune.data import load_dataset
 from dirprune.errors import DataError, FailedRunsError, RunFolderError, UsageError
 from dirprune.runs import RunFolder
 from dirprune.train import (
@@ -25,11 +24,6 @@ from dirprune.train import (
 CONFIG = TrainConfig(
     recipe="test", dataset="digits", model="lenet-300-100", c=5e-3, mu=0.6, batch_size=256, epochs=1
 )
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
 
 
 class Fail(Callback):

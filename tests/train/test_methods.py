@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dirprune.data import Augmentation, Batches, load_dataset
+from dirprune.data import Augmentation, Batches
 from dirprune.errors import HyperparameterError, UsageError
 from dirprune.export import load_sparse
 from dirprune.methods import METHODS, Plan, create_method
@@ -22,6 +22,8 @@ from dirprune.runs import RunFolder
 from dirprune.train import Experiment, TrainConfig, Trainer
 from dirprune.train.method import Cost, typed_settings
 from dirprune.train.reopen import reopen, run_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = TrainConfig(
     recipe="test",
@@ -35,19 +37,6 @@ CONFIG = TrainConfig(
     sparsity=0.8,
     settings=("every=3",),
 )
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 CHILD = """

@@ -4,17 +4,17 @@ import time
 from dataclasses import replace
 
 import pytest
-import torch
 from accelerate import tracking as accelerate_tracking
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dirprune.core.sparsity import sparsity_of
-from dirprune.data import load_dataset
 from dirprune.errors import UsageError
 from dirprune.export import load_sparse
 from dirprune.runs import RunFolder
 from dirprune.train import Callback, Duration, StopRequested, Tracking, TrainConfig, Trainer, check_tracker
 from tests.train.test_trainer import Interrupt
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = TrainConfig(
     recipe="test", dataset="digits", model="lenet-300-100", c=5e-3, mu=0.6, batch_size=128, epochs=3
@@ -28,19 +28,6 @@ TAGS = {
     "threshold": "threshold",
     "sparsity/total": "sparsity",
 }
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def scalars(folder):

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from dirprune.core.sparsity import sparsity_report
-from dirprune.data import Augmentation, Batches, Split, load_dataset
+from dirprune.data import Augmentation, Batches, Split
 from dirprune.errors import DataError, RunFolderError, UsageError
 from dirprune.export import load_sparse
 from dirprune.models import MODELS, create_model
@@ -21,6 +21,8 @@ from dirprune.runs import RunFolder
 from dirprune.train import Callback, Duration, Experiment, StopRequested, TrainConfig, Trainer, run_experiment
 from dirprune.train.measures import evaluate, first_non_finite
 from tests.train.dropout_net import dropout_net
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Random crops, so that a resume has random numbers to get wrong.
 CONFIG = TrainConfig(
@@ -33,19 +35,6 @@ CONFIG = TrainConfig(
     epochs=3,
     crop_padding=1,
 )
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_equals_a_plain_loop(digits, tmp_path):

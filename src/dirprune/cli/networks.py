@@ -41,7 +41,7 @@ def architecture(run: RunFolder) -> dict[str, Any]:
             "name": config["model"],
             "num_classes": spec.num_classes,
             "in_channels": channels,
-            "image_size": size,
+            "image_size": config.get("image_size") or size,
             "width": config["width"],
         }
     except (KeyError, TypeError) as error:
