@@ -51,6 +51,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/step_scaling.py
 	$(BIN)/python benchmarks/step_memory.py
+	$(BIN)/python benchmarks/kept_memory.py
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/accumulator_dtype.py
 

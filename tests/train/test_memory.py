@@ -1,5 +1,11 @@
 """The peak of memory: what was held counts, what an earlier run held does not."""
 
+import platform
+import resource
+import subprocess
+import sys
+
+import pytest
 import torch
 
 from dirprune.train.memory import peak_bytes, reset_peak
@@ -15,3 +21,38 @@ def test_the_peak_is_of_what_was_held_since_the_reset():
     del held
     reset_peak(CPU)
     assert peak_bytes(CPU) - before < LARGE // 2
+
+
+# In a process of its own, for what the C library is told lasts. A page is 4 KiB: 64 MiB are 16,384 of them.
+PAGES = """
+import resource, sys, torch
+from dirprune.train.memory import keep_freed_memory, peak_bytes, reset_peak
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step(): torch.ones(2**24)
+for _ in range(2): step()
+before = faults()
+for _ in range(5): step()
+print(faults() - before)
+reset_peak(torch.device("cpu"))
+held = peak_bytes(torch.device("cpu"))
+torch.ones(2**26)
+reset_peak(torch.device("cpu"))
+print(peak_bytes(torch.device("cpu")) - held)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc knows how to keep freed memory")
+@pytest.mark.parametrize("keep", [True, False])
+def test_freed_memory_is_used_again_and_given_back_before_a_run_is_measured(keep):
+    run = subprocess.run(
+        [sys.executable, "-c", PAGES, "keep" if keep else "return"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    faults, rest = map(int, run.stdout.split())
+    pages = 2**26 // resource.getpagesize()
+    assert faults < pages / 10 if keep else faults > 4 * pages
+    assert rest < 2**26

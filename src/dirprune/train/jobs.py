@@ -21,6 +21,7 @@ from dirprune.train.callbacks import Callback, Run, figures
 from dirprune.train.config import TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.execution import Execution
+from dirprune.train.memory import keep_freed_memory
 from dirprune.train.ranks import first_process
 from dirprune.train.snapshots import SnapshotSaver
 from dirprune.train.tracking import Tracking
@@ -146,6 +147,7 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
     """
     if job.threads is not None:
         torch.set_num_threads(job.threads)
+    keep_freed_memory()
     run = RunFolder(job.folder)
     try:
         result = Trainer(

@@ -1,5 +1,6 @@
-"""The most memory that a run has held."""
+"""The most memory that a run has held, and keeping from one step to the next what has been freed."""
 
+import ctypes
 import resource
 import sys
 from contextlib import suppress
@@ -9,11 +10,43 @@ import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
+# malloc.h of glibc; a size is a C int.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_KEPT, _LARGEST, _AHEAD = 2**31 - 1, 2**30, 2**26  # bytes
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep large blocks that it frees, for the next step wants them again.
+
+    glibc maps each large block anew and unmaps it when freed, so that every step would wait for the system to
+    clear the pages of all activations.
+
+    Returns:
+        Whether the C library has taken it; only glibc knows how.
+
+    Example:
+        >>> keep_freed_memory() in (True, False)
+        True
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    sizes = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _KEPT), (_TOP_PAD, _AHEAD))
+    return sum(mallopt(option, size) for option, size in sizes) == len(sizes)  # each returns 1 if it is taken
+
+
+def _return_freed_memory() -> None:
+    """Give back what is kept, so that it does not count as held."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
 
 def reset_peak(device: torch.device) -> None:
     """Forget the peak so far; where a system cannot, a peak may be of an earlier run in this process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    _return_freed_memory()
     with suppress(OSError):
         _CLEAR.write_text("5")  # Linux: forget the greatest resident size
 
