@@ -26,7 +26,8 @@ from dirprune.methods import METHODS
 from dirprune.recipes import get_recipe
 from dirprune.report.published import draw_published
 
-RESULTS = sorted(Path(__file__).parents[1].glob("benchmarks/results/*.json"))
+_ROOT = Path(__file__).parents[1]
+RESULTS = sorted(_ROOT.glob("benchmarks/results/*.json"))
 _PARTS = {"bench": list(BENCHMARKS), "landscape": list(TOPICS)}
 _WITH_RECIPE = ("train", "tune", "compare", "bench train")
 _WIDTH = "88"  # of the help, in characters
@@ -132,6 +133,57 @@ def _origins(content: Any) -> Iterator[tuple[str, str]]:
             yield from _origins(part)
 
 
+# -- evidence ------------------------------------------------------------------------------------------
+
+
+def _measured(name: str) -> Any:
+    """Read a file of results."""
+    return json.loads((_ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _theorem() -> str:
+    """A row for each experiment and the greatest and the least learning rate: ranges over the times."""
+    lines = [
+        "| experiment | γ | overlap of zeros | soft | distance | soft | correlation |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in _measured("theorem").items():
+        rates = [row["rate"] for row in found["rows"]]
+        for rate in (max(rates), min(rates)):
+            rows = [row for row in found["rows"] if row["rate"] == rate]
+            columns = ("overlap", "overlap_plain", "distance", "distance_plain", "correlation")
+            cells = [_range([row[column] for row in rows]) for column in columns]
+            lines.append(f"| {name.replace('-', ' ')} | {rate:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def _cost() -> str:
+    """A row for each size: what its eigenpairs cost."""
+    content = _measured("hessian_cost")
+    lines = [
+        "| weights | images | products | seconds of one core | a product | peak of memory, MiB | before, MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {size['weights']:,} | {size['images']:,} | {size['products']} | {size['cpu_seconds']:.0f} "
+        f"| {size['cpu_seconds_per_product']:.2f} | {size['peak_mib']:,.0f} | {size['peak_mib_before']:,.0f} |"
+        for size in content["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def _pairs() -> str:
+    """The tables of every pair that was measured."""
+    tables = []
+    for path in sorted((_ROOT / "benchmarks" / "results").glob("evidence-*.md")):
+        tables.append(f"### {path.stem.removeprefix('evidence-')}\n\n{path.read_text(encoding='utf-8')}")
+    return "\n".join(tables)
+
+
 # -- comparison ----------------------------------------------------------------------------------------
 
 
@@ -172,5 +224,6 @@ def _methods() -> str:
 _GENERATED = {
     "command-line.md": {"help": _help},
     "comparison.md": {"protocol": _protocol, "methods": _methods},
+    "evidence.md": {"theorem": _theorem, "cost": _cost, "pairs": _pairs},
     "results.md": {"results": _results},
 }
