@@ -144,7 +144,7 @@ def _measured(name: str) -> Any:
 def _theorem() -> str:
     """A row for each experiment and the greatest and the least learning rate: ranges over the times."""
     lines = [
-        "| experiment | γ | overlap of zeros | soft | distance | soft | correlation |",
+        "| experiment | gamma | overlap of zeros | soft | distance | soft | correlation |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, found in _measured("theorem").items():
@@ -165,12 +165,12 @@ def _cost() -> str:
     """A row for each size: what its eigenpairs cost."""
     content = _measured("hessian_cost")
     lines = [
-        "| weights | images | products | seconds of one core | a product | peak of memory, MiB | before, MiB |",
+        "| weights | images | products | seconds of one core | a product | peak, MiB | before, MiB |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {size['weights']:,} | {size['images']:,} | {size['products']} | {size['cpu_seconds']:.0f} "
-        f"| {size['cpu_seconds_per_product']:.2f} | {size['peak_mib']:,.0f} | {size['peak_mib_before']:,.0f} |"
+        f"| {size['weights']:,} | {size['images']:,} | {size['products']} "
+        f"| {size['cpu_seconds']:.0f} | {size['cpu_seconds_per_product']:.2f} | {size['peak_mib']:,.0f} | {size['peak_mib_before']:,.0f} |"
         for size in content["rows"]
     ]
     return "\n".join(lines)
