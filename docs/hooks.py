@@ -168,11 +168,10 @@ def _cost() -> str:
         "| weights | images | products | seconds of one core | a product | peak, MiB | before, MiB |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {size['weights']:,} | {size['images']:,} | {size['products']} "
-        f"| {size['cpu_seconds']:.0f} | {size['cpu_seconds_per_product']:.2f} | {size['peak_mib']:,.0f} | {size['peak_mib_before']:,.0f} |"
-        for size in content["rows"]
-    ]
+    for size in content["rows"]:
+        counts = f"{size['weights']:,} | {size['images']:,} | {size['products']}"
+        seconds = f"{size['cpu_seconds']:.0f} | {size['cpu_seconds_per_product']:.2f}"
+        lines.append(f"| {counts} | {seconds} | {size['peak_mib']:,.0f} | {size['peak_mib_before']:,.0f} |")
     return "\n".join(lines)
 
 
