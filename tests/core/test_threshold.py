@@ -1,4 +1,4 @@
-"""The threshold over time, and soft thresholding."""
+"""The threshold over time, and thresholding element by element, soft and hard."""
 
 import math
 from decimal import Decimal, getcontext
@@ -9,11 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dirprune.core.threshold import SoftThreshold, threshold_increment, tuning_function
+from dirprune.core.threshold import (
+    HardThreshold,
+    SoftThreshold,
+    ThresholdRule,
+    threshold_increment,
+    tuning_function,
+)
 from tests.oracles import numpy_grda
 
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
-RULE = SoftThreshold()
+SOFT, HARD = SoftThreshold(), HardThreshold()
+RULES = pytest.mark.parametrize("rule", [SOFT, HARD], ids=["soft", "hard"])
 
 
 def exact(c: float, lr: float, mu: float, n: int) -> Decimal:
@@ -84,58 +91,91 @@ def test_a_rate_of_zero_or_below_adds_nothing(lr: float) -> None:
     assert threshold_increment(step, torch.tensor(lr), c=0.2, mu=0.6) == 0
 
 
-def write(accumulator: torch.Tensor, threshold) -> torch.Tensor:
+def call(rule: ThresholdRule, accumulator: torch.Tensor, threshold) -> torch.Tensor:
+    return rule(accumulator, threshold)
+
+
+def write(rule: ThresholdRule, accumulator: torch.Tensor, threshold) -> torch.Tensor:
     weight = torch.full_like(accumulator, math.nan)
-    RULE.write(accumulator, threshold, weight)
+    rule.write(accumulator, threshold, weight)
     return weight
 
 
-def foreach_write(accumulator: torch.Tensor, threshold) -> torch.Tensor:
+def foreach_write(rule: ThresholdRule, accumulator: torch.Tensor, threshold) -> torch.Tensor:
     weights = [torch.full_like(accumulator, math.nan), torch.ones(2, dtype=accumulator.dtype)]
-    RULE.foreach_write([accumulator, torch.ones(2, dtype=accumulator.dtype)], [threshold, threshold], weights)
+    rule.foreach_write([accumulator, torch.ones(2, dtype=accumulator.dtype)], [threshold, threshold], weights)
     return weights[0]
 
 
-FORMS = {"call": RULE, "write": write, "foreach_write": foreach_write}
+FORMS = pytest.mark.parametrize("form", [call, write, foreach_write])
 
 
-@pytest.mark.parametrize("form", FORMS)
+@FORMS
+@pytest.mark.parametrize(
+    ("rule", "oracle"), [(SOFT, numpy_grda.soft_threshold), (HARD, numpy_grda.hard_threshold)]
+)
 @PROPERTY
 @given(values=st.lists(st.floats(width=64, allow_nan=False), max_size=20), tau=st.floats(0, 1e6))
-def test_soft_threshold_equals_the_oracle(form: str, values: list[float], tau: float) -> None:
-    v = torch.tensor(values, dtype=torch.float64)
-    expected = numpy_grda.soft_threshold(v.numpy(), tau)
+def test_a_rule_equals_the_oracle(form, rule: ThresholdRule, oracle, values: list[float], tau: float) -> None:
+    v = torch.tensor([*values, tau, -tau], dtype=torch.float64)
+    expected = oracle(v.numpy(), tau)
     for threshold in (tau, torch.tensor(tau, dtype=torch.float64)):
-        result = FORMS[form](v, threshold)
+        result = form(rule, v, threshold)
         np.testing.assert_array_equal(result, expected)
         assert not torch.signbit(result[v.abs() <= tau]).any() or tau == 0
-        assert v.tolist() == values  # untouched
+        assert v.tolist() == [*values, tau, -tau]  # untouched
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_what_lies_on_or_within_the_threshold_is_plus_zero(form: str) -> None:
+@pytest.mark.parametrize("tau", [0.0, 0.3, 7.0])
+def test_the_hard_threshold_minimises_the_l0_objective(tau: float) -> None:
+    """(w - v)^2 / 2 + tau^2 / 2 [w != 0]: no w but 0 and v can be best."""
+    v = torch.linspace(-2, 2, 10_001, dtype=torch.float64) * (tau or 1.0)
+    w = HARD(v, tau)
+
+    def objective(w: torch.Tensor) -> torch.Tensor:
+        return ((w - v) ** 2 + tau**2 * (w != 0).double()) / 2
+
+    assert ((w == 0) | (w == v)).all()
+    assert (objective(w) <= torch.minimum(objective(torch.zeros_like(v)), objective(v)) * (1 + 1e-15)).all()
+
+
+@FORMS
+@RULES
+@pytest.mark.parametrize("make", [float, torch.tensor])
+def test_what_lies_on_or_within_the_threshold_is_plus_zero(form, rule: ThresholdRule, make) -> None:
     v = torch.tensor([-2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 2.0])
-    result = FORMS[form](v, 1.0)
-    assert result.tolist() == [-1, 0, 0, 0, 0, 0, 0, 1]
+    result = form(rule, v, make(1.0))
+    left = 2.0 if rule is HARD else 1.0
+    assert result.tolist() == [-left, 0, 0, 0, 0, 0, 0, left]
     assert not torch.signbit(result[1:]).any()
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_threshold_of_zero_is_the_identity_and_nan_is_handed_on(form: str) -> None:
+@FORMS
+@RULES
+@pytest.mark.parametrize("make", [float, torch.tensor])
+def test_a_threshold_of_zero_is_the_identity_and_nan_is_handed_on(form, rule: ThresholdRule, make) -> None:
     v = torch.tensor([-3.0, -1e-30, 0.0, 1e-30, 3.0, math.inf, -math.inf])
-    assert torch.equal(FORMS[form](v, 0.0), v)
-    result = FORMS[form](torch.tensor([math.nan, math.inf, -math.inf]), 1.0)
-    assert result[0].isnan()
-    assert result[1:].tolist() == [math.inf, -math.inf]
+    assert torch.equal(form(rule, v, make(0.0)), v)
+    odd = torch.tensor([math.nan, math.inf, -math.inf] * 50)  # in vectors and in the remainder
+    torch.testing.assert_close(form(rule, odd, make(1.0)), odd, rtol=0, atol=0, equal_nan=True)
 
 
+@RULES
+def test_a_threshold_of_zero_on_the_host_copies_to_the_bit(rule: ThresholdRule) -> None:
+    """As SGD does with the sign of a zero."""
+    v = torch.tensor([-0.0, 0.0])
+    for form in (write, foreach_write):
+        assert torch.signbit(form(rule, v, 0.0)).tolist() == [True, False]
+
+
+@RULES
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_a_narrower_weight_is_rounded_once_at_the_end(dtype: torch.dtype) -> None:
+def test_a_narrower_weight_is_rounded_once_at_the_end(rule: ThresholdRule, dtype: torch.dtype) -> None:
     v = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    expected = RULE(v, 0.3).to(dtype)
+    expected = rule(v, 0.3).to(dtype)
     one, many = torch.empty(1000, dtype=dtype), torch.empty(1000, dtype=dtype)
-    RULE.write(v, 0.3, one)
-    RULE.foreach_write([v], [0.3], [many])
+    rule.write(v, 0.3, one)
+    rule.foreach_write([v], [0.3], [many])
     assert torch.equal(one, expected)
     assert torch.equal(many, expected)
 
@@ -143,7 +183,11 @@ def test_a_narrower_weight_is_rounded_once_at_the_end(dtype: torch.dtype) -> Non
 def test_autograd_passes_through() -> None:
     v = torch.tensor([-2.0, -0.5, 0.5, 2.0], dtype=torch.float64, requires_grad=True)
     tau = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(RULE, (v, tau))
-    slopes = torch.autograd.grad(RULE(v, tau).sum(), (v, tau))
+    for rule, threshold in ((SOFT, tau), (HARD, tau), (HARD, 1.0)):
+        assert torch.autograd.gradcheck(lambda v, rule=rule, tau=threshold: rule(v, tau), v)
+        (slope,) = torch.autograd.grad(rule(v, threshold).sum(), v)
+        assert slope.tolist() == [1, 0, 0, 1]
+    assert torch.autograd.gradcheck(SOFT, (v, tau))
+    slopes = torch.autograd.grad(SOFT(v, tau).sum(), (v, tau))
     assert slopes[0].tolist() == [1, 0, 0, 1]
     assert slopes[1] == 0  # one weight moves up, the other down

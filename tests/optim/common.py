@@ -17,6 +17,8 @@ OPTIONS = {
     "maximize": {"maximize": True},
     "all": {"momentum": 0.8, "nesterov": True, "weight_decay": 0.05, "maximize": True},
 }
+PENALTIES = ("l1", "l0")
+"""Those that act element by element, which the kernels compute."""
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 from dirprune.errors import HyperparameterError, UsageError
 from dirprune.optim import GRDA
 from dirprune.optim.rounding import round_stochastically
-from tests.optim.common import HALF, OPTIONS, assert_same, ones, parameters, same_bits, train
+from tests.optim.common import HALF, OPTIONS, PENALTIES, assert_same, ones, parameters, same_bits, train
 
 NARROW = {"accumulator_dtype": torch.bfloat16}
 
@@ -43,11 +43,13 @@ def test_what_bfloat16_can_say_is_kept() -> None:
     assert round_stochastically(torch.tensor([math.nan]), step(1)).isnan().all()
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_path_rounds_alike(name: str, dtype: torch.dtype) -> None:
+def test_every_path_rounds_alike(name: str, dtype: torch.dtype, penalty: str) -> None:
+    options = {"penalty": penalty, **NARROW, **OPTIONS[name]}
     paths = [{}, {"foreach": False}, {"foreach": True}]
-    optimizers = [GRDA(parameters(dtype), lr=0.1, c=2.0, **NARROW, **path, **OPTIONS[name]) for path in paths]
+    optimizers = [GRDA(parameters(dtype), lr=0.1, c=2.0, **path, **options) for path in paths]
     for optimizer in optimizers:
         train(optimizer, steps=8)
         for state in optimizer.state.values():

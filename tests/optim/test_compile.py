@@ -86,8 +86,8 @@ def function(backend: Any) -> StepOf:
 @pytest.mark.parametrize("how", [method, function])
 @pytest.mark.parametrize(
     "options",
-    [{}, OPTIONS["all"], {"capturable": True}, {"penalty": "group"}],
-    ids=["plain", "all", "capturable", "group"],
+    [{}, OPTIONS["all"], {"capturable": True}, {"penalty": "l0"}, {"penalty": "group"}],
+    ids=["plain", "all", "capturable", "l0", "group"],
 )
 def test_a_compiled_step_equals_an_eager_one(options: dict[str, Any], how: Callable[[Any], StepOf]) -> None:
     compare(how("aot_eager"), torch.float64, torch.tensor, **options)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from dirprune.optim import GRDA
-from tests.optim.common import OPTIONS
+from tests.optim.common import OPTIONS, PENALTIES
 
 
 def steps(start: Tensor, gradients: Tensor, lr: Tensor | float, **options) -> Tensor:
@@ -27,12 +27,14 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return start.requires_grad_(), gradients.requires_grad_(), lr.requires_grad_()
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_gradcheck_through_three_steps(name: str) -> None:
+def test_gradcheck_through_three_steps(name: str, penalty: str) -> None:
     start, gradients, lr = inputs()
-    w = steps(start, gradients, lr, **OPTIONS[name])
+    options = {"penalty": penalty, **OPTIONS[name]}
+    w = steps(start, gradients, lr, **options)
     assert w.tolist().count(0) == 2
-    assert torch.autograd.gradcheck(lambda *args: steps(*args, **OPTIONS[name]), (start, gradients, lr))
+    assert torch.autograd.gradcheck(lambda *args: steps(*args, **options), (start, gradients, lr))
 
 
 def test_gradcheck_with_rate_of_one_element() -> None:

@@ -204,6 +204,7 @@ def a_channel_cut_in_two_is_refused(rank: int, folder: Path) -> None:
     ) as caught:
         GRDA([cut], lr=0.1, penalty="group")
     assert "\n" not in str(caught.value)
+    GRDA([cut], lr=0.1, penalty="l0")
     whole_rows = GRDA(
         [placed((4, 6), Shard(0)), placed((4, 6), Replicate()), placed((4,), Shard(0))],
         lr=0.1,

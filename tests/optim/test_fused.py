@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dirprune.core.threshold import SoftThreshold
+from dirprune.core.threshold import HardThreshold, SoftThreshold
 from dirprune.errors import HyperparameterError, UsageError
 from dirprune.optim import GRDA
 from dirprune.optim.kernels import cpu
@@ -21,6 +21,7 @@ from tests.optim.common import (
     DTYPES,
     HALF,
     OPTIONS,
+    PENALTIES,
     assert_same,
     backward,
     ones,
@@ -65,10 +66,13 @@ def pair(make: Any, **options: Any) -> tuple[GRDA, GRDA]:
     return GRDA(make(), lr=0.1, c=2.0, **options), GRDA(make(), lr=0.1, c=2.0, foreach=False, **options)
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_it_equals_the_readable_update_to_the_bit(name: str, dtype: torch.dtype, left: list[int]) -> None:
-    fused, loop = pair(lambda: parameters(dtype), **OPTIONS[name])
+def test_it_equals_the_readable_update_to_the_bit(
+    name: str, dtype: torch.dtype, penalty: str, left: list[int]
+) -> None:
+    fused, loop = pair(lambda: parameters(dtype), penalty=penalty, **OPTIONS[name])
     for n in range(25):
         for optimizer in (fused, loop):
             optimizer.param_groups[0]["lr"] = 0.1 if n < 10 else 0.03
@@ -78,10 +82,11 @@ def test_it_equals_the_readable_update_to_the_bit(name: str, dtype: torch.dtype,
     assert sum(left) == 25  # the tensor with gaps, at every step
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_chunks_blocks_and_threads_make_no_difference(dtype: torch.dtype, threads: int) -> None:
-    fused, loop = pair(lambda: large(dtype), **OPTIONS["all"])
+def test_chunks_blocks_and_threads_make_no_difference(dtype: torch.dtype, threads: int, penalty: str) -> None:
+    fused, loop = pair(lambda: large(dtype), penalty=penalty, **OPTIONS["all"])
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -92,21 +97,29 @@ def test_chunks_blocks_and_threads_make_no_difference(dtype: torch.dtype, thread
     assert_same(fused, loop)
 
 
-def test_mixed_dtypes_and_layouts_go_in_one_call() -> None:
-    fused, loop = pair(lambda: [p for dtype in DTYPES for p in parameters(dtype)], **OPTIONS["all"])
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_mixed_dtypes_and_layouts_go_in_one_call(penalty: str) -> None:
+    fused, loop = pair(
+        lambda: [p for dtype in DTYPES for p in parameters(dtype)], penalty=penalty, **OPTIONS["all"]
+    )
     for optimizer in (fused, loop):
         train(optimizer, steps=5)
     assert_same(fused, loop)
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_values_out_of_the_ordinary(dtype: torch.dtype) -> None:
-    """Zeros with signs, infinities, NaN, the smallest and the largest numbers."""
-    info = torch.finfo(dtype)
+def test_values_out_of_the_ordinary(dtype: torch.dtype, penalty: str) -> None:
+    """Zeros with signs, infinities, NaN, the smallest and the largest numbers, and the threshold itself."""
+    info, tau = torch.finfo(dtype), 0.1**1.1
     odd = [0.0, -0.0, math.inf, -math.inf, math.nan, info.tiny, -info.tiny, info.max, info.min, 1e-7, 1.0]
+    odd += [tau, -tau]
     values = torch.tensor(odd * 40, dtype=dtype)  # the same in vectors and in the remainder
     for c in (0.0, 1.0):
-        fused, loop = (GRDA([nn.Parameter(values.clone())], lr=0.1, c=c, foreach=f) for f in (None, False))
+        fused, loop = (
+            GRDA([nn.Parameter(values.clone())], lr=0.1, c=c, penalty=penalty, foreach=f)
+            for f in (None, False)
+        )
         for gradient in (torch.zeros_like(values), torch.full_like(values, -1.0), values.roll(1)):
             for optimizer in (fused, loop):
                 optimizer.param_groups[0]["params"][0].grad = gradient
@@ -247,22 +260,34 @@ def test_subclasses_of_tensors_are_never_read_as_memory(left: list[int]) -> None
 def test_a_replaced_rule_goes_the_readable_way() -> None:
     calls = []
 
-    class HardThreshold(SoftThreshold):
+    class Halved(SoftThreshold):
         def write(self, accumulator: Tensor, threshold: Any, weight: Tensor) -> None:
             calls.append(threshold)
-            weight.copy_(torch.where(accumulator.abs() > threshold, accumulator, 0))
+            weight.copy_(accumulator / 2)
 
-    class Hard(GRDA):
-        threshold_rules: ClassVar = {"l1": HardThreshold()}
+    class Other(GRDA):
+        threshold_rules: ClassVar = {"l1": Halved()}
 
     p = ones(3)
     p.grad = torch.tensor([0.0, 5.0, 9.5])
-    Hard([p], lr=0.1, c=1.0).step()
+    Other([p], lr=0.1, c=1.0).step()
     assert len(calls) == 1
-    assert p.tolist() == pytest.approx([1, 0.5, 0])
-    for optimizer, penalty in ((Hard, "l1"), (GRDA, "group")):
+    assert p.tolist() == pytest.approx([0.5, 0.25, 0.025])
+    for optimizer, penalty in ((Other, "l1"), (GRDA, "group")):
         with pytest.raises(HyperparameterError, match=f"no fused kernel for penalty='{penalty}'"):
             optimizer([p], lr=0.1, penalty=penalty, fused=True)
+
+
+def test_the_kernel_goes_by_the_rule_and_not_by_its_name() -> None:
+    class Renamed(GRDA):
+        threshold_rules: ClassVar = {"l1": HardThreshold(), "l0": SoftThreshold()}
+
+    for name, other in (PENALTIES, PENALTIES[::-1]):
+        renamed = Renamed(parameters(), lr=0.1, c=2.0, penalty=name, fused=True)
+        loop = GRDA(parameters(), lr=0.1, c=2.0, penalty=other, foreach=False)
+        for optimizer in (renamed, loop):
+            train(optimizer, steps=3)
+        assert_same(renamed, loop)
 
 
 class Operations(TorchDispatchMode):
@@ -282,6 +307,7 @@ class Operations(TorchDispatchMode):
     [
         ({}, True),
         ({"fused": True}, True),
+        ({"penalty": "l0"}, True),
         ({"fused": True, "foreach": False}, True),
         ({"fused": False}, False),
         ({"foreach": False}, False),
@@ -305,13 +331,17 @@ def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.M
 
     right = cpu.step
 
-    def wrong(group, lr, tensors, unscale, plans):
-        return right(group, 1.001 * lr, tensors, unscale, plans)
+    def at_another_rate(group, rule, lr, tensors, unscale, plans):
+        return right(group, rule, 1.001 * lr, tensors, unscale, plans)
 
-    monkeypatch.setattr(cpu, "step", wrong)
-    paths._kernel_or_reason.cache_clear()
+    def by_one_rule(group, rule, lr, tensors, unscale, plans):
+        return right(group, SoftThreshold(), lr, tensors, unscale, plans)
+
     try:
-        assert "something else" in why_not_fused("cpu")
+        for wrong in (by_one_rule, at_another_rate):
+            monkeypatch.setattr(cpu, "step", wrong)
+            paths._kernel_or_reason.cache_clear()
+            assert "something else" in why_not_fused("cpu")
         optimizers = [GRDA([ones(3)], lr=0.1, foreach=f) for f in (None, False)]
         for optimizer in optimizers:
             train(optimizer, steps=2)
@@ -340,7 +370,9 @@ def test_autograd_notices_that_a_weight_was_changed_between_forward_and_backward
         loss.backward()
 
 
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"penalty": "l0"}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}]
+)
 @pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_step_takes_no_memory(
@@ -361,9 +393,10 @@ def test_a_step_takes_no_memory(
     assert [event.name for event in profile.events() if event.self_cpu_memory_usage > 1000] == []
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("scale", [2.0**10, 1000.0])
-def test_grad_scaler_is_served_by_the_step_itself(scale: float, dtype: torch.dtype) -> None:
+def test_grad_scaler_is_served_by_the_step_itself(scale: float, dtype: torch.dtype, penalty: str) -> None:
     """Where the scale is no power of two, each way rounds the same: the gradients end up equal, too."""
 
     def scaled_backward(model: nn.Module, scaler: torch.amp.GradScaler, n: int) -> None:
@@ -375,7 +408,7 @@ def test_grad_scaler_is_served_by_the_step_itself(scale: float, dtype: torch.dty
 
     models = [small_model(dtype), small_model(dtype)]
     fused, loop = (
-        GRDA(model.parameters(), lr=0.1, c=0.1, momentum=0.9, fused=fused)
+        GRDA(model.parameters(), lr=0.1, c=0.1, penalty=penalty, momentum=0.9, fused=fused)
         for model, fused in zip(models, (True, False), strict=True)
     )
     scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for _ in models]

@@ -161,11 +161,12 @@ def test_autograd_passes_through_three_steps() -> None:
     assert torch.autograd.gradcheck(steps, (start, gradients, lr))
 
 
-def test_each_group_of_parameters_has_its_own_penalty() -> None:
+@pytest.mark.parametrize("other", ["group", "l0"])
+def test_each_group_of_parameters_has_its_own_penalty(other: str) -> None:
     together = [nn.Parameter(torch.ones(4, 3)) for _ in range(2)]
-    mixed = GRDA([{"params": [together[0]], "penalty": "group"}, {"params": [together[1]]}], lr=0.1, c=2.0)
+    mixed = GRDA([{"params": [together[0]], "penalty": other}, {"params": [together[1]]}], lr=0.1, c=2.0)
     train(mixed, steps=10)
-    for i, penalty in enumerate(("group", "l1")):
+    for i, penalty in enumerate((other, "l1")):
         alone = [nn.Parameter(torch.ones(4, 3)) for _ in range(2)]
         single = GRDA([alone[i]], lr=0.1, c=2.0, penalty=penalty)
         for n in range(10):

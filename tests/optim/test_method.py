@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dirprune.core.threshold import SoftThreshold
 from dirprune.optim import GRDA
-from tests.optim.common import OPTIONS, assert_same, parameters, set_gradients, train
+from tests.optim.common import OPTIONS, PENALTIES, assert_same, parameters, set_gradients, train
 from tests.oracles import numpy_grda
 
 SIZE = 12
@@ -67,16 +67,21 @@ def schedules(draw: st.DrawFn) -> list[float]:
     weight_decay=st.sampled_from([0.0, 0.05]),
     maximize=st.booleans(),
     foreach=st.booleans(),
+    penalty=st.sampled_from(PENALTIES),
 )
-def test_equals_the_oracle(seed, rates, c, mu, momentum, nesterov, weight_decay, maximize, foreach) -> None:
+def test_equals_the_oracle(
+    seed, rates, c, mu, momentum, nesterov, weight_decay, maximize, foreach, penalty
+) -> None:
     problem = NoisyQuadratic(seed)
     if maximize:  # ascend on the negative, or the weights would grow without bound
         problem.hessian = -problem.hessian
     options = {"momentum": momentum, "nesterov": nesterov and momentum > 0, "weight_decay": weight_decay}
-    expected = numpy_grda.grda(problem.start, problem, rates, c, mu, maximize=maximize, **options)
-    for dtype in (torch.float64, torch.float32):
+    prox = numpy_grda.hard_threshold if penalty == "l0" else numpy_grda.soft_threshold
+    expected = numpy_grda.grda(problem.start, problem, rates, c, mu, maximize=maximize, prox=prox, **options)
+    # A hard threshold turns a rounding error into a jump: rare enough in float64 alone.
+    for dtype in (torch.float64,) if penalty == "l0" else (torch.float64, torch.float32):
         weights, accumulators, taus = run(
-            problem, rates, dtype, c=c, mu=mu, maximize=maximize, foreach=foreach, **options
+            problem, rates, dtype, c=c, mu=mu, maximize=maximize, foreach=foreach, penalty=penalty, **options
         )
         # Each step rounds a few times, an error is never amplified but by the momentum.
         scale = np.abs(expected.accumulators).max() / (1 - momentum) ** 2
@@ -161,14 +166,17 @@ def test_a_rate_a_hair_below_zero_adds_nothing(make_lr, options) -> None:
     assert torch.equal(optimizer.state[w]["threshold"], tau_before)
 
 
-@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("foreach", [None, False, True])
 @pytest.mark.parametrize("tensor_lr", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_c_zero_is_sgd_to_the_bit(name: str, dtype: torch.dtype, tensor_lr: bool, foreach: bool) -> None:
+def test_c_zero_is_sgd_to_the_bit(
+    name: str, dtype: torch.dtype, tensor_lr: bool, foreach: bool | None, penalty: str
+) -> None:
     ours, theirs = parameters(dtype), parameters(dtype)
     lr = torch.tensor(0.1) if tensor_lr else 0.1
-    grda = GRDA(ours, lr=lr, c=0.0, foreach=foreach, **OPTIONS[name])
+    grda = GRDA(ours, lr=lr, c=0.0, penalty=penalty, foreach=foreach, **OPTIONS[name])
     sgd = torch.optim.SGD(theirs, lr=lr, foreach=foreach, **OPTIONS[name])
     for n in range(30):
         train(grda, steps=1, first=n)
@@ -207,6 +215,27 @@ def test_gradient_is_taken_at_the_weight_and_a_zero_weight_comes_back() -> None:
     assert weights[back] == shadows[back] - taus[back]
 
 
+def test_with_l0_a_zero_comes_back_as_its_accumulator_and_takes_sgds_steps() -> None:
+    """The same: w stays 0 while v = v_1 + 0.2 n grows, then w = v, and v decays towards 2 by (1 - lr)."""
+    w = nn.Parameter(torch.tensor([0.1], dtype=torch.float64))
+    optimizer = GRDA([w], lr=0.1, c=3.0, mu=0.5, penalty="l0")
+    weights, shadows, taus = [], [], []
+    for _ in range(40):
+        optimizer.zero_grad()
+        (0.5 * w**2 - 2 * w).sum().backward()
+        optimizer.step()
+        weights.append(w.item())
+        shadows.append(optimizer.state[w]["accumulator"].item())
+        taus.append(optimizer.state[w]["threshold"].item())
+    back = next(n for n, value in enumerate(weights) if value != 0)
+    assert back > 0
+    assert shadows[: back + 1] == pytest.approx([0.29 + 0.2 * n for n in range(back + 1)], rel=1e-12)
+    assert weights[back] == shadows[back] > taus[back]
+    assert weights[back + 1] == pytest.approx(2 + (weights[back] - 2) * 0.9, rel=1e-12)
+    for w_n, v_n, tau in zip(weights, shadows, taus, strict=True):
+        assert w_n == (v_n if v_n > tau else 0)
+
+
 def test_a_weight_within_the_threshold_is_plus_zero() -> None:
     w = nn.Parameter(torch.tensor([-1e-6, 1e-6, -0.0, 1.0]))
     w.grad = torch.zeros(4)
@@ -216,7 +245,7 @@ def test_a_weight_within_the_threshold_is_plus_zero() -> None:
     assert w[3] != 0
 
 
-class HardThreshold(SoftThreshold):
+class OtherThreshold(SoftThreshold):
     """Zero within the threshold, unchanged outside."""
 
     def __call__(self, accumulator: Tensor, threshold) -> Tensor:
@@ -230,25 +259,25 @@ class HardThreshold(SoftThreshold):
             self.write(accumulator, threshold, weight)
 
 
-class HardGRDA(GRDA):
-    threshold_rules: ClassVar = {"l1": HardThreshold()}
+class OtherGRDA(GRDA):
+    threshold_rules: ClassVar = {"l1": OtherThreshold()}
 
 
 @pytest.mark.parametrize("options", [{}, {"capturable": True}, {"capturable": True, "foreach": True}])
 def test_the_rule_can_be_replaced(options: dict[str, bool]) -> None:
     loop, lists = parameters(torch.float64), parameters(torch.float64)
-    hard = HardGRDA(loop, lr=0.1, c=0.1, **options)
-    train(hard, steps=20)
+    other = OtherGRDA(loop, lr=0.1, c=0.1, **options)
+    train(other, steps=20)
     zeros = 0
     for p in loop:
-        v, tau = hard.state[p]["accumulator"], hard.state[p]["threshold"]
+        v, tau = other.state[p]["accumulator"], other.state[p]["threshold"]
         assert torch.equal(p, torch.where(v.abs() > tau, v, 0.0))
         zeros += int((p == 0).sum())
     assert zeros > 5
     if not options:
-        foreach = HardGRDA(lists, lr=0.1, c=0.1, foreach=True)
+        foreach = OtherGRDA(lists, lr=0.1, c=0.1, foreach=True)
         train(foreach, steps=20)
-        assert_same(hard, foreach)
+        assert_same(other, foreach)
     assert type(GRDA.threshold_rules["l1"]) is SoftThreshold
 
 

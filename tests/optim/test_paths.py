@@ -11,14 +11,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dirprune.core.prunable import prunable_groups
 from dirprune.optim import GRDA
-from tests.optim.common import DTYPES, HALF, OPTIONS, assert_same, parameters, same_bits, set_gradients, train
+from tests.optim.common import (
+    DTYPES,
+    HALF,
+    OPTIONS,
+    PENALTIES,
+    assert_same,
+    parameters,
+    same_bits,
+    set_gradients,
+    train,
+)
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_lists_equal_one_by_one_to_the_bit(name: str, dtype: torch.dtype) -> None:
-    loop = GRDA(parameters(dtype), lr=0.1, c=2.0, foreach=False, **OPTIONS[name])
-    lists = GRDA(parameters(dtype), lr=0.1, c=2.0, foreach=True, **OPTIONS[name])
+def test_lists_equal_one_by_one_to_the_bit(name: str, dtype: torch.dtype, penalty: str) -> None:
+    loop, lists = (
+        GRDA(parameters(dtype), lr=0.1, c=2.0, penalty=penalty, foreach=foreach, **OPTIONS[name])
+        for foreach in (False, True)
+    )
     for n in range(25):
         if n == 10:
             for optimizer in (loop, lists):
@@ -40,14 +53,15 @@ def test_lists_of_mixed_dtypes_equal_one_by_one(capturable: bool) -> None:
     assert_same(*pair)
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("make_lr", [float, torch.tensor, lambda lr: torch.tensor([lr])])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_capturable_equals_the_usual_path(name: str, make_lr, foreach: bool) -> None:
+def test_capturable_equals_the_usual_path(name: str, make_lr, foreach: bool, penalty: str) -> None:
     """To rounding: a product and a difference in place of one fused operation."""
     for dtype, tolerance in [(torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]:
-        usual = GRDA(parameters(dtype), lr=make_lr(0.125), c=2.0, **OPTIONS[name])
-        options = {"capturable": True, "foreach": foreach, **OPTIONS[name]}
+        usual = GRDA(parameters(dtype), lr=make_lr(0.125), c=2.0, penalty=penalty, **OPTIONS[name])
+        options = {"capturable": True, "foreach": foreach, "penalty": penalty, **OPTIONS[name]}
         on_device = GRDA(parameters(dtype), lr=make_lr(0.125), c=2.0, **options)
         for optimizer in (usual, on_device):
             train(optimizer, steps=10)

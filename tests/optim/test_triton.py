@@ -14,11 +14,10 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import itertools
 import torch
-from dirprune.core.threshold import SoftThreshold
 from dirprune.optim import paths
 from dirprune.optim.kernels import cuda
 from dirprune.optim import GRDA
-from tests.optim.common import DTYPES, HALF, OPTIONS, assert_same, parameters, train
+from tests.optim.common import DTYPES, HALF, OPTIONS, PENALTIES, assert_same, parameters, train
 
 def compare(params, lr=0.1, **options):
     exact = lr == 0.125  # whose products round nothing
@@ -43,17 +42,18 @@ def compare(params, lr=0.1, **options):
 
 launched = []
 launch = cuda._launch
-cuda._launch = lambda *arguments: (launched.append(len(arguments[2].params)), launch(*arguments))
+cuda._launch = lambda *arguments: (launched.append(len(arguments[3].params)), launch(*arguments))
 paths._kernel_or_reason = lambda kind: cuda.step
-for dtype, name in itertools.product(DTYPES, OPTIONS):
-    compare(lambda: parameters(dtype), **OPTIONS[name])
+for dtype, name, penalty in itertools.product(DTYPES, OPTIONS, PENALTIES):
+    compare(lambda: parameters(dtype), penalty=penalty, **OPTIONS[name])
 assert set(launched) == {5}, launched  # all but the one with gaps
-for dtype in (torch.float16, torch.float32):
-    compare(lambda: parameters(dtype), lr=0.125, accumulator_dtype=torch.bfloat16)
-    compare(lambda: parameters(dtype), lr=0.125, maximize=True)
+for dtype, penalty in itertools.product((torch.float16, torch.float32), PENALTIES):
+    compare(lambda: parameters(dtype), lr=0.125, penalty=penalty, accumulator_dtype=torch.bfloat16)
+    compare(lambda: parameters(dtype), lr=0.125, penalty=penalty, maximize=True)
 compare(lambda: [p for dtype in DTYPES for p in parameters(dtype)], **OPTIONS["nesterov"])
 compare(lambda: [torch.nn.Parameter(torch.randn(5000, generator=torch.Generator().manual_seed(0)))])
-paths._try(cuda.step, "cpu")
+for rule in paths.FUSED_RULES:
+    paths._try(cuda.step, rule(), "cpu")
 print("done")
 """
 

@@ -40,6 +40,11 @@ def soft_threshold(v: Array, tau: float) -> Array:
     return np.sign(v) * np.maximum(np.abs(v) - tau, 0.0)
 
 
+def hard_threshold(v: Array, tau: float) -> Array:
+    """v where |v| > tau, else 0."""
+    return np.where(np.abs(v) > tau, v, 0.0)
+
+
 def group_soft_threshold(v: Array, tau: float) -> Array:
     """v_g max(1 - tau sqrt(|g|) / |v_g|, 0) for each row g; elementwise for fewer than two dimensions."""
     if v.ndim < 2:

@@ -118,15 +118,17 @@ def test_labels_leave_out_what_means_nothing_to_a_method():
     assert variant_labels(settings) == labels
 
 
-def test_the_group_penalty_is_named_and_runs_from_before_the_choice_count_as_l1(
+def test_another_penalty_is_named_and_runs_from_before_the_choice_count_as_l1(
     experiment: Experiment,
 ) -> None:
     grda = {"method": "grda", "c": 0.01, "mu": 0.6}
     experiment.add("sgd", {"penalty": "l1"}, {"test_accuracy": 0.9})
     experiment.add("old", {**grda, "seed": 1}, {"sparsity": 0.5})
     experiment.add("new", {**grda, "penalty": "l1"}, {"sparsity": 0.5, "test_accuracy": 0.8})
+    experiment.add("l0", {**grda, "penalty": "l0"}, {"sparsity": 0.55, "test_accuracy": 0.85})
     experiment.add("group", {**grda, "penalty": "group"}, {"sparsity": 0.6, "test_accuracy": 0.7})
     summaries = summarise(experiment.path)
-    assert [s.label for s in summaries] == ["SGD", "gRDA c=0.01 mu=0.6", "gRDA group c=0.01 mu=0.6"]
-    assert [s.finished for s in summaries] == [(0,), (0, 1), (0,)]
-    assert [s.difference.mean for s in summaries[1:] if s.difference] == pytest.approx([-0.1, -0.2])
+    grdas = [f"gRDA {penalty}c=0.01 mu=0.6" for penalty in ("", "l0 ", "group ")]
+    assert [s.label for s in summaries] == ["SGD", *grdas]
+    assert [s.finished for s in summaries] == [(0,), (0, 1), (0,), (0,)]
+    assert [s.difference.mean for s in summaries[1:] if s.difference] == pytest.approx([-0.1, -0.05, -0.2])

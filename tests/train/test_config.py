@@ -17,7 +17,7 @@ BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
         ("c", float("nan"), "--c must be"),
         ("mu", 0.0, r"--mu must be in \(0, 1\], got 0.0"),
         ("mu", 1.5, "--mu must be"),
-        ("penalty", "l2", "--penalty must be one of l1, group, got l2"),
+        ("penalty", "l2", "--penalty must be one of l1, l0, group, got l2"),
         ("lr", -0.1, "--lr must be"),
         ("lr", float("inf"), "--lr must be"),
         ("lr", 1e39, "--lr must be"),
@@ -71,6 +71,7 @@ def test_the_penalty_is_of_a_run_and_of_grda_alone():
     assert group.run_name == "grda-group-c0.0005-mu0.6-seed0"
     assert group.with_method("sgd") == BASE.with_method("sgd")
     assert group.with_method("grda").penalty == "group"
+    assert replace(BASE, penalty="l0").run_name == "grda-l0-c0.0005-mu0.6-seed0"
     assert BASE.run_name == "grda-c0.0005-mu0.6-seed0"
 
 

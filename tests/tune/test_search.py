@@ -72,9 +72,10 @@ def test_a_target_out_of_range_is_refused(target, bench):
         c_for_sparsity(CONFIG, (0.6,), target, 4, bench)
 
 
-def test_a_target_with_the_group_penalty_is_refused(bench):
-    with pytest.raises(UsageError, match="zeros of single weights, not those of --penalty group"):
-        c_for_sparsity(replace(CONFIG, penalty="group"), [0.6], 0.9, 4, bench)
+@pytest.mark.parametrize("penalty", ["l0", "group"])
+def test_a_target_with_another_penalty_is_refused(penalty, bench):
+    with pytest.raises(UsageError, match=f"zeros of --penalty l1, not those of --penalty {penalty}"):
+        c_for_sparsity(replace(CONFIG, penalty=penalty), [0.6], 0.9, 4, bench)
 
 
 @pytest.mark.parametrize("limit", [0.0, 1e-4, 0.0009, 0.02, 1.0])

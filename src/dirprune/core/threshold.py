@@ -132,6 +132,55 @@ class SoftThreshold:
 
 
 @dataclass(frozen=True)
+class HardThreshold:
+    r"""Hard threshold, the proximal map of the l0 count.
+
+    .. math::
+        H(v, \tau)_j = v_j \text{ if } |v_j| > \tau \text{ else } 0, \qquad
+        H(v, \tau) \in \operatorname*{arg\,min}_w \tfrac12 \|w - v\|_2^2 + \tfrac{\tau^2}{2} \|w\|_0
+
+    A weight is zero for the same accumulators as by :class:`SoftThreshold`, but none that survives is pulled
+    towards zero, where the soft threshold takes tau from each: it is its accumulator, and takes SGD's steps.
+    The rest of the method stays: the gradient is taken at the sparse weight, and a zero comes back when its
+    accumulator outgrows tau, now in one jump. Iterative hard thresholding, in contrast, starts each step at
+    the weight, and forgets what a zero had.
+
+    What lies on or within the threshold turns into +0; tau = 0 is the identity, and NaN is handed on.
+
+    Example:
+        >>> HardThreshold()(torch.tensor([-3.0, -0.5, 0.5, 3.0]), 1.0)
+        tensor([-3.,  0.,  0.,  3.])
+
+    References:
+        Donoho and Johnstone 1994, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 81: the hard
+        threshold beside the soft one. Blumensath and Davies 2008, "Iterative thresholding for sparse
+        approximations", Journal of Fourier Analysis and Applications 14: the l0 count's, iterated.
+    """
+
+    elementwise: ClassVar[bool] = True
+
+    def __call__(self, accumulator: Tensor, threshold: Any) -> Tensor:
+        """Return H(accumulator, threshold), of the shape and dtype of ``accumulator``."""
+        if isinstance(threshold, Tensor):
+            return accumulator.masked_fill(accumulator.abs() <= threshold, 0)
+        return torch.hardshrink(accumulator, threshold)
+
+    def write(self, accumulator: Tensor, threshold: Any, weight: Tensor) -> None:
+        """Write H(accumulator, threshold) into ``weight``; without temporaries where the dtypes agree."""
+        if _is_zero(threshold):
+            weight.copy_(accumulator)
+        elif weight.dtype == accumulator.dtype and not isinstance(threshold, Tensor):
+            torch.hardshrink(accumulator, threshold, out=weight)
+        else:
+            weight.copy_(self(accumulator, threshold))
+
+    def foreach_write(self, accumulators: list[Tensor], thresholds: list[Any], weights: list[Tensor]) -> None:
+        """Write many weights: one by one, for torch has no hard threshold over lists."""
+        for accumulator, threshold, weight in zip(accumulators, thresholds, weights, strict=True):
+            self.write(accumulator, threshold, weight)
+
+
+@dataclass(frozen=True)
 class GroupSoftThreshold:
     r"""Soft threshold of whole output channels, the proximal map of the group lasso.
 
@@ -201,8 +250,8 @@ class GroupSoftThreshold:
 
 _ELEMENTWISE = SoftThreshold()
 
-Penalty = Literal["l1", "group"]
-RULES: dict[str, ThresholdRule] = {"l1": _ELEMENTWISE, "group": GroupSoftThreshold()}
+Penalty = Literal["l1", "l0", "group"]
+RULES: dict[str, ThresholdRule] = {"l1": _ELEMENTWISE, "l0": HardThreshold(), "group": GroupSoftThreshold()}
 """Rules by the penalty whose proximal map they are: :data:`Penalty`."""
 
 

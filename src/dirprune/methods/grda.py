@@ -20,7 +20,8 @@ class GrdaSettings:
     mu: float = 0.6
     """Exponent of its growth (the paper: 0.4 to 0.7)."""
     penalty: Penalty = "l1"
-    """"l1": single weights become zero (the paper); "group": whole output channels."""
+    """"l1": single weights become zero (the paper); "l0": they do, the others keep their size; "group": whole
+    output channels."""
 
     def __post_init__(self) -> None:
         require(self, c=(0, None), mu=(1e-6, 1))
@@ -33,7 +34,8 @@ class Grda(Method[GrdaSettings]):
 
     .. math:: v_{n+1} = v_n - \gamma \nabla f(w_n), \quad w_{n+1} = S(v_{n+1}, c \gamma^{\mu + 1/2} (n+1)^\mu)
 
-    With the group penalty S acts on whole channels, by :class:`~dirprune.core.threshold.GroupSoftThreshold`.
+    With the group penalty S acts on whole channels, by :class:`~dirprune.core.threshold.GroupSoftThreshold`;
+    with l0 the hard threshold is in its place, :class:`~dirprune.core.threshold.HardThreshold`.
 
     References:
         Chao, Wang, Xing, Cheng 2020, "Directional pruning of deep neural networks", section 3.

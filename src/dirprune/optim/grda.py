@@ -48,11 +48,12 @@ class GRDA(Optimizer):
         lr: Learning rate gamma, >= 0; a float or a tensor with one element.
         c: Scale of the threshold, >= 0. The paper uses 5e-4 to 5e-3.
         mu: Exponent of the threshold's growth, 0 < mu <= 1. The paper uses 0.4 to 0.7.
-        penalty: ``"l1"``, as above: single weights become zero. ``"group"``: output channels do, each as a
-            whole, by :class:`~dirprune.core.threshold.GroupSoftThreshold`, so that
-            :func:`dirprune.export.slim` leaves a network that is smaller and faster where dense ones run.
-            ``c`` and ``mu`` mean the same. Steps go without a fused kernel then; a sharded parameter must be
-            so along dimension 0, as FSDP2 does it.
+        penalty: ``"l1"``, as above: single weights become zero. ``"l0"``: they do at the same threshold, and
+            the others keep their size, by :class:`~dirprune.core.threshold.HardThreshold`. ``"group"``:
+            output channels do, each as a whole, by :class:`~dirprune.core.threshold.GroupSoftThreshold`, so
+            that :func:`dirprune.export.slim` leaves a network that is smaller and faster where dense ones
+            run; a sharded parameter must be so along dimension 0, as FSDP2 does it. ``c`` and ``mu`` mean
+            the same for all; the fused kernels take l1 and l0, not group.
         momentum: beta, >= 0.
         nesterov: Nesterov's form of the momentum.
         weight_decay: lambda, the l2 penalty, >= 0.

@@ -10,17 +10,20 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from dirprune.core.threshold import SoftThreshold, ThresholdRule
+from dirprune.core.threshold import HardThreshold, SoftThreshold, ThresholdRule
 from dirprune.optim.kernels import UnavailableError
 from dirprune.optim.tensors import PLAIN, Tensors
 from dirprune.optim.update import host_float, stays_on_device, update_foreach, update_one_by_one
 
 logger = logging.getLogger(__name__)
 
-FUSED_RULES = (SoftThreshold,)  # what the kernels compute; a rule of another type goes another way
+FUSED_RULES = (
+    SoftThreshold,
+    HardThreshold,
+)  # what the kernels compute; a rule of another type goes another way
 
 Plans = dict[int, Any]  # what a kernel keeps from one step to the next, for each group
-Kernel = Callable[[dict[str, Any], float, Tensors, float, Plans], list[int]]
+Kernel = Callable[[dict[str, Any], ThresholdRule, float, Tensors, float, Plans], list[int]]
 
 
 def update(
@@ -39,7 +42,7 @@ def update(
     if not tensors.params:
         return
     if _may_fuse(group, rule) and (kernel := _kernel(tensors.params[0].device.type)):
-        left = kernel(group, host_float(group["lr"]), tensors, unscale, plans)
+        left = kernel(group, rule, host_float(group["lr"]), tensors, unscale, plans)
         if not left:
             return
         tensors = tensors.select(left)
@@ -97,24 +100,25 @@ def _kernel_or_reason(kind: str) -> Kernel | str:
             return "no GPU is available"
         step: Kernel = importlib.import_module(f"dirprune.optim.kernels.{kind}").step
         with _disable_current_modes(), torch.inference_mode(False):  # which would make other tensors
-            _try(step, kind)
+            for rule in FUSED_RULES:
+                _try(step, rule(), kind)
     except UnavailableError as error:
         logger.info("GRDA steps on %s without a fused kernel: %s", kind, error)
         return str(error)
     return step
 
 
-def _try(kernel: Kernel, kind: str) -> None:
+def _try(kernel: Kernel, rule: ThresholdRule, kind: str) -> None:
     """Raise if a kernel does not do what the readable update does: a compiler may be at fault."""
     options = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "maximize": True, "c": 0.5, "mu": 0.6}
     group = {**options, "lr": 0.1, "accumulator_dtype": None, "capturable": False, "differentiable": False}
     results = []
     for go in (
-        lambda t: kernel(group, 0.1, t, 1.0, {}),
-        lambda t: update_one_by_one(group, SoftThreshold(), t),
+        lambda t: kernel(group, rule, 0.1, t, 1.0, {}),
+        lambda t: update_one_by_one(group, rule, t),
     ):
         values = torch.linspace(-1, 1, 4 * 100, dtype=torch.float32, device="cpu").view(4, 100)
-        counters = torch.ones(2, dtype=torch.float64, device="cpu")
+        counters = torch.tensor([1.0, 0.1], dtype=torch.float64, device="cpu")  # leaves some weights
         tensors = Tensors(*([row] for row in (*values.to(kind), *counters)))
         try:
             left = go(tensors)

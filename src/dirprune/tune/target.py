@@ -78,7 +78,7 @@ def c_for_sparsity(
     """
     if config.penalty != "l1":
         raise UsageError(
-            f"--target-sparsity predicts zeros of single weights, not those of --penalty {config.penalty}: "
+            f"--target-sparsity predicts the zeros of --penalty l1, not those of --penalty {config.penalty}: "
             "leave one of them out"
         )
     if not 0 < target < 1:

@@ -37,7 +37,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
             _Pointer,
             _Count,
             *[_Real] * 4,
-            *[ctypes.c_int] * 2,
+            *[ctypes.c_int] * 3,
             _Count,
             ctypes.c_uint,
             _Pointer,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dirprune.core.threshold import threshold_increment
+from dirprune.core.threshold import HardThreshold, ThresholdRule, threshold_increment
 from dirprune.optim.kernels import compiled
 from dirprune.optim.kernels.suit import which_suit
 from dirprune.optim.tensors import PLAIN, Tensors
@@ -27,12 +27,18 @@ _PLAIN = frozenset(PLAIN)
 
 
 def step(
-    group: dict[str, Any], lr: float, tensors: Tensors, unscale: float, plans: dict[int, Any]
+    group: dict[str, Any],
+    rule: ThresholdRule,
+    lr: float,
+    tensors: Tensors,
+    unscale: float,
+    plans: dict[int, Any],
 ) -> list[int]:
     """Take one step with every parameter that the kernel can take.
 
     Args:
         group: The options, as in ``param_groups``.
+        rule: From the accumulator to the weight: the soft threshold or the hard one.
         lr: The learning rate.
         tensors: Changed in place.
         unscale: What the gradients are first multiplied with, in place.
@@ -69,6 +75,7 @@ def step(
         unscale,
         group["nesterov"],
         group["maximize"],
+        type(rule) is HardThreshold,
         _STREAM_ABOVE,
         compiled.threads(),
         compiled.parallel(),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dirprune.core.threshold import HardThreshold, ThresholdRule
 from dirprune.optim.kernels import UnavailableError
 from dirprune.optim.kernels.suit import which_suit
 from dirprune.optim.tensors import Tensors
@@ -28,12 +29,18 @@ _TYPES = {
 
 
 def step(
-    group: dict[str, Any], lr: float, tensors: Tensors, unscale: float, _plans: dict[int, Any]
+    group: dict[str, Any],
+    rule: ThresholdRule,
+    lr: float,
+    tensors: Tensors,
+    unscale: float,
+    _plans: dict[int, Any],
 ) -> list[int]:
     """Take one step with every parameter that the kernel can take.
 
     Args:
         group: The options, as in ``param_groups``.
+        rule: From the accumulator to the weight: the soft threshold or the hard one.
         lr: The learning rate.
         tensors: Changed in place. All on one device, or left.
         unscale: What the gradients are first multiplied with, in place.
@@ -48,14 +55,19 @@ def step(
     for i in taken:
         launches.setdefault((tensors.params[i].dtype, tensors.accumulators[i].dtype), []).append(i)
     for types, indices in launches.items():
-        _launch(group, lr, tensors.select(indices), unscale, types)
+        _launch(group, rule, lr, tensors.select(indices), unscale, types)
     if taken:
         torch.autograd.graph.increment_version([tensors.params[i] for i in taken])
     return sorted(set(range(len(tensors.params))) - set(taken))
 
 
 def _launch(
-    group: dict[str, Any], lr: float, tensors: Tensors, unscale: float, types: tuple[torch.dtype, torch.dtype]
+    group: dict[str, Any],
+    rule: ThresholdRule,
+    lr: float,
+    tensors: Tensors,
+    unscale: float,
+    types: tuple[torch.dtype, torch.dtype],
 ) -> None:
     """Update tensors of one pair of types."""
     params, grads, accumulators, buffers, steps, thresholds = tensors
@@ -96,6 +108,7 @@ def _launch(
         MAXIMIZE=bool(group["maximize"]),
         UNSCALE=unscale != 1,
         ROUND=types[1] == torch.bfloat16,
+        HARD=type(rule) is HardThreshold,
         SIZE=BLOCK,
         enable_fp_fusion=False,
     )

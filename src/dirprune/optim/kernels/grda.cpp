@@ -54,7 +54,7 @@ struct Tensor {
 
 struct Options {
     double rate, momentum, weight_decay, unscale;
-    bool nesterov, maximize, stream;
+    bool nesterov, maximize, hard, stream;
 };
 
 static const int64 BLOCK = 512;    // elements; a block of every operand stays in the first-level cache
@@ -197,6 +197,13 @@ static void update(const Tensor &t, const Options &o, int64 first, int64 n, bool
     if (t.threshold == 0) {
 
         for (int64 i = 0; i < n; i++) weight[i] = v[i] = multiply_add(d[i], rate, v[i]);
+    } else if (o.hard) {
+
+        for (int64 i = 0; i < n; i++) {
+            const Real x = multiply_add(d[i], rate, v[i]);
+            v[i] = x;
+            weight[i] = -tau <= x && x <= tau ? (Real)0 : x;
+        }
     } else {
 
         for (int64 i = 0; i < n; i++) {  // v - min(max(v, -tau), tau), so written that NaN is handed on
@@ -278,7 +285,7 @@ typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
 // One step: the threshold of each run's tensors grows by its increment.
 void grda(const int64 *table, int64 count, const double *increments, int64 runs, double rate, double momentum, double weight_decay, double unscale,
-          int nesterov, int maximize, int64 stream_above, unsigned threads, Parallel parallel) {
+          int nesterov, int maximize, int hard, int64 stream_above, unsigned threads, Parallel parallel) {
     const Tensors tensors(table, count);
     for (int64 i = 0, run = 0; run < runs; run++)
         for (; i < tensors.end[run]; i++) {
@@ -288,7 +295,7 @@ void grda(const int64 *table, int64 count, const double *increments, int64 runs,
     int64 total = 0;
     for (int64 i = 0; i < count; i++) total += extent(tensors.size[i]);
     Work work = {tensors, count, total, 0,
-                 {rate, momentum, weight_decay, unscale, nesterov != 0, maximize != 0, total > stream_above}};
+                 {rate, momentum, weight_decay, unscale, nesterov != 0, maximize != 0, hard != 0, total > stream_above}};
     const int64 chunks = (total + CHUNK - 1) / CHUNK;
     if (chunks < threads) threads = (unsigned)chunks;
     if (parallel && threads > 1)

@@ -29,6 +29,7 @@ def grda(
     MAXIMIZE: tl.constexpr,
     UNSCALE: tl.constexpr,
     ROUND: tl.constexpr,
+    HARD: tl.constexpr,
     SIZE: tl.constexpr,
 ):
     """Update one piece."""
@@ -72,7 +73,11 @@ def grda(
         tl.store(accumulator, rounded.to(tl.float32, bitcast=True).to(ACCUMULATOR), mask=inside)
     else:
         tl.store(accumulator, v, mask=inside)
-    clamped = tl.where(v < -tau, -tau, v)
-    clamped = tl.where(clamped > tau, tau, clamped)
-    w = tl.where(tau64 == 0, v, v - clamped)
+    if HARD:
+        w = tl.where((v >= -tau) & (v <= tau), tl.full([SIZE], 0, REAL), v)
+    else:
+        clamped = tl.where(v < -tau, -tau, v)
+        clamped = tl.where(clamped > tau, tau, clamped)
+        w = v - clamped
+    w = tl.where(tau64 == 0, v, w)
     tl.store(weight, w.to(WEIGHT), mask=inside)
