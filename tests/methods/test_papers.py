@@ -475,6 +475,21 @@ def test_grda_is_the_packages_optimiser():
     assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), model.parameters(), strict=True))
 
 
+def test_hard_grda_with_a_linear_threshold_in_numpy():
+    """On a quadratic: v by SGD at the thresholded weight, which is v where |v| > c sum of rates^(3/2)."""
+    weight, rate, c = vector([0.0] * 4), 0.05, 2.0
+    held = create_method("grda-l0").settings
+    optimizer = GRDA([weight], lr=rate, c=c, mu=held.mu, penalty=held.penalty)
+    got = quadratic(optimizer, weight, A, B, 30)
+    v, tau = np.zeros(4), 0.0
+    for _ in range(30):
+        w = np.where(np.abs(v) > tau, v, 0.0)
+        v -= rate * A.numpy() * (w - B.numpy())
+        tau += c * rate**1.5
+    np.testing.assert_allclose(got, np.where(np.abs(v) > tau, v, 0.0), atol=1e-12)
+    assert 0 < np.count_nonzero(got) < 4
+
+
 def test_constant_threshold_grda_is_linbreg():
     """With mu -> 0 gRDA's threshold is c sqrt(lr) from the first step on: LinBreg with delta = 1."""
     a, b = vector([0.0] * 4), vector([0.0] * 4)

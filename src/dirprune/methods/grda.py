@@ -64,3 +64,25 @@ class Grda(Method[GrdaSettings]):
     def work(self, step: int) -> Work:  # noqa: ARG002
         """Return the gradient of the weights as dense."""
         return DENSE_GRADIENT_WORK
+
+
+class GrdaL0(Grda):
+    r"""gRDA with the hard threshold, which grows with the sum of the rates, each to the power 3/2.
+
+    .. math:: w_n = H(v_n, \tau_n), \qquad \tau_n = c \sum_{i<n} \gamma_i^{3/2} \quad (\mu = 1)
+
+    What it keeps it does not shrink, so that the threshold may be greater; and a threshold linear in time is
+    small while the network learns what is worth keeping. Where the rate falls to zero it stops growing, and
+    the weights that are left settle. Not the paper's: its theorem wants the soft threshold and mu < 1.
+
+    References:
+        Chao et al. 2020, section 3; the hard threshold: Donoho and Johnstone 1994, "Ideal spatial adaptation
+        by wavelet shrinkage", Biometrika 81.
+    """
+
+    facts = Facts(
+        title="gRDA, l0",
+        paper="after Chao et al. 2020; hard threshold: Donoho and Johnstone 1994",
+        strength="c",
+        search=(Search("c", 2e-4, 2e-2, momentum_power=-1.5),),  # mu + 1/2
+    )

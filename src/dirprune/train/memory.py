@@ -33,7 +33,8 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     sizes = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _KEPT), (_TOP_PAD, _AHEAD))
-    return sum(mallopt(option, size) for option, size in sizes) == len(sizes)  # each returns 1 if it is taken
+    taken: int = sum(mallopt(option, size) for option, size in sizes)  # 1 for each that is taken
+    return taken == len(sizes)
 
 
 def _return_freed_memory() -> None:
