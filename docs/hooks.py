@@ -183,6 +183,32 @@ def _pairs() -> str:
     return "\n".join(tables)
 
 
+# -- deployment ----------------------------------------------------------------------------------------
+
+
+def _slim() -> str:
+    """A row for each trained network: what slim leaves of it, and the time of one image on one core."""
+    lines = [
+        "| Fashion-MNIST | accuracy | zeros | channels | parameters | onnxruntime, ms | sparse, ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for network in _measured("group_penalty")["networks"]:
+        before, after = network["before"], network["after"]
+        counts = [f"{before[key]:,} → {after[key]:,}" for key in ("channels", "parameters")]
+        times = {
+            row["name"]: row["milliseconds"]
+            for row in network["timings"]
+            if (row["batch"], row["threads"]) == (1, 1)
+        }
+        label = f"LeNet-5, {network['config']['epochs']} epochs, {network['label']}"
+        lines.append(
+            f"| {label} | {100 * network['accuracy']:.2f} % | {100 * network['sparsity']:.2f} % "
+            f"| {' | '.join(counts)} | {times['onnxruntime']:.3f} → {times['slim, onnxruntime']:.3f} "
+            f"| {times['sparse (ours)']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 # -- comparison ----------------------------------------------------------------------------------------
 
 
@@ -223,6 +249,7 @@ def _methods() -> str:
 _GENERATED = {
     "command-line.md": {"help": _help},
     "comparison.md": {"protocol": _protocol, "methods": _methods},
+    "deployment.md": {"slim": _slim},
     "evidence.md": {"theorem": _theorem, "cost": _cost, "pairs": _pairs},
     "results.md": {"results": _results},
 }
