@@ -129,10 +129,11 @@ def test_page_leaves_out_what_is_not_known(tmp_path):
     assert "directional-pruning[hub]'" in page
 
 
-def test_page_names_the_extra_that_loading_needs(tmp_path):
-    architecture = {"name": "timm/test_vit", "num_classes": 3, "image_size": 32}
+@pytest.mark.parametrize(("name", "extra"), [("timm/test_vit", "timm"), ("resnet50", "train")])
+def test_page_names_the_extra_that_loading_needs(tmp_path, name, extra):
+    architecture = {"name": name, "num_classes": 3, "image_size": 32}
     save_pretrained(create_model(**architecture), tmp_path, architecture=architecture)
-    assert "directional-pruning[hub,timm]'" in (tmp_path / "README.md").read_text()
+    assert f"directional-pruning[hub,{extra}]'" in (tmp_path / "README.md").read_text()
 
 
 def test_provenance_of_a_run(tmp_path):

@@ -109,7 +109,9 @@ def model_card(
         ("size, sparse", f"{size(info.bytes)}: a bit for every weight, and the values that are not zero"),
     ]
     what = f"`{architecture['name']}`" if architecture else "A network"
-    extras = "hub,timm" if architecture and architecture["name"].startswith("timm/") else "hub"
+    network = architecture["name"] if architecture else ""
+    builder = "timm" if network.startswith("timm/") else "train" if network == "resnet50" else None
+    extras = f"hub,{builder}" if builder else "hub"  # train: torchvision has the ResNet
     loading = f'model = from_pretrained("{name}")'
     if architecture is None:
         loading = f'model = from_pretrained("{name}", model)  # a module of the same architecture'

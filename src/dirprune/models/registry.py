@@ -68,8 +68,10 @@ def _factory(name: str) -> Factory:
 
 def _resnet50(shape: InputShape, num_classes: int, width: float) -> nn.Module:
     """Build torchvision's ResNet-50, which has one width and one kind of input."""
-    from torchvision.models import resnet50
-
+    try:
+        from torchvision.models import resnet50
+    except ModuleNotFoundError:
+        raise UsageError("resnet50 needs torchvision: pip install 'directional-pruning[train]'") from None
     if shape.channels != 3 or shape.size < 32 or width != 1:
         raise UsageError(
             f"resnet50 needs images of 3 channels and 32 pixels or more, and width 1; "
