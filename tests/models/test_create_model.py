@@ -1,6 +1,7 @@
 """The registry, the parameter counts of the papers, and the small networks."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -136,3 +137,9 @@ def test_bad_requests(name: str, change: dict[str, float], message: str) -> None
 
 def test_smallest_images() -> None:
     assert create_model("lenet5", num_classes=10, image_size=16)(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+
+
+def test_resnet50_without_torchvision_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises(UsageError, match=r"pip install 'directional-pruning\[train\]'"):
+        create_model("resnet50", num_classes=4, image_size=64)
