@@ -190,20 +190,25 @@ def test_c_zero_is_sgd_to_the_bit(
             assert torch.equal(grda.state[p]["momentum_buffer"], sgd.state[q]["momentum_buffer"])
 
 
-def test_gradient_is_taken_at_the_weight_and_a_zero_weight_comes_back() -> None:
-    """f(w) = w^2/2 - 2w from v_0 = 0.1: while w = 0 the slope is -2 exactly, and v = 0.1 + 0.2 n."""
-    lr, c, mu = 0.1, 40.0, 0.5
+def descend(steps: int, **options) -> tuple[list[float], list[float], list[float]]:
+    """Minimise f(w) = w^2/2 - 2w from v_0 = 0.1: the weight, the accumulator and the threshold after each step."""
     w = nn.Parameter(torch.tensor([0.1], dtype=torch.float64))
-    optimizer = GRDA([w], lr=lr, c=c, mu=mu)
-    optimizer.zero_grad()
+    optimizer = GRDA([w], **options)
     weights, shadows, taus = [], [], []
-    for _ in range(2000):
+    for _ in range(steps):
         optimizer.zero_grad()
         (0.5 * w**2 - 2 * w).sum().backward()
         optimizer.step()
         weights.append(w.item())
         shadows.append(optimizer.state[w]["accumulator"].item())
         taus.append(optimizer.state[w]["threshold"].item())
+    return weights, shadows, taus
+
+
+def test_gradient_is_taken_at_the_weight_and_a_zero_weight_comes_back() -> None:
+    """While w = 0 the slope is -2 exactly, and v = 0.1 + 0.2 n."""
+    lr, c, mu = 0.1, 40.0, 0.5
+    weights, shadows, taus = descend(2000, lr=lr, c=c, mu=mu)
     back = next(n for n, value in enumerate(weights) if value != 0)
     first = 0.1 - lr * (0.1 - 2)  # the slope at w_0; those that follow are taken at w = 0, not at v
     assert all(value == 0 for value in weights[:back])
@@ -217,16 +222,7 @@ def test_gradient_is_taken_at_the_weight_and_a_zero_weight_comes_back() -> None:
 
 def test_with_l0_a_zero_comes_back_as_its_accumulator_and_takes_sgds_steps() -> None:
     """The same: w stays 0 while v = v_1 + 0.2 n grows, then w = v, and v decays towards 2 by (1 - lr)."""
-    w = nn.Parameter(torch.tensor([0.1], dtype=torch.float64))
-    optimizer = GRDA([w], lr=0.1, c=3.0, mu=0.5, penalty="l0")
-    weights, shadows, taus = [], [], []
-    for _ in range(40):
-        optimizer.zero_grad()
-        (0.5 * w**2 - 2 * w).sum().backward()
-        optimizer.step()
-        weights.append(w.item())
-        shadows.append(optimizer.state[w]["accumulator"].item())
-        taus.append(optimizer.state[w]["threshold"].item())
+    weights, shadows, taus = descend(40, lr=0.1, c=3.0, mu=0.5, penalty="l0")
     back = next(n for n, value in enumerate(weights) if value != 0)
     assert back > 0
     assert shadows[: back + 1] == pytest.approx([0.29 + 0.2 * n for n in range(back + 1)], rel=1e-12)
