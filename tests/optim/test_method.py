@@ -191,7 +191,7 @@ def test_c_zero_is_sgd_to_the_bit(
 
 
 def descend(steps: int, **options) -> tuple[list[float], list[float], list[float]]:
-    """Minimise f(w) = w^2/2 - 2w from v_0 = 0.1: the weight, the accumulator and the threshold after each step."""
+    """Minimise w^2/2 - 2w from v_0 = 0.1: weight, accumulator and threshold after each step."""
     w = nn.Parameter(torch.tensor([0.1], dtype=torch.float64))
     optimizer = GRDA([w], **options)
     weights, shadows, taus = [], [], []
