@@ -30,11 +30,11 @@ from dirprune.train.memory import keep_freed_memory, peak_bytes, reset_peak
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-def step(): torch.ones(2**24)
-for _ in range(2): step()
-before = faults()
-for _ in range(5): step()
-print(faults() - before)
+def step():
+    before = faults()
+    torch.ones(2**24)
+    return faults() - before
+print(sorted(step() for _ in range(11))[5])  # the first few still look for their place
 reset_peak(torch.device("cpu"))
 held = peak_bytes(torch.device("cpu"))
 torch.ones(2**26)
@@ -54,5 +54,5 @@ def test_freed_memory_is_used_again_and_given_back_before_a_run_is_measured(keep
     )
     faults, rest = map(int, run.stdout.split())
     pages = 2**26 // resource.getpagesize()
-    assert faults < pages / 10 if keep else faults > 4 * pages
+    assert faults < pages / 10 if keep else faults > 0.9 * pages
     assert rest < 2**26
