@@ -189,18 +189,18 @@ def _pairs() -> str:
 def _slim() -> str:
     """A row for each trained network: what slim leaves of it, and the time of one image on one core."""
     lines = [
-        "| Fashion-MNIST | accuracy | zeros | channels | parameters | onnxruntime, ms | sparse, ms |",
+        "| trained | accuracy | zeros | channels | parameters | onnxruntime, ms | sparse, ms |",
         "|---|---|---|---|---|---|---|",
     ]
     for network in _measured("group_penalty")["networks"]:
-        before, after = network["before"], network["after"]
+        before, after, config = network["before"], network["after"], network["config"]
         counts = [f"{before[key]:,} → {after[key]:,}" for key in ("channels", "parameters")]
         times = {
             row["name"]: row["milliseconds"]
             for row in network["timings"]
             if (row["batch"], row["threads"]) == (1, 1)
         }
-        label = f"LeNet-5, {network['config']['epochs']} epochs, {network['label']}"
+        label = f"{config['model']}, {config['dataset']}, {config['epochs']} epochs, {network['label']}"
         lines.append(
             f"| {label} | {100 * network['accuracy']:.2f} % | {100 * network['sparsity']:.2f} % "
             f"| {' | '.join(counts)} | {times['onnxruntime']:.3f} → {times['slim, onnxruntime']:.3f} "

@@ -17,10 +17,8 @@ from dirprune.optim.update import host_float, stays_on_device, update_foreach, u
 
 logger = logging.getLogger(__name__)
 
-FUSED_RULES = (
-    SoftThreshold,
-    HardThreshold,
-)  # what the kernels compute; a rule of another type goes another way
+# What the kernels compute; a rule of another type goes another way.
+FUSED_RULES = (SoftThreshold, HardThreshold)
 
 Plans = dict[int, Any]  # what a kernel keeps from one step to the next, for each group
 Kernel = Callable[[dict[str, Any], ThresholdRule, float, Tensors, float, Plans], list[int]]
