@@ -34,7 +34,8 @@ def test_every_proposal_is_a_run_that_its_method_accepts(method):
             assert held == pytest.approx(value, rel=1e-5)
         past.append(trial(candidate, group, sparsity=0.1 + 0.1 * group))
     assert len({str(t.candidate.values) for t in past}) > 1
-    assert past[0].candidate.values == space.default()
+    strength = {facts.strength: 0.0} if facts.strength else {}  # steered from the first trial on
+    assert {**past[0].candidate.values, **strength} == {**space.default(), **strength}
     momenta = [t.candidate.values.get("momentum") for t in past]
     assert momenta == ([0.0, 0.9] * 3 if facts.momentum else [None] * 6)
 
@@ -45,9 +46,22 @@ def test_proposals_are_the_same_at_every_call_and_differ_between_groups():
     assert space.propose(0.9, [], 3).values != space.propose(0.9, [], 5).values
 
 
-def test_the_first_candidate_is_the_recipe():
-    config = Space("grda", BASE).propose(0.9, [], 0).config(BASE)
-    assert config == BASE.with_method("grda")
+def test_the_first_candidate_is_the_recipe_but_for_its_strength():
+    first = Space("grda", BASE).propose(0.9, [], 0)
+    assert replace(first.config(BASE), c=BASE.c) == BASE.with_method("grda")
+    # logit(0.9) = 2.2 lies at (2.2 + 3) / 8 of a range, on its logarithmic scale
+    low, high = 4e-4, 3.5e-2
+    assert first.values["c"] == pytest.approx(low * (high / low) ** ((math.log(9) + 3) / 8), rel=1e-3)
+
+
+def test_a_strength_that_goes_with_the_rate_keeps_its_place():
+    """c at rate .1 does what c / 2 does at .2 where the power is -1, with momentum or without."""
+    space = Space("grda-l0", BASE)
+    places = [
+        space._place(space.searches[0], {"c": c, "lr": lr, "momentum": momentum})
+        for c, lr, momentum in [(1e-3, 0.1, 0.0), (5e-4, 0.2, 0.0), (5e-4 * 10**1.5, 0.02, 0.9)]
+    ]
+    assert places == pytest.approx([places[0]] * 3)
 
 
 @pytest.mark.parametrize("method", ["sgd", "grda", "l1", "rda", "linbreg"])
@@ -88,15 +102,16 @@ def test_random_draws_fill_a_logarithmic_range_evenly():
     space = Space("rigl", BASE)
     generator = np.random.default_rng(0)
     rates = [math.log10(space.drawn(generator, 0.0)["lr"]) for _ in range(400)]
-    low, high = math.log10(0.01), math.log10(0.3)
+    low, high = math.log10(0.03), math.log10(0.5)
     assert low <= min(rates)
     assert max(rates) <= high
     assert np.mean(rates) == pytest.approx((low + high) / 2, abs=0.05)
 
 
-@pytest.mark.parametrize("middle", [0.4, 0.55, 0.65])
-def test_the_strength_is_steered_to_the_sparsity(middle):
-    """A made-up method whose sparsity follows a logistic in mu and c; the search is told nothing of it."""
+@pytest.mark.parametrize("power", [-1.1, -0.2])
+@pytest.mark.parametrize("middle", [3e-4, 2e-3, 1e-2])
+def test_the_strength_is_steered_to_the_sparsity(middle, power):
+    """A made-up method with a logistic in c and the rate for its sparsity, which the search is not told."""
     protocol = Protocol(
         config=replace(BASE, prune="weights", validation=0.1),
         methods=("grda",),
@@ -107,26 +122,29 @@ def test_the_strength_is_steered_to_the_sparsity(middle):
     space, past = Space("grda", BASE), []
 
     def sparsity(values):
-        c = values["c"] * (1 - values["momentum"]) ** 1.1
-        return 1 / (1 + math.exp(-(20 * (values["mu"] - middle) + 1.5 * math.log(c / 1e-3))))
+        slow = 1 - values["momentum"]
+        c = values["c"] * slow**1.1 / (values["lr"] / slow / BASE.lr) ** power
+        return 1 / (1 + math.exp(-2 * math.log(c / middle)))
 
     for index in range(protocol.trials):
         target, group = protocol.trial_target("grda", index)
+        if group is None:
+            group = best(past, 0.95).group
         candidate = space.propose(target, past, group)
         past.append(trial(candidate, group, sparsity(candidate.values)))
+    assert [t.candidate.target for t in past] == [0.95] * 4 + [0.9, 0.98]
+    assert past[4].group == past[5].group
     for wanted in protocol.sparsities:
-        chosen = best(past, wanted)
-        assert abs(chosen.sparsity - wanted) <= 0.25 * (1 - wanted)
-        final = sparsity(space.corrected(chosen, wanted, past).values)
-        assert final == pytest.approx(wanted, abs=0.1 * (1 - wanted))
+        final = sparsity(space.corrected(best(past, wanted), wanted, past).values)
+        assert final == pytest.approx(wanted, abs=0.3 * (1 - wanted))
 
 
 def test_a_group_shares_all_settings_but_the_strength():
     space = Space("grda", BASE)
     past = [trial(space.propose(0.9, [], 0), 0, 0.2)]
     before, after = past[0].candidate.values, space.propose(0.9, past, 0).values
-    assert {**after, "mu": 0} == {**before, "mu": 0}
-    assert after["mu"] > before["mu"]  # it was too dense
+    assert {**after, "c": 0} == {**before, "c": 0}
+    assert after["c"] > before["c"]  # it was too dense
     told = Space("rigl", BASE)
     tried = trial(told.propose(0.9, [], 2), 2)
     assert told.corrected(tried, 0.98, [tried]) == replace(tried.candidate, target=0.98)

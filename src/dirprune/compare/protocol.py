@@ -87,11 +87,12 @@ class Protocol:
         """Number of trials, and of runs that are reported."""
         return self.trials * len(self.methods), self.seeds * len(self.cells)
 
-    def trial_target(self, method: str, index: int) -> tuple[float | None, int]:
+    def trial_target(self, method: str, index: int) -> tuple[float | None, int | None]:
         """Return the wanted sparsity of a method's trial number ``index``, and the trial's group.
 
-        A method that is told its target is tuned at the middle one of the wanted sparsities, with another
-        setting at every trial. One without a target tries each setting at all of them, to find its strengths.
+        Every trial has another setting, at the middle one of the wanted sparsities. Where the sparsity
+        follows from a strength, the last trials, one for each of the other wanted sparsities, are of the
+        group that was best: None.
         """
         facts = METHODS[method].facts
         ordered = sorted(self.sparsities)
@@ -100,9 +101,8 @@ class Protocol:
             return middle, index
         if facts.strength is None:
             return None, index
-        group, turn = divmod(index, len(self.sparsities))
-        targets = [middle, *ordered]  # by turns the first of a group, which nothing of the group steers yet
-        return targets[(turn + group) % len(targets)], group
+        settings = max(1, self.trials - len(ordered))
+        return (middle, index) if index < settings else (ordered[index - settings], None)
 
     def words(self) -> list[str]:
         """State the protocol, a sentence each."""
@@ -113,10 +113,11 @@ class Protocol:
             "0.9, except for those that take Adam.",
             f"Trials are measured on {config.validation:g} of the training images, held back from training; "
             "the test images are first looked at by the runs that are reported.",
-            "A method that is told its target is tuned at the middle one of the wanted sparsities. One "
-            "without a target tries each setting at all of them, for it has to find its strengths within the "
-            "same trials; of those within a quarter of the wanted density the most accurate is taken, or "
-            "else the nearest, and its strength is corrected once. Its own sparsity is what is shown.",
+            "All are tuned at the middle one of the wanted sparsities. A method that is told its target "
+            "takes the most accurate of its trials. One that is not has to find its strengths within the "
+            "same trials: of those within a quarter of the wanted density the most accurate is taken, or else the "
+            "nearest; its last trials try those settings at the other wanted sparsities, and the strength is "
+            "corrected once more. Its own sparsity is what is shown.",
             f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
             "order of the data are those of the seed, whatever the method.",
             f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
@@ -173,6 +174,9 @@ class Comparison:
         for method in protocol.methods:
             target, group = protocol.trial_target(method, index)
             past = [t for t in self._trials if t.candidate.method == method]
+            if group is None:
+                chosen = best(past, past[0].candidate.target)
+                group = chosen.group if chosen else 0
             candidates.append(Space(method, protocol.config).propose(target, past, group))
             groups.append(group)
         configs = [candidate.config(protocol.config) for candidate in candidates]

@@ -12,9 +12,10 @@ from dirprune.train import TrainConfig
 
 MOMENTA = (0.0, 0.9)
 """Tried by turns for every method whose optimiser has momentum."""
-_LR_RANGE = (0.1, 3.0)  # times the recipe's
+_LR_RANGE = (0.3, 5.0)  # times the recipe's
 _BEYOND = 0.25  # of its range: how far outside a strength may go
-# Before any trial, the logit of the sparsity is taken to rise from -3 to 5 over a strength's range.
+# Before any trial, the logit of the sparsity is taken to rise from -3 to 5 over a strength's range: the
+# methods' ranges are such that it does in a few thousand steps of a LeNet.
 _PRIOR = (-3.0, 8.0)
 _TRUST = (0.05, 0.02, 0.02)  # in the prior: intercept, slope, every other setting
 _TOLERANCE = 0.25
@@ -107,24 +108,20 @@ class Space:
 
     def other_momentum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return settings that do much the same with the other momentum."""
-        before = values["momentum"]
-        after = next(momentum for momentum in MOMENTA if momentum != before)
-        moved = {
-            s.setting: self._value(s, self._place(s, values[s.setting], before), after) for s in self.searches
-        }
-        return {**moved, "momentum": after}
+        after = next(momentum for momentum in MOMENTA if momentum != values["momentum"])
+        places = {s.setting: self._place(s, values) for s in self.searches}
+        return self._at(places, after)
 
     def drawn(self, generator: np.random.Generator, momentum: float) -> dict[str, float]:
         """Draw a point, uniform on each setting's scale."""
-        values = {s.setting: self._value(s, generator.random(), momentum) for s in self.searches}
-        return {**values, "momentum": momentum} if self.facts.momentum else values
+        return self._at({s.setting: generator.random() for s in self.searches}, momentum)
 
     def propose(self, target: float | None, past: Sequence[Trial], group: int) -> Candidate:
         """Return what to try for a target, as another trial of a group.
 
         Group 0 has the default settings, group 1 the same with the other momentum, all others are drawn at
-        random, their momenta by turns. Where the sparsity follows from a strength, that is what the trials
-        so far predict to give the target, above all those of the group.
+        random, their momenta by turns. Where the sparsity follows from a strength, that is what its range and
+        the trials so far predict to give the target, above all those of the group.
 
         Args:
             target: The wanted sparsity; None: dense.
@@ -141,7 +138,7 @@ class Space:
         else:
             generator = np.random.default_rng([*self.method.encode(), group])
             values = self.drawn(generator, MOMENTA[group % 2])
-        if self.facts.strength is not None and target is not None and past:
+        if self.facts.strength is not None and target is not None:
             values = self._steered(values, target, past, mates)
         return Candidate(self.method, target, values)
 
@@ -166,8 +163,7 @@ class Space:
         seen = [t for t in past if t.sparsity is not None]
 
         def row(at: Mapping[str, float]) -> list[float]:
-            momentum = at.get("momentum", 0.0)
-            return [1.0, *(self._place(search, at[search.setting], momentum) for search in order), momentum]
+            return [1.0, *(self._place(search, at) for search in order), at.get("momentum", 0.0)]
 
         prior = np.zeros(len(order) + 2)
         prior[:2] = _PRIOR
@@ -185,22 +181,37 @@ class Space:
         rest[1] = 0.0
         place = (_logit(target) - float(rest @ fitted)) / max(1.0, float(fitted[1]))
         place = min(1 + _BEYOND, max(-_BEYOND, place))
-        return {**values, strength: self._value(order[0], place, values.get("momentum", 0.0))}
+        return {**values, strength: self._value(order[0], place, values)}
 
-    def _place(self, search: Search, value: float, momentum: float) -> float:
-        """Return where a value lies in its range: 0 to 1."""
-        value /= (1 - momentum) ** search.momentum_power
+    def _at(self, places: Mapping[str, float], momentum: float) -> dict[str, float]:
+        """Return the settings at these places, with a momentum where the method has one."""
+        values = {"momentum": momentum} if self.facts.momentum else {}
+        for search in sorted(self.searches, key=lambda each: each.setting != "lr"):  # others may depend on it
+            values[search.setting] = self._value(search, places[search.setting], values)
+        return {**{s.setting: values[s.setting] for s in self.searches}, **values}
+
+    def _unit(self, search: Search, values: Mapping[str, float]) -> float:
+        """Return what a setting is measured in, beside the other settings."""
+        slow = 1 - values.get("momentum", 0.0)
+        unit: float = slow**search.momentum_power
+        if search.lr_power:
+            unit *= (values["lr"] / slow / self._plain_lr) ** search.lr_power
+        return unit
+
+    def _place(self, search: Search, values: Mapping[str, float]) -> float:
+        """Return where a setting lies in its range: 0 to 1."""
+        value = values[search.setting] / self._unit(search, values)
         if search.log:
             return math.log(value / search.low) / math.log(search.high / search.low)
         return (value - search.low) / (search.high - search.low)
 
-    def _value(self, search: Search, place: float, momentum: float) -> float:
-        """Return the value at a place, to four figures: a name has to hold it."""
+    def _value(self, search: Search, place: float, values: Mapping[str, float]) -> float:
+        """Return the value at a place beside other settings, to four figures: a name has to hold it."""
         if search.log:
             value = search.low * (search.high / search.low) ** place
         else:
             value = search.low + (search.high - search.low) * place
-        value *= (1 - momentum) ** search.momentum_power
+        value *= self._unit(search, values)
         default = getattr(METHODS[self.method].settings, search.setting, 0.0)
         return float(round(value)) if type(default) is int else float(f"{value:.4g}")
 

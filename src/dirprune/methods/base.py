@@ -74,6 +74,7 @@ class Search:
     .. math:: x \, (1 - \beta)^p
 
     where p, ``momentum_power``, is 1 for a learning rate, and negative for what acts beside the gradient.
+    A greater learning rate may want another x: :math:`x \, \gamma^q` with q = ``lr_power``.
     """
 
     setting: str
@@ -81,6 +82,7 @@ class Search:
     high: float
     log: bool = True
     momentum_power: float = 0.0
+    lr_power: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

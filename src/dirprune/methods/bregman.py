@@ -98,7 +98,7 @@ class LinBreg(Method[BregmanSettings]):
         title="LinBreg",
         paper="Bungert et al. 2022, A Bregman learning framework, JMLR 23, 2105.04319",
         strength="l1",
-        search=(Search("l1", 1e-4, 1.0), Search("density", 1e-3, 0.3)),
+        search=(Search("l1", 1e-4, 0.5), Search("density", 1e-3, 0.3)),
     )
 
     @torch.no_grad()
@@ -143,7 +143,7 @@ class AdaBreg(LinBreg):
         paper="Bungert et al. 2022, A Bregman learning framework, JMLR 23, 2105.04319",
         momentum=False,
         strength="l1",
-        search=(Search("l1", 1e-3, 1.0), Search("lr", 1e-4, 1e-2), Search("density", 1e-3, 0.3)),
+        search=(Search("l1", 4e-3, 3.0), Search("lr", 1e-4, 1e-2), Search("density", 1e-3, 0.3)),
     )
     settings: AdaBregSettings
 

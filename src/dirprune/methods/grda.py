@@ -44,8 +44,10 @@ class Grda(Method[GrdaSettings]):
     facts = Facts(
         title="gRDA",
         paper="Chao et al. 2020, Directional pruning of deep neural networks, 2006.09358",
-        strength="mu",
-        search=(Search("mu", 0.4, 0.8, log=False), Search("c", 5e-4, 2e-2, momentum_power=-1.1)),  # mu + 1/2
+        strength="c",
+        # For a fixed mu the paper looks for c. Of the rate the threshold is the power mu + 1/2, weights are
+        # about the root.
+        search=(Search("c", 4e-4, 3.5e-2, momentum_power=-1.1, lr_power=-0.6),),
     )
 
     def _make_optimizer(self) -> Optimizer:
@@ -84,5 +86,5 @@ class GrdaL0(Grda):
         title="gRDA, l0",
         paper="after Chao et al. 2020; hard threshold: Donoho and Johnstone 1994",
         strength="c",
-        search=(Search("c", 2e-4, 2e-2, momentum_power=-1.5),),  # mu + 1/2
+        search=(Search("c", 7e-5, 2e-3, momentum_power=-1.5, lr_power=-1),),  # as above, mu = 1
     )

@@ -81,7 +81,7 @@ class L0(Parametrised[L0Settings]):
         paper="Louizos et al. 2018, Learning sparse neural networks through L0 regularization, 1712.01312",
         momentum=False,
         strength="strength",
-        search=(Search("strength", 1e-2, 1e2), Search("lr", 1e-4, 1e-2)),
+        search=(Search("strength", 0.1, 20), Search("lr", 1e-4, 1e-2)),
     )
 
     def parametrisation(self, weight: nn.Parameter) -> nn.Module:

@@ -54,7 +54,7 @@ class ProximalL1(Method[ProximalSettings]):
         title="proximal SGD, l1",
         paper="Duchi and Singer 2009, Forward backward splitting, JMLR 10",
         strength="l1",
-        search=(Search("l1", 1e-6, 1e-2, momentum_power=-1),),
+        search=(Search("l1", 1e-4, 6e-3, momentum_power=-1),),
     )
 
     def _make_optimizer(self) -> Optimizer:

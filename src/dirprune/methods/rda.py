@@ -67,7 +67,7 @@ class RDA(Method[RdaSettings]):
         paper="Xiao 2010, Dual averaging methods, JMLR 11",
         strength="l1",
         search=(
-            Search("l1", 1e-6, 1e-2, momentum_power=-1),
+            Search("l1", 1e-4, 2e-3, momentum_power=-1),
             Search("lr", 0.1, 30, momentum_power=1),
         ),
     )

@@ -55,7 +55,7 @@ class STR(Parametrised[StrSettings]):
         title="STR",
         paper="Kusupati et al. 2020, Soft threshold weight reparameterization, 2002.03231",
         strength="decay",
-        search=(Search("decay", 1e-5, 1e-1), Search("s_init", -20, -5, log=False)),
+        search=(Search("decay", 3e-3, 1e-1), Search("s_init", -20, -5, log=False)),
     )
 
     def parametrisation(self, weight: nn.Parameter) -> nn.Module:

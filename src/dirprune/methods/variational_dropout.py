@@ -81,7 +81,7 @@ class VariationalDropout(Parametrised[VariationalDropoutSettings]):
         weights_only=True,
         momentum=False,
         strength="kl",
-        search=(Search("kl", 1e-2, 1e1), Search("lr", 1e-4, 1e-2)),
+        search=(Search("kl", 1e-3, 4), Search("lr", 1e-4, 1e-2)),
     )
 
     def parametrisation(self, weight: nn.Parameter) -> nn.Module:
