@@ -115,9 +115,9 @@ class Protocol:
             "the test images are first looked at by the runs that are reported.",
             "All are tuned at the middle one of the wanted sparsities. A method that is told its target "
             "takes the most accurate of its trials. One that is not has to find its strengths within the "
-            "same trials: of those within a quarter of the wanted density the most accurate is taken, or else the "
-            "nearest; its last trials try those settings at the other wanted sparsities, and the strength is "
-            "corrected once more. Its own sparsity is what is shown.",
+            "same trials: of those within a quarter of the wanted density the most accurate is taken, or "
+            "else the nearest; its last trials try those settings at the other wanted sparsities, and the "
+            "strength is corrected once more. Its own sparsity is what is shown.",
             f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
             "order of the data are those of the seed, whatever the method.",
             f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
