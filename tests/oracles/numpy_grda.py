@@ -57,6 +57,12 @@ def group_soft_threshold(v: Array, tau: float) -> Array:
     return result
 
 
+def mean(values: Sequence[Array] | Array, beta: float) -> Array:
+    """Mean with weights beta^age, the last value being of age 0."""
+    ages = np.arange(len(values))[::-1]
+    return np.average(np.asarray(values), axis=0, weights=np.power(beta, ages))
+
+
 def grda(
     start: Array,
     gradient: Callable[[int, Array], Array],
@@ -68,17 +74,30 @@ def grda(
     weight_decay: float = 0.0,
     maximize: bool = False,
     prox: Callable[[Array, float], Array] = soft_threshold,
+    beta2: float = 0.0,
+    eps: float = 1e-8,
 ) -> Trajectory:
-    """Run gRDA; ``gradient(n, w)`` is the gradient of step n, taken at the sparse weight."""
+    """Run gRDA; ``gradient(n, w)`` is the gradient of step n, taken at the sparse weight.
+
+    With beta2 the direction is Adam's, from its definition: weighted means of all gradients so far, and of
+    their squares, with weights beta^age that sum to one; weight decay then is decoupled.
+    """
     taus = thresholds(rates, c, mu)
     w = v = np.asarray(start, dtype=np.float64)
     m = np.zeros_like(v)
+    seen: list[Array] = []
     weights, accumulators = [], []
     for n, (rate, tau) in enumerate(zip(rates, taus, strict=True)):
         sign = -1.0 if maximize else 1.0
-        d = sign * gradient(n, w) + weight_decay * w
-        m = momentum * m + d
-        v = v - rate * (d + momentum * m if nesterov else m)
+        if beta2:
+            seen.append(sign * gradient(n, w))
+            v = v - rate * (
+                mean(seen, momentum) / (np.sqrt(mean(np.square(seen), beta2)) + eps) + weight_decay * w
+            )
+        else:
+            d = sign * gradient(n, w) + weight_decay * w
+            m = momentum * m + d
+            v = v - rate * (d + momentum * m if nesterov else m)
         w = prox(v, tau)
         weights.append(w)
         accumulators.append(v)

@@ -48,7 +48,11 @@ class Gathering:
         if not all(map(is_not, grads, repeat(None))):
             params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
             present = [grad for grad in grads if grad is not None]
-        if not _same(params, found.params) or bool(found.buffers) is not (group["momentum"] != 0):
+        if (
+            not _same(params, found.params)
+            or bool(found.buffers) is not (group["momentum"] != 0)
+            or bool(found.squares) is not (group["beta2"] != 0)
+        ):
             return None
         return Tensors(found.params, present, *found[2:])
 

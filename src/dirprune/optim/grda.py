@@ -56,6 +56,17 @@ class GRDA(Optimizer):
             the same for all; the fused kernels take l1 and l0, not group.
         momentum: beta, >= 0.
         nesterov: Nesterov's form of the momentum.
+        beta2: Decay of Adam's mean of squared gradients, 0 <= beta2 < 1; 0: none, as above. With it the step
+            of each weight is divided by the root of that mean, which transformers need:
+
+            .. math:: s_{n+1} = \beta_2 s_n + (1 - \beta_2) \nabla f(w_n)^2, \qquad
+                      v_{n+1} = v_n - \gamma_n \Bigl(\frac{\hat m_{n+1}}{\sqrt{\hat s_{n+1}} + \epsilon}
+                      + \lambda w_n\Bigr)
+
+            with Adam's means, free of bias, of d = grad f. Then ``c=0`` is :class:`torch.optim.AdamW` with
+            ``betas=(momentum, beta2)``, ``weight_decay`` is decoupled as there, and with a constant threshold
+            it would be AdaBreg. The fused kernels do without it.
+        eps: epsilon, > 0, of ``beta2``.
         weight_decay: lambda, the l2 penalty, >= 0.
         foreach: Update lists of tensors at once (needs temporaries of the size of the parameters), or, if
             ``False``, one by one. ``None`` chooses: lists on accelerators, else one by one.
@@ -72,9 +83,10 @@ class GRDA(Optimizer):
         differentiable: Let autograd pass through the step.
 
     State of each parameter: ``accumulator`` (shape of the parameter; float32 or wider), ``step`` and
-    ``threshold`` (0-dim float64), ``momentum_buffer`` where momentum is used. The accumulator cannot be
-    rebuilt from the weights: to go on training, restore the optimiser's ``state_dict`` too. Writing to
-    the parameters from outside has no lasting effect, for the next step takes them from the accumulator.
+    ``threshold`` (0-dim float64), ``momentum_buffer`` where momentum is used, ``exp_avg_sq`` where
+    ``beta2`` is. The accumulator cannot be rebuilt from the weights: to go on training, restore the
+    optimiser's ``state_dict`` too. Writing to the parameters from outside has no lasting effect, for the
+    next step takes them from the accumulator.
 
     Raises:
         HyperparameterError: An option is outside its range (also a ``ValueError``).
@@ -103,6 +115,8 @@ class GRDA(Optimizer):
         penalty: Penalty = "l1",
         momentum: float = 0.0,
         nesterov: bool = False,
+        beta2: float = 0.0,
+        eps: float = 1e-8,
         weight_decay: float = 0.0,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -118,6 +132,8 @@ class GRDA(Optimizer):
             "penalty": penalty,
             "momentum": momentum,
             "nesterov": nesterov,
+            "beta2": beta2,
+            "eps": eps,
             "weight_decay": weight_decay,
             "foreach": foreach,
             "fused": fused,
@@ -235,15 +251,17 @@ class GRDA(Optimizer):
         buffers: list[Tensor] = []
         steps: list[Tensor] = []
         thresholds: list[Tensor] = []
-        self._init_group(group, params, grads, accumulators, buffers, steps, thresholds)
+        squares: list[Tensor] = []
+        self._init_group(group, params, grads, accumulators, buffers, steps, thresholds, squares)
         if any(isinstance(p, DTensor) for p in params):
             # Of a sharded tensor each rank updates its own part, which has all that the rule looks at.
             grads = [_placed_like(p, grad) for p, grad in zip(params, grads, strict=True)]
-            params, grads, accumulators, buffers = (
-                [_local(tensor) for tensor in held] for held in (params, grads, accumulators, buffers)
+            params, grads, accumulators, buffers, squares = (
+                [_local(tensor) for tensor in held]
+                for held in (params, grads, accumulators, buffers, squares)
             )
-            return Tensors(params, grads, accumulators, buffers, steps, thresholds)
-        tensors = Tensors(params, grads, accumulators, buffers, steps, thresholds)
+            return Tensors(params, grads, accumulators, buffers, steps, thresholds, squares)
+        tensors = Tensors(params, grads, accumulators, buffers, steps, thresholds, squares)
         if not compiling:
             self._gathering.keep(group, tensors, self.state)
         return tensors
@@ -257,6 +275,7 @@ class GRDA(Optimizer):
         buffers: list[Tensor],
         steps: list[Tensor],
         thresholds: list[Tensor],
+        squares: list[Tensor],
     ) -> None:
         """Append the group's tensors that have a gradient to the lists, making state where there is none."""
         for parameter in group["params"]:
@@ -272,11 +291,15 @@ class GRDA(Optimizer):
                 self._unchecked.add(parameter)
             if group["momentum"] != 0 and "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
+            if group["beta2"] != 0 and "exp_avg_sq" not in state:
+                state["exp_avg_sq"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
             params.append(parameter)
             grads.append(parameter.grad)
             accumulators.append(state["accumulator"])
             if group["momentum"] != 0:
                 buffers.append(state["momentum_buffer"])
+            if group["beta2"] != 0:
+                squares.append(state["exp_avg_sq"])
             steps.append(state["step"])
             thresholds.append(state["threshold"])
         if self._unchecked:

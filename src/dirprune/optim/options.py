@@ -26,6 +26,10 @@ def check_options(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -
             raise HyperparameterError(f"{name} must be a finite number >= 0, got {value}")
     if not 0 < _number("mu", options["mu"]) <= 1:
         raise HyperparameterError(f"mu must be in (0, 1], got {options['mu']}")
+    if not 0 <= _number("beta2", options["beta2"]) < 1:
+        raise HyperparameterError(f"beta2 must be in [0, 1), got {options['beta2']}")
+    if options["beta2"] != 0:
+        _check_adaptive(options)
     if options["nesterov"] and options["momentum"] == 0:
         raise HyperparameterError("nesterov needs momentum > 0, got momentum=0")
     for name, other in (
@@ -49,6 +53,17 @@ def check_options(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -
         raise HyperparameterError(
             "differentiable needs an accumulator that is not rounded: accumulator_dtype=None"
         )
+
+
+def _check_adaptive(options: dict[str, Any]) -> None:
+    """Raise HyperparameterError for the first option that does not go with Adam's means."""
+    if not 0 < _number("eps", options["eps"]) < math.inf:
+        raise HyperparameterError(f"eps must be a finite number > 0, got {options['eps']}")
+    if not options["momentum"] < 1:
+        raise HyperparameterError(f"beta2 needs momentum < 1, got {options['momentum']}")
+    for name in ("nesterov", "fused", "differentiable"):
+        if options[name]:
+            raise HyperparameterError(f"{name}=True does not go with beta2: leave {name} as it is by default")
 
 
 def _number(name: str, value: Any) -> float:

@@ -70,12 +70,12 @@ def why_not_fused(device: torch.device | str) -> str | None:
 def _may_fuse(group: dict[str, Any], rule: ThresholdRule) -> bool:
     """Whether nothing in the options asks for another way."""
     asked = group["foreach"] is None if group["fused"] is None else group["fused"]
-    return bool(asked) and type(rule) in FUSED_RULES and not stays_on_device(group)
+    return bool(asked) and group["beta2"] == 0 and type(rule) in FUSED_RULES and not stays_on_device(group)
 
 
 def _use_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
     """Whether to update lists of tensors: as asked, else on accelerators where nothing speaks against it."""
-    if group["accumulator_dtype"] is not None:
+    if group["accumulator_dtype"] is not None or (group["beta2"] != 0 and stays_on_device(group)):
         return False
     if group["foreach"] is not None:
         return bool(group["foreach"])
@@ -109,7 +109,14 @@ def _kernel_or_reason(kind: str) -> Kernel | str:
 def _try(kernel: Kernel, rule: ThresholdRule, kind: str) -> None:
     """Raise if a kernel does not do what the readable update does: a compiler may be at fault."""
     options = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "maximize": True, "c": 0.5, "mu": 0.6}
-    group = {**options, "lr": 0.1, "accumulator_dtype": None, "capturable": False, "differentiable": False}
+    group = {
+        **options,
+        "lr": 0.1,
+        "beta2": 0.0,
+        "accumulator_dtype": None,
+        "capturable": False,
+        "differentiable": False,
+    }
     results = []
     for go in (
         lambda t: kernel(group, rule, 0.1, t, 1.0, {}),
@@ -117,7 +124,9 @@ def _try(kernel: Kernel, rule: ThresholdRule, kind: str) -> None:
     ):
         values = torch.linspace(-1, 1, 4 * 100, dtype=torch.float32, device="cpu").view(4, 100)
         counters = torch.tensor([1.0, 0.1], dtype=torch.float64, device="cpu")  # leaves some weights
-        tensors = Tensors(*([row] for row in (*values.to(kind), *counters)))
+        w, d, v, m = ([row] for row in values.to(kind))
+        n, tau = ([counter] for counter in counters)
+        tensors = Tensors(w, d, v, m, n, tau, squares=[])
         try:
             left = go(tensors)
         except UnavailableError:

@@ -18,6 +18,7 @@ class Tensors(NamedTuple):
     buffers: list[Tensor]  # empty without momentum
     steps: list[Tensor]
     thresholds: list[Tensor]
+    squares: list[Tensor]  # empty without beta2
 
     def select(self, indices: list[int]) -> "Tensors":
         """Return those of some parameters."""

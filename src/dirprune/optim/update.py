@@ -55,26 +55,52 @@ def advance(group: dict[str, Any], lr: float | Tensor, step: Tensor, threshold: 
     return tau
 
 
+def unbiased(group: dict[str, Any], step: Tensor) -> tuple[Any, Any]:
+    r"""Return the factors that turn sums of gradients and of squares into Adam's means.
+
+    .. math:: \hat m_n = \frac{1 - \beta}{1 - \beta^n} \, m_n, \qquad
+              \hat s_n = \frac{1}{1 - \beta_2^n} \, s_n
+
+    for the sum :math:`m_n = \beta m_{n-1} + d_n`, which is SGD's momentum.
+
+    Args:
+        group: The options.
+        step: Number of steps taken, the present one included.
+    """
+    n: Any = step if stays_on_device(group) else step.item()
+    beta, beta2 = group["momentum"], group["beta2"]
+    return (1 - beta) / (1 - beta**n), 1 / (1 - beta2**n)
+
+
 def update_one_by_one(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors) -> None:
     """Update tensor by tensor: the readable form, and the reference of the others."""
-    lr, momentum = _rate(group), group["momentum"]
+    lr, momentum, beta2 = _rate(group), group["momentum"], group["beta2"]
     for i, step in enumerate(tensors.steps):
         tau = advance(group, lr, step, tensors.thresholds[i])
         operands = [tensors.params[i], tensors.grads[i], tensors.accumulators[i]]
         if momentum != 0:
             operands.append(tensors.buffers[i])
-        for weight, grad, accumulator, *buffer in _pieces(group, rule, operands):
+        if beta2 != 0:
+            operands.append(tensors.squares[i])
+        for weight, grad, accumulator, *buffers in _pieces(group, rule, operands):
             v = accumulator
             if group["accumulator_dtype"] is not None:
                 v = accumulator.to(torch.float32)
             direction = grad.to(v.dtype)
             if group["maximize"]:
                 direction = -direction
-            if group["weight_decay"] != 0:
+            if beta2 != 0:
+                square = buffers[-1].mul_(beta2).addcmul_(direction, direction, value=1 - beta2)
+            elif group["weight_decay"] != 0:
                 direction = direction.add(weight, alpha=group["weight_decay"])
             if momentum != 0:
-                m = buffer[0].mul_(momentum).add_(direction)
+                m = buffers[0].mul_(momentum).add_(direction)
                 direction = direction.add(m, alpha=momentum) if group["nesterov"] else m
+            if beta2 != 0:
+                mean, mean_square = unbiased(group, step)
+                direction = direction * mean / ((square * mean_square).sqrt() + group["eps"])
+                if group["weight_decay"] != 0:
+                    direction.add_(weight, alpha=group["weight_decay"])
             if isinstance(lr, Tensor):
                 v.sub_(_kept(group, direction) * lr)
             else:
@@ -106,24 +132,34 @@ def _pieces(
 
 def update_foreach(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors) -> None:
     """Update lists of tensors, one list for each device and dtype."""
-    lr, momentum = _rate(group), group["momentum"]
+    lr, momentum, beta2 = _rate(group), group["momentum"], group["beta2"]
     lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, parameter in enumerate(tensors.params):
         lists.setdefault((parameter.device, parameter.dtype), []).append(i)
     for indices in lists.values():
-        weights, grads, vs, ms, steps, thresholds = tensors.select(indices)
+        weights, grads, vs, ms, steps, thresholds, squares = tensors.select(indices)
+        taus = [advance(group, lr, step, tau) for step, tau in zip(steps, thresholds, strict=True)]
         directions = [grad.to(v.dtype) for grad, v in zip(grads, vs, strict=True)]
         if group["maximize"]:
             directions = list(torch._foreach_neg(directions))
-        if group["weight_decay"] != 0:
+        if beta2 != 0:
+            torch._foreach_mul_(squares, beta2)
+            torch._foreach_addcmul_(squares, directions, directions, value=1 - beta2)
+        elif group["weight_decay"] != 0:
             directions = list(torch._foreach_add(directions, weights, alpha=group["weight_decay"]))
         if momentum != 0:
             torch._foreach_mul_(ms, momentum)
             torch._foreach_add_(ms, directions)
             directions = list(torch._foreach_add(directions, ms, alpha=momentum)) if group["nesterov"] else ms
+        if beta2 != 0:
+            means, mean_squares = map(list, zip(*(unbiased(group, step) for step in steps), strict=True))
+            roots = torch._foreach_sqrt(torch._foreach_mul(squares, mean_squares))
+            torch._foreach_add_(roots, group["eps"])
+            directions = list(torch._foreach_div(torch._foreach_mul(directions, means), roots))
+            if group["weight_decay"] != 0:
+                torch._foreach_add_(directions, weights, alpha=group["weight_decay"])
         if isinstance(lr, Tensor):  # _foreach_mul would want lr on the device of the list
             torch._foreach_sub_(vs, [direction * lr for direction in directions])
         else:
             torch._foreach_add_(vs, directions, alpha=-lr)
-        taus = [advance(group, lr, step, tau) for step, tau in zip(steps, thresholds, strict=True)]
         rule.foreach_write(vs, taus, weights)

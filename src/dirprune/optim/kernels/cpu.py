@@ -91,7 +91,7 @@ class Plan:
         self.left = sorted(set(range(len(tensors.params))) - set(indices))
         self.gathered = tensors.params
         taken = tensors.select(indices) if self.left else tensors
-        params, grads, accumulators, buffers, steps, thresholds = taken
+        params, grads, accumulators, buffers, steps, thresholds, _ = taken
         self.params, self.count = params, len(params)
         self.moved = [*params, *accumulators, *buffers]
         self.addresses = list(map(Tensor.data_ptr, self.moved))

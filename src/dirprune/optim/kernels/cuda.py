@@ -70,7 +70,7 @@ def _launch(
     types: tuple[torch.dtype, torch.dtype],
 ) -> None:
     """Update tensors of one pair of types."""
-    params, grads, accumulators, buffers, steps, thresholds = tensors
+    params, grads, accumulators, buffers, steps, thresholds, _ = tensors
     device, count = params[0].device, len(params)
     taus = [advance(group, lr, n, tau) for n, tau in zip(steps, thresholds, strict=True)]
     sizes = tuple(p.numel() for p in params)

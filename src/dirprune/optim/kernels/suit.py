@@ -30,7 +30,7 @@ def all_suit(tensors: Tensors, kind: str) -> bool:
         tensors: Step and threshold must be on the CPU.
         kind: Of the device, "cpu" or "cuda".
     """
-    params, grads, accumulators, buffers, steps, thresholds = tensors
+    params, grads, accumulators, buffers, steps, thresholds, _ = tensors
     operands = [*params, *grads, *accumulators, *buffers]
     counters = steps + thresholds
     types = list(map(_dtype, params))
