@@ -1,14 +1,39 @@
 """The numbers in README.md are those of the committed results."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from dirprune.export.inference_bench import DENSE
+from dirprune.methods import METHODS
+from dirprune.report.summary import variant_labels
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+WORDS = {10: "ten"}
+
+
+def measured(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def passage(start, end):
+    """What README tells between two places, in one line."""
+    _, found, rest = " ".join(README.split()).partition(start)
+    told, stopped, _ = rest.partition(end)
+    assert found
+    assert stopped
+    return told
+
+
+def assert_told(told, expected):
+    """Every expected piece is told, and no number beside them."""
+    for piece in expected:
+        assert piece in told
+        told = told.replace(piece, "", 1)
+    assert not re.search(r"\d", told), told
 
 
 RESULTS = [
@@ -20,7 +45,7 @@ RESULTS = [
 
 @pytest.mark.parametrize(("start", "name"), RESULTS, ids=[name for _, name in RESULTS])
 def test_table_agrees_with_the_results(start, name):
-    summary = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["summary"]
+    summary = measured(name)["summary"]
     rows = [line for line in README.splitlines() if line.startswith(f"| {start}")]
     assert len(rows) == len(summary)
     for row, variant in zip(rows, summary, strict=True):
@@ -33,7 +58,7 @@ def test_table_agrees_with_the_results(start, name):
 
 
 def test_table_of_the_step_agrees_with_the_results():
-    networks = json.loads((ROOT / "benchmarks" / "results" / "step.json").read_text())["networks"]
+    networks = measured("step")["networks"]
     columns = ("SGD, fused", "SGD with momentum, fused", "Adam, fused", "gRDA", "gRDA, plain operations")
     rows = {line.split("|")[1].split(",")[0].strip(): line for line in README.splitlines() if " M | " in line}
     assert set(rows) == {"LeNet-5", "VGG16", "ResNet50", "WRN28x10"}
@@ -45,7 +70,7 @@ def test_table_of_the_step_agrees_with_the_results():
 
 
 def test_table_of_inference_agrees_with_the_results():
-    results = json.loads((ROOT / "benchmarks" / "results" / "inference.json").read_text())["results"]
+    results = measured("inference")["results"]
     for result in results:
         level = "90 %" if "90%" in result["weights"] else "95 %"
         (row,) = [
@@ -70,3 +95,87 @@ def test_short_training_of_vgg16_agrees_with_the_results():
         assert accuracy[name] in told
         assert zeros[name] in told
     assert accuracy["grda-c0.004-mu0.7-seed0"] == "10.00 %"  # of ten classes: nothing was learnt
+
+
+def test_pair_of_the_evidence_agrees_with_the_results():
+    pair = measured("evidence-lenet5-fashion_mnist")["pair"]
+    sgd, grda = pair["sgd"]["result"], pair["grda"]["result"]
+    config = pair["grda"]["config"]
+    assert config["schedule"] == "half-linear"
+    _, c, _ = variant_labels([config])[0].split()
+    lost = sgd["test_accuracy"] - grda["test_accuracy"]
+    assert_told(
+        passage("far above that of SGD.", "(`benchmarks/results/evidence-lenet5-fashion_mnist.json`)"),
+        [
+            f"After {grda['epochs']} epochs in {config['precision']}",
+            "with a rate that falls in the second half",
+            f"it loses {100 * lost:.1f}:",
+            f"SGD {100 * sgd['test_accuracy']:.2f} %",
+            f"gRDA ({c}) {100 * grda['test_accuracy']:.2f} % at {100 * grda['sparsity']:.2f} % zeros",
+        ],
+    )
+
+
+def test_evidence_agrees_with_the_results():
+    evidence = measured("evidence-lenet5-fashion_mnist")
+    curve, line = (evidence["connect"][f"barrier_{path}"]["train_loss"] for path in ("curve", "line"))
+    assert curve["height"] == 0
+    projection = evidence["project"]
+    sharpest = WORDS[projection["settings"]["k"]]
+    fractions = [100 * step["fraction"] for step in projection["steps"]]
+    assert_told(
+        passage("**The evidence.**", "**Files and speed.**").partition("Measured on")[2],
+        [
+            f"the {evidence['pair']['grda']['result']['epochs']} epochs of LeNet-5 above",
+            "along the trained curve the training loss never rises above that of its ends",
+            f"on the straight line by {line['height']:.3f};",
+            f"{min(fractions):.1f} to {max(fractions):.1f} % lies in the {sharpest} sharpest",
+            f"of a random direction {100 * projection['by_chance']:.1f} %",
+        ],
+    )
+
+
+def test_slim_agrees_with_the_results():
+    networks = measured("group_penalty")["networks"]
+    longest = max(each["config"]["epochs"] for each in networks)
+    networks = [each for each in networks if each["config"]["epochs"] == longest]
+    assert {(each["measured_on"], each["config"]["seed"]) for each in networks} == {("test", 0)}
+    (sgd,) = [each for each in networks if each["config"]["method"] == "sgd"]
+    slimmest = min(networks, key=lambda each: each["after"]["parameters"])
+    assert slimmest["config"]["penalty"] == "group"
+    before, after = slimmest["before"], slimmest["after"]
+    times = {row["name"]: row["milliseconds"] for row in slimmest["timings"] if row["batch"] == 1}
+    assert times["slim, onnxruntime"] / times["onnxruntime"] == pytest.approx(0.5, abs=0.1)
+    assert_told(
+        passage("train with `--penalty group` to have some.", "([table](docs/deployment.md#slim))"),
+        [
+            f"LeNet-5 on Fashion-MNIST, {longest} epochs, one seed:",
+            f"{after['channels']} of {before['channels']} channels",
+            f"{after['parameters']:,} of {before['parameters']:,} parameters",
+            f"{100 * slimmest['accuracy']:.2f} % (SGD: {100 * sgd['accuracy']:.2f} %)",
+            "one image takes half the time in onnxruntime",
+        ],
+    )
+
+
+def test_comparison_agrees_with_the_results():
+    told = passage("at the same sparsity. So they do here:", "(all methods: `benchmarks/README.md`)")
+    comparison = measured("compare-lenet-300-100")
+    (level,) = re.findall(r"at (\d+) %", told)
+    rows = [row for row in comparison["rows"] if row["target"] == int(level) / 100]
+    accuracy = {row["method"]: 100 * row["accuracy"]["mean"] for row in rows if row["accuracy"]}
+    gradual = max(accuracy[name] for name in accuracy if name.startswith("gradual"))
+    assert min(accuracy["st3"], gradual) > accuracy["grda"]
+    (searched,) = [row["settings"] for row in rows if row["method"] == "grda-l0"]
+    mu = searched.get("mu", METHODS["grda-l0"].settings.mu)
+    (epochs,) = re.findall(r"--epochs (\d+)", comparison["environment"]["command"])
+    assert_told(
+        told,
+        [
+            f"LeNet-300-100 on Fashion-MNIST, {WORDS[int(epochs)]} epochs, at {level} %:",
+            f"ST-3 {accuracy['st3']:.2f}",
+            f"gradual magnitude pruning {gradual:.2f}",
+            f"gRDA {accuracy['grda']:.2f}",
+            f'`penalty="l0"` and mu={mu:g} {accuracy["grda-l0"]:.2f}',
+        ],
+    )

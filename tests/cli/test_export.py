@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from dirprune.cli import main
 from dirprune.cli.bench_inference import bench_inference
-from dirprune.cli.networks import load_network, one_run
+from dirprune.cli.networks import architecture, load_network, one_run
 from dirprune.errors import UsageError
 from dirprune.export import fit_shapes, load_sparse, save_sparse
 from dirprune.integrations.hub import from_pretrained
@@ -34,6 +34,31 @@ def test_a_run_on_smaller_images_is_opened_again(tmp_path):
     model, shape = load_network(one_run(next(tmp_path.glob("*/grda*"))))
     assert shape == (1, 4, 4)
     assert model(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_a_run_whose_method_narrows_the_network_is_opened_again(tmp_path):
+    quick = ["--seeds", "1", "--epochs", "1", "--threads", "1", "--width", "0.5", "--out", str(tmp_path)]
+    assert main(["train", "digits", "--methods", "small-dense", "--sparsity", "0.9", *quick]) == 0
+    folder = next(tmp_path.glob("*/small-dense*"))
+    trained = load_sparse(folder / "model.safetensors")
+    assert len(trained["fc1.bias"]) < 100  # 150 at the width that was asked for
+    model, _ = load_network(one_run(folder))
+    assert all(torch.equal(trained[name], tensor) for name, tensor in model.state_dict().items())
+    assert main(["inspect", str(folder)]) == 0
+    assert main(["export", str(folder), "--to", "hub", "--out", str(tmp_path / "net")]) == 0
+    again = from_pretrained(tmp_path / "net")
+    assert all(torch.equal(trained[name], tensor) for name, tensor in again.state_dict().items())
+
+
+def test_a_run_of_an_earlier_version_is_opened_again(run, tmp_path):
+    """Earlier configurations had no targets, no settings, no penalty."""
+    config = json.loads((run / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps({key: config[key] for key in config.keys() - {"sparsity", "settings", "penalty"}})
+    )
+    (tmp_path / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+    assert architecture(one_run(tmp_path)) == architecture(one_run(run))
+    assert load_network(one_run(tmp_path))[1] == (1, 8, 8)
 
 
 def test_folder_for_the_hub(run, tmp_path, capsys):

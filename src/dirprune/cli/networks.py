@@ -32,19 +32,16 @@ def architecture(run: RunFolder) -> dict[str, Any]:
 
     Raises:
         RunFolderError: The configuration does not say which network it is.
+        UsageError: One of its settings is out of range.
     """
-    config = run.config()
+    from dirprune.train import TrainConfig, shape_of  # takes a second, which `inspect` need not wait for
+    from dirprune.train.build import model_arguments
+
     try:
-        spec = find_spec(config["dataset"])
-        channels, size, _ = spec.image_shape
-        return {
-            "name": config["model"],
-            "num_classes": spec.num_classes,
-            "in_channels": channels,
-            "image_size": config.get("image_size") or size,
-            "width": config["width"],
-        }
-    except (KeyError, TypeError) as error:
+        config = TrainConfig.from_json(run.config())
+        spec = find_spec(config.dataset)
+        return model_arguments(config, shape_of(config, spec), spec.num_classes)
+    except TypeError as error:
         raise RunFolderError(f"{run.path}/config.json does not say which network it is: {error}") from error
 
 
@@ -53,6 +50,7 @@ def load_network(run: RunFolder) -> tuple[nn.Module, tuple[int, int, int]]:
 
     Raises:
         RunFolderError: The configuration does not say which network it is.
+        UsageError: One of its settings is out of range.
         SparseFileError: The network's file is damaged or does not fit.
     """
     arguments = architecture(run)

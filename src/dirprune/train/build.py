@@ -46,15 +46,33 @@ def build_model(config: TrainConfig, shape: tuple[int, int, int], num_classes: i
         shape: (channels, height, width) of the images.
         num_classes: Number of outputs.
     """
-
-    def build(width: float) -> nn.Module:
-        return create_model(
-            config.model, num_classes=num_classes, in_channels=shape[0], image_size=shape[1], width=width
-        )
-
-    width = run_width(config, build)
+    arguments = model_arguments(config, shape, num_classes)
     torch.manual_seed(config.seed)
-    return build(width)
+    return create_model(**arguments)
+
+
+def model_arguments(config: TrainConfig, shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+    """Return the arguments of ``create_model`` that build a configuration's network, at its method's width.
+
+    Args:
+        config: What to train.
+        shape: (channels, height, width) of the images.
+        num_classes: Number of outputs.
+
+    Example:
+        >>> config = TrainConfig(recipe="mine", dataset="digits", model="lenet5", sparsity=0.9)
+        >>> config = config.with_method("small-dense")
+        >>> round(model_arguments(config, (1, 28, 28), 10)["width"], 3)
+        0.31
+    """
+    arguments: dict[str, Any] = {
+        "name": config.model,
+        "num_classes": num_classes,
+        "in_channels": shape[0],
+        "image_size": shape[1],
+    }
+    width = run_width(config, lambda width: create_model(**arguments, width=width))
+    return {**arguments, "width": width}
 
 
 def place_model(
