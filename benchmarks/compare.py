@@ -43,7 +43,7 @@ class Part:
 
 PARTS = {
     "lenet-300-100": Part("lenet5-fashion_mnist", 10, 9, ("--model", "lenet-300-100", "--precision", "bf16")),
-    "lenet5": Part("lenet5-fashion_mnist", 5, 7, ("--precision", "bf16", "--channels-last")),
+    "lenet5": Part("lenet5-fashion_mnist", 5, 6, ("--precision", "bf16", "--channels-last")),
     "wrn10x1": Part(
         "wrn10x1-cifar10",
         4,

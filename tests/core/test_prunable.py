@@ -77,7 +77,7 @@ def test_all_is_the_default_and_takes_everything() -> None:
 
 
 def test_weights_are_those_of_linear_and_convolutional_layers() -> None:
-    expected = {f"{i}.weight" for i in range(7)} | {"14.out_proj.weight"}
+    expected = {f"{i}.weight" for i in range(7)} | {"14.in_proj_weight", "14.out_proj.weight"}
     assert names(every_kind(), "weights") == expected
 
 
@@ -134,3 +134,10 @@ def test_what_stays_dense_is_trained_by_sgd() -> None:
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize("kdim", [None, 6])
+def test_the_maps_of_attention_are_weights_and_its_biases_are_not(kdim) -> None:
+    model = nn.MultiheadAttention(8, 2, kdim=kdim, vdim=kdim, add_bias_kv=True)
+    maps = {"in_proj_weight"} if kdim is None else {f"{part}_proj_weight" for part in "qkv"}
+    assert names(model, "weights") == {*maps, "out_proj.weight"}

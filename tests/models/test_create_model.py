@@ -25,6 +25,17 @@ def parameters(model: nn.Module) -> int:
         ("resnet50", 1000, 3, 224, 25_557_032),
         ("lenet5", 10, 1, 28, 431_080),
         ("lenet-300-100", 10, 1, 28, 266_610),
+        # patches and class token, positions, blocks of attention and two layers, norms, classes
+        (
+            "vit2x64p7",
+            10,
+            1,
+            28,
+            (64 * 49 + 64 + 64)
+            + 17 * 64
+            + 2 * (4 * (64 * 64 + 64) + 64 * 256 + 256 + 256 * 64 + 64 + 4 * 64)
+            + (2 * 64 + 64 * 10 + 10),
+        ),
         ("lenet-300-100", 10, 1, 8, 64 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10),
     ],
 )

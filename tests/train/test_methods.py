@@ -216,3 +216,19 @@ def test_cost_of_training(digits, tmp_path):
     passes = sum(3 * count * kept[name] for name, count in layers.forward.items()) * images * epochs
     saliency = 2 * 3 * forward * images / math.ceil(images / 128)
     assert sparse["macs"] == pytest.approx(passes + saliency, rel=1e-9)
+
+
+def test_attention_is_counted_though_it_does_not_call_its_layers():
+    """A block over t places of d features: 4 t d^2 products in its maps, 8 t d^2 in the layers after them."""
+    model = create_model("vit1x32p7", num_classes=10, in_channels=1, image_size=28)
+    counts = Cost.of(model, (1, 28, 28)).forward
+    block = "encoder.layers.encoder_layer_0"
+    places, d = 17, 32
+    assert counts == {
+        "conv_proj.weight": 16 * 49 * d,
+        f"{block}.self_attention.in_proj_weight": 3 * places * d * d,
+        f"{block}.self_attention.out_proj.weight": places * d * d,
+        f"{block}.mlp.0.weight": 4 * places * d * d,
+        f"{block}.mlp.3.weight": 4 * places * d * d,
+        "heads.head.weight": 10 * d,
+    }

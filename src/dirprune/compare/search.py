@@ -11,7 +11,7 @@ from dirprune.methods import METHODS, Facts, Search
 from dirprune.train import TrainConfig
 
 MOMENTA = (0.0, 0.9)
-"""Tried by turns for every method whose optimiser has momentum."""
+"""Tried by turns for every method whose optimiser has SGD's momentum."""
 _LR_RANGE = (0.3, 5.0)  # times the recipe's
 _BEYOND = 0.25  # of its range: how far outside a strength may go
 # Before any trial, the logit of the sparsity is taken to rise from -3 to 5 over a strength's range: the
@@ -19,6 +19,7 @@ _BEYOND = 0.25  # of its range: how far outside a strength may go
 _PRIOR = (-3.0, 8.0)
 _TRUST = (0.05, 0.02, 0.02)  # in the prior: intercept, slope, every other setting
 _TOLERANCE = 0.25
+_RANGES_AT = 0.1  # the rate at which the ranges of methods hold
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ class Space:
         return (*self.facts.search, Search("lr", low, high, momentum_power=1))
 
     @property
+    def momenta(self) -> tuple[float, ...]:
+        """What momentum is tried: with Adam's direction the recipe's alone."""
+        return (self.base.momentum,) if self.base.beta2 else MOMENTA
+
+    @property
     def _plain_lr(self) -> float:
         """The recipe's rate without its momentum."""
         return self.base.lr / (1 - self.base.momentum)
@@ -133,11 +139,11 @@ class Space:
             values = dict(mates[-1].candidate.values)
         elif group == 0:
             values = self.default()
-        elif group == 1 and self.facts.momentum:
+        elif group == 1 and self.facts.momentum and len(self.momenta) > 1:
             values = self.other_momentum(self.default())
         else:
             generator = np.random.default_rng([*self.method.encode(), group])
-            values = self.drawn(generator, MOMENTA[group % 2])
+            values = self.drawn(generator, self.momenta[group % len(self.momenta)])
         if self.facts.strength is not None and target is not None:
             values = self._steered(values, target, past, mates)
         return Candidate(self.method, target, values)
@@ -192,6 +198,8 @@ class Space:
 
     def _unit(self, search: Search, values: Mapping[str, float]) -> float:
         """Return what a setting is measured in, beside the other settings."""
+        if self.base.beta2:  # Adam's steps are as long as the rate, whatever the momentum
+            return 1.0 if search.setting == "lr" else (values["lr"] / _RANGES_AT) ** search.momentum_power
         slow = 1 - values.get("momentum", 0.0)
         unit: float = slow**search.momentum_power
         if search.lr_power:

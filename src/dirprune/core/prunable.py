@@ -10,9 +10,16 @@ from dirprune.errors import UsageError
 
 Include = Literal["all", "weights"] | Callable[[str, nn.Module], bool]
 
+_ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
 
 def is_linear_or_conv_weight(name: str, module: nn.Module) -> bool:
-    """Whether ``name`` is the weight of ``module``, a linear or (transposed) convolutional layer."""
+    """Whether ``name`` is the weight of ``module``, a linear or (transposed) convolutional layer.
+
+    The maps of :class:`torch.nn.MultiheadAttention` are linear layers too, under names of their own.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        return name in _ATTENTION_WEIGHTS
     return name == "weight" and isinstance(module, (nn.Linear, _ConvNd))
 
 
@@ -25,7 +32,8 @@ def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str
     Args:
         model: Any module.
         include: ``"all"``: every parameter, biases and normalisation too (the paper's setting, and how it
-            counts sparsity). ``"weights"``: the weights of Linear and Conv layers only. Or a function of
+            counts sparsity). ``"weights"``: the weights of Linear and Conv layers only, the maps of
+            MultiheadAttention among them. Or a function of
             (name of the parameter within its module, that module) that returns whether to threshold it.
 
     Returns:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from dirprune.core.masks import number_kept
 from dirprune.core.prunable import Include, is_linear_or_conv_weight, prunable_parameters
@@ -33,6 +33,8 @@ class Plan:
         momentum: Of the methods that are SGD at heart.
         weight_decay: l2 penalty.
         nesterov: Nesterov's form of the momentum.
+        beta2: Decay of Adam's mean of squared gradients. Where it is not 0, the methods that are SGD at heart
+            are AdamW, with ``betas=(momentum, beta2)``.
         include: Which parameters may become sparse, as in :func:`dirprune.prunable_groups`.
         sparsity: Wanted fraction of zeros among those parameters, in [0, 1); None for methods without target.
         seed: Of the method's own random choices.
@@ -49,6 +51,7 @@ class Plan:
     momentum: float = 0.0
     weight_decay: float = 0.0
     nesterov: bool = False
+    beta2: float = 0.0
     include: Include = "all"
     sparsity: float | None = None
     seed: int = 0
@@ -97,6 +100,7 @@ class Facts:
         needs_hessian: Needs products with the Hessian of the training loss.
         monotone: A weight that was pruned never comes back.
         momentum: Its optimiser has the momentum of the run; if not, it is Adam, with its own.
+        adaptive: Can take Adam's direction instead of SGD's (or has it anyway).
         weights_only: Prunes weights of linear and convolutional layers only.
         strength: The setting that rules the sparsity (greater is sparser) where there is no target.
         search: Settings worth tuning, the strength among them.
@@ -109,6 +113,7 @@ class Facts:
     needs_hessian: bool = False
     monotone: bool = False
     momentum: bool = True
+    adaptive: bool = True
     weights_only: bool = False
     strength: str | None = None
     search: tuple[Search, ...] = ()
@@ -179,6 +184,8 @@ class Method(Generic[Settings]):
             UsageError: A target is missing or given in vain, or the method cannot prune these parameters.
         """
         title = self.facts.title
+        if plan.beta2 and not self.facts.adaptive:
+            raise UsageError(f"{title} has no form with Adam's direction: leave beta2 at 0")
         if self.facts.needs_target and plan.sparsity is None:
             raise UsageError(f"{title} needs the final sparsity in advance: give a target in [0, 1)")
         if not self.facts.needs_target and plan.sparsity is not None:
@@ -205,7 +212,7 @@ class Method(Generic[Settings]):
 
     def _make_optimizer(self) -> Optimizer:
         """Return the optimiser."""
-        return self._sgd([{"params": self._trainable()}])
+        return self._descent([{"params": self._trainable()}])
 
     def penalty(self, step: int) -> Tensor | None:  # noqa: ARG002
         """Return what is added to the loss of step ``step``, from 1; None for nothing."""
@@ -255,9 +262,12 @@ class Method(Generic[Settings]):
         """The wanted sparsity; start has seen to it that there is one."""
         return self.plan.sparsity or 0.0
 
-    def _sgd(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """Return SGD with the momentum and weight decay of the run."""
+    def _descent(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """Return SGD with the momentum and weight decay of the run, or AdamW."""
         plan = self.plan
+        if plan.beta2:
+            betas = (plan.momentum, plan.beta2)
+            return AdamW(groups, lr=plan.lr, betas=betas, weight_decay=plan.weight_decay)
         return SGD(
             groups, lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.nesterov
         )

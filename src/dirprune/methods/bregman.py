@@ -97,6 +97,7 @@ class LinBreg(Method[BregmanSettings]):
     facts = Facts(
         title="LinBreg",
         paper="Bungert et al. 2022, A Bregman learning framework, JMLR 23, 2105.04319",
+        adaptive=False,
         strength="l1",
         search=(Search("l1", 1e-4, 0.5), Search("density", 1e-3, 0.3)),
     )

@@ -60,6 +60,7 @@ class Grda(Method[GrdaSettings]):
             penalty=settings.penalty,
             momentum=plan.momentum,
             nesterov=plan.nesterov,
+            beta2=plan.beta2,
             weight_decay=plan.weight_decay,
         )
 

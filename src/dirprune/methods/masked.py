@@ -31,8 +31,9 @@ class Masked(Method[Settings]):
     def apply(self) -> None:
         """Hold pruned weights and their momentum at zero."""
         self.masks.zero_(self.prunable)
-        momenta = {n: self.optimizer.state[p].get("momentum_buffer") for n, p in self.prunable.items()}
-        self.masks.zero_({name: buffer for name, buffer in momenta.items() if buffer is not None})
+        for key in ("momentum_buffer", "exp_avg"):  # SGD's, AdamW's
+            momenta = {n: self.optimizer.state[p].get(key) for n, p in self.prunable.items()}
+            self.masks.zero_({name: buffer for name, buffer in momenta.items() if buffer is not None})
 
     def after_step(self, step: int) -> None:  # noqa: ARG002
         """Hold pruned weights at zero."""

@@ -53,6 +53,7 @@ class ProximalL1(Method[ProximalSettings]):
     facts = Facts(
         title="proximal SGD, l1",
         paper="Duchi and Singer 2009, Forward backward splitting, JMLR 10",
+        adaptive=False,
         strength="l1",
         search=(Search("l1", 1e-4, 6e-3, momentum_power=-1),),
     )

@@ -65,6 +65,7 @@ class RDA(Method[RdaSettings]):
     facts = Facts(
         title="RDA, l1",
         paper="Xiao 2010, Dual averaging methods, JMLR 11",
+        adaptive=False,
         strength="l1",
         search=(
             Search("l1", 1e-4, 2e-3, momentum_power=-1),

@@ -65,7 +65,9 @@ class STR(Parametrised[StrSettings]):
     def _make_optimizer(self) -> Optimizer:
         thresholds = [parameter for module in self.modules.values() for parameter in module.parameters()]
         others = [p for p in self._trainable() if all(p is not s for s in thresholds)]
-        return self._sgd([{"params": others}, {"params": thresholds, "weight_decay": self.settings.decay}])
+        return self._descent(
+            [{"params": others}, {"params": thresholds, "weight_decay": self.settings.decay}]
+        )
 
     def work(self, step: int) -> Work:  # noqa: ARG002
         """Return sparse passes: no gradient reaches a weight at zero."""

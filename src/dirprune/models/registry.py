@@ -14,6 +14,7 @@ from dirprune.errors import UsageError, unknown
 from dirprune.models.lenet import lenet5, lenet_300_100
 from dirprune.models.shape import InputShape
 from dirprune.models.vgg import vgg16
+from dirprune.models.vision_transformer import vision_transformer
 from dirprune.models.wide_resnet import WideResNet
 
 Factory = Callable[[InputShape, int, float], nn.Module]
@@ -25,8 +26,8 @@ def create_model(
     """Build a network with fresh weights, drawn from torch's global generator.
 
     Args:
-        name: a key of `MODELS`, or `wrn<depth>x<widen>` with depth 6k + 4, or `timm/<name>` with a name that
-            timm's `list_models` gives, which has one width.
+        name: a key of `MODELS`, or `wrn<depth>x<widen>` with depth 6k + 4, or `vit<depth>x<dim>p<patch>`, or
+            `timm/<name>` with a name that timm's `list_models` gives, which has one width.
         num_classes: number of outputs.
         in_channels: channels of the images.
         image_size: height and width of the images, in pixels.
@@ -61,9 +62,14 @@ def _factory(name: str) -> Factory:
         return MODELS[name]
     if wide := re.fullmatch(r"wrn(\d{1,4})x(\d{1,3})", name):
         return partial(WideResNet, depth=int(wide[1]), widen=int(wide[2]))
+    if vit := re.fullmatch(r"vit(\d{1,3})x(\d{1,5})p(\d{1,3})", name):
+        depth, dim, patch = map(int, vit.groups())
+        return partial(vision_transformer, depth=depth, dim=dim, patch=patch)
     if name.startswith("timm/"):
         return partial(_timm, name.removeprefix("timm/"))
-    raise UsageError(f"{unknown('network', name, MODELS)}, wrn<depth>x<widen>, timm/<name>")
+    raise UsageError(
+        f"{unknown('network', name, MODELS)}, wrn<depth>x<widen>, vit<depth>x<dim>p<patch>, timm/<name>"
+    )
 
 
 def _resnet50(shape: InputShape, num_classes: int, width: float) -> nn.Module:

@@ -54,8 +54,11 @@ class TrainConfig:
     """Momentum beta, for SGD and gRDA alike."""
     nesterov: bool = False
     """Nesterov's form of the momentum."""
+    beta2: float = 0.0
+    """Decay of Adam's mean of squared gradients; 0: none. With 0.999, for instance, SGD is AdamW and gRDA is
+    its adaptive form, as transformers want it."""
     weight_decay: float = 0.0
-    """l2 penalty, for SGD and gRDA alike."""
+    """l2 penalty, for SGD and gRDA alike; decoupled with --beta2."""
     prune: Literal["all", "weights"] = "all"
     """Threshold every parameter (the paper's setting), or weights of linear and conv layers only."""
     batch_size: int = 128
@@ -101,7 +104,9 @@ class TrainConfig:
             ("sparsity", self.sparsity is None or 0 <= self.sparsity < 1, "in [0, 1)"),
             ("settings", all("=" in pair for pair in self.settings), "of the form name=value"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("beta2", 0 <= self.beta2 < 1, "in [0, 1)"),
             ("nesterov", not self.nesterov or self.momentum > 0, "used together with --momentum > 0"),
+            ("nesterov", not (self.nesterov and self.beta2), "left out with --beta2"),
             ("weight-decay", 0 <= self.weight_decay < math.inf, "a finite number >= 0"),
             ("batch-size", self.batch_size >= 1, ">= 1"),
             ("epochs", self.epochs >= 1, ">= 1"),

@@ -110,6 +110,7 @@ def start_method(
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=config.nesterov,
+            beta2=config.beta2,
             include=config.prune,
             sparsity=config.sparsity,
             seed=config.seed,
@@ -139,18 +140,23 @@ class Cost:
         """
         counts: dict[str, int] = {}
 
+        def add(name: str, weight: Tensor, places: int) -> None:
+            # Each output is the product of one row of the weight with what it sees.
+            counts[name] = counts.get(name, 0) + weight.numel() * places
+
         def count(name: str, module: nn.Module) -> Any:
-            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                weight = module.get_parameter("weight")
-                # Each output is the product of one row of the weight with what it sees.
-                products = weight.numel() // weight.shape[0] * output.numel()
-                counts[f"{name}.weight"] = counts.get(f"{name}.weight", 0) + products
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                if isinstance(module, nn.MultiheadAttention):  # which does not call its layers
+                    for key in ("in_proj_weight", "out_proj.weight"):
+                        add(f"{name}.{key}", module.get_parameter(key), output[0].numel() // module.embed_dim)
+                else:
+                    weight = module.get_parameter("weight")
+                    add(f"{name}.weight", weight, output.numel() // weight.shape[0])
 
             return module.register_forward_hook(hook)
 
-        layers = [
-            (n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)
-        ]
+        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention)
+        layers = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)]
         hooks = list(starmap(count, layers))
         training = model.training
         model.eval()
