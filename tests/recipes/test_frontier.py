@@ -1,0 +1,79 @@
+"""The variants of the frontier: rules against their definitions, and the steering of their strengths."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import frontier
+from dirprune.methods import METHODS
+
+W = np.linspace(-8, 8, 160_001)
+ONE = np.abs(W)  # at tau = 1
+PENALTIES = {
+    # with slope 1 at zero; MCP to 3, SCAD to 3.7
+    "firm": np.where(ONE <= 3, ONE - W**2 / 6, 1.5),
+    "scad": np.where(
+        ONE <= 1, ONE, np.where(ONE <= 3.7, (2 * 3.7 * ONE - W**2 - 1) / (2 * 2.7), (3.7**2 - 1) / (2 * 2.7))
+    ),
+    "half": (4 / 54 ** (1 / 3)) ** 1.5 / 2 * ONE**0.5,
+}
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_rule_is_the_proximal_map_of_its_penalty(name):
+    rule = frontier.Variants.threshold_rules[name]
+    values = torch.tensor([-5.0, -3.2, -1.7, -0.9, 0.0, 0.4, 1.05, 2.4, 2.9, 3.6, 4.2], dtype=torch.float64)
+    scale = {"half": 2.0}.get(name, 1.0)  # Xu et al. have no half before the square
+    expected = [W[np.argmin(scale * 0.5 * (W - v) ** 2 + scale * PENALTIES[name])] for v in values.tolist()]
+    np.testing.assert_allclose(rule(values, 1.0), expected, atol=2e-4)
+    np.testing.assert_allclose(rule(0.1 * values, 0.1), 0.1 * np.array(expected), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["firm", "scad", "garrote", "half"])
+def test_a_rule_is_zero_within_the_threshold_and_alone_there(name):
+    rule = frontier.Variants.threshold_rules[name]
+    values = torch.tensor([-1.01, -1.0, -0.5, 0.0, 0.99, 1.01, 30.0], dtype=torch.float64)
+    assert (rule(values, 1.0) == 0).tolist() == [False, True, True, True, True, False, False]
+    assert rule(values, 1.0)[-1] == pytest.approx(30, rel=0.02)  # the bias falls off
+    assert torch.equal(rule(values, 0.0), values)
+
+
+def test_strengths_are_steered_to_the_sparsity():
+    def sparsity(c):
+        return 1 / (1 + math.exp(-3 * math.log(c / 2e-3)))
+
+    points = []
+    for target in frontier.FIRST_SEED:
+        c = frontier.aim(points, target, 1e-4)
+        points.append((c, sparsity(c)))
+    assert points[0] == (1e-4, sparsity(1e-4))
+    for target in frontier.TARGETS:
+        assert sparsity(frontier.aim(points, target, 1e-4)) == pytest.approx(target, abs=0.2 * (1 - target))
+
+
+def test_accuracy_is_interpolated_on_the_logit_and_not_told_far_from_the_runs():
+    points = [(0.9, 0.8), (0.99, 0.7)]
+    middle = 1 / (1 + math.exp(-(math.log(9) + math.log(99)) / 2))
+    assert frontier.at(points, middle) == pytest.approx(0.75)
+    assert frontier.at(points, 0.9) == pytest.approx(0.8)
+    assert frontier.at(points, 0.5) is None
+    assert frontier.at(points, 0.999) is None
+    assert frontier.at([], 0.9) is None
+
+
+@pytest.mark.parametrize("name", [n for n, v in frontier.VARIANTS.items() if v.method == "frontier"])
+def test_every_variant_trains_and_prunes(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "frontier", frontier.ENTRY)
+    small = {"dataset": "digits", "mean": (0.3,), "std": (0.38,), "epochs": 2, "precision": "no"}
+    monkeypatch.setattr(frontier, "BASE", replace(frontier.BASE, **small))
+    monkeypatch.setattr(frontier, "SEEDS", (0,))
+    monkeypatch.setattr(frontier, "FIRST_SEED", (0.9,))
+    monkeypatch.setattr(frontier, "TARGETS", (0.9,))
+    (run,) = frontier.train_variant(name, tmp_path, None)
+    assert run["status"] == "finished"
+    told = frontier.VARIANTS[name].start is None
+    assert run["sparsity"] > (0.89 if told else 0.0)
+    assert frontier.train_variant(name, tmp_path, None) == [run]  # what is done is not done again
