@@ -5,12 +5,6 @@
     python benchmarks/frontier.py --data-dir DATA --jobs 2               every variant
     python benchmarks/frontier.py --data-dir DATA --only hard firm       some of them
 
-LeNet-300-100 on Fashion-MNIST, 10 epochs, a tenth of the training images held back; the test images are never
-looked at. Every variant has ten runs: four with seed 0, whose strengths are steered to 95, 95, 90 and 98 % by
-what came before, and three each with seeds 1 and 2 at the strengths that then are predicted. Accuracy at a
-sparsity is interpolated between the runs of a seed, on the scale of the logit. Methods that are told their
-sparsity, for comparison, have three runs a seed.
-
 What did not help lives here and nowhere else: a variant is GRDA with other options, another threshold rule,
 or a few lines after each step. Stopped, it goes on from ``benchmarks/results/frontier.runs.jsonl``.
 """
@@ -45,6 +39,13 @@ from dirprune.train.jobs import attempt
 from record import RESULTS, own_command, public_command, record
 
 RESULT = RESULTS / "frontier.json"
+PROTOCOL = (
+    "LeNet-300-100 on Fashion-MNIST, 10 epochs, a tenth of the training images held back; the test images "
+    "are never looked at. Every variant has ten runs: four with seed 0, whose strengths are steered to 95, "
+    "95, 90 and 98 % by what came before, and three each with seeds 1 and 2 at the strengths that then are "
+    "predicted. Accuracy at a sparsity is interpolated between the runs of a seed, on the scale of the "
+    "logit. Methods that are told their sparsity, for comparison, have three runs a seed."
+)
 TARGETS = (0.9, 0.95, 0.98)
 FIRST_SEED = (0.95, 0.95, 0.9, 0.98)
 SEEDS = (0, 1, 2)
@@ -168,6 +169,10 @@ class Frontier(Method[FrontierSettings]):
     """GRDA with one change."""
 
     facts = Facts(title="frontier", paper="this package")
+    averages: list[Tensor]
+
+    def _prepare(self) -> None:
+        self.averages = []
 
     def _make_optimizer(self) -> Optimizer:
         plan, c = self.plan, self.settings.c
@@ -196,6 +201,15 @@ class Frontier(Method[FrontierSettings]):
         after = VARIANTS[self.settings.variant].after
         if after is not None:
             after(self, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the averages too."""
+        return {**super().state_dict(), "averages": self.averages}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        super().load_state_dict(state)
+        self.averages = state["averages"]
 
     @property
     def states(self) -> list[dict[str, Any]]:
@@ -455,7 +469,7 @@ def main() -> int:
         for name, variant in VARIANTS.items()
         if name in found
     ]
-    record(RESULT, {"protocol": (__doc__ or "").split("\n\n")[2], "variants": variants})
+    record(RESULT, {"protocol": PROTOCOL, "variants": variants})
     return 0
 
 

@@ -248,6 +248,7 @@ def test_a_damaged_archive_is_refused_and_makes_no_run(tmp_path, content):
         ({"config": replace(CONFIG, prune="all")}, "--prune must be weights"),
         ({"config": replace(CONFIG, settings=("drop=0.5",))}, "are searched here"),
         ({"config": replace(CONFIG, validation=0.0)}, "--validation must be > 0"),
+        ({"methods": ("rda",), "config": replace(CONFIG, beta2=0.999)}, "rda has no form with Adam's"),
     ],
 )
 def test_bad_requests(changes, message):

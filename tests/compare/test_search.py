@@ -164,3 +164,16 @@ def test_the_most_accurate_of_the_near_ones_is_taken():
     # A method that is told the target has it: accuracy alone decides.
     told = [replace(each, candidate=Candidate("rigl", 0.9, {})) for each in (dense, near)]
     assert best(told, 0.9).accuracy == 0.99
+
+
+def test_with_adams_direction_rates_are_those_of_the_recipe_and_momentum_stays():
+    adam = replace(BASE, lr=1e-3, momentum=0.9, beta2=0.999)
+    space = Space("gradual", adam)
+    drawn = [space.propose(0.95, [], group).values for group in range(2, 30)]
+    assert all(3e-4 <= values["lr"] <= 5e-3 for values in drawn)
+    assert max(values["lr"] for values in drawn) > 3e-3
+    assert {values["momentum"] for values in drawn} == {0.9}
+    assert space.propose(0.95, [], 0).values == space.default()
+    # the threshold c lr^(3/2) of the range holds at rate .1
+    first = Space("grda-l0", adam).propose(0.95, [], 0).values["c"]
+    assert first == pytest.approx(Space("grda-l0", BASE).propose(0.95, [], 0).values["c"] * 1000, rel=1e-3)

@@ -14,6 +14,7 @@ from dirprune.landscape import (
     NotConvergedError,
     Objective,
     Store,
+    hessian,
     top_eigenpairs,
 )
 from tests.landscape.problems import blobs, mlp, quadratic, with_batchnorm
@@ -64,6 +65,41 @@ def test_product_agrees_with_central_differences_of_the_gradient():
         2 * h
     )
     torch.testing.assert_close(operator @ v, difference, rtol=1e-6, atol=1e-8)
+
+
+def test_product_of_a_transformer_agrees_with_central_differences():
+    """Forward derivatives do not know torch's fused attention, and are wrong for its LayerNorm."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Unflatten(1, (2, 8)),
+        nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    ).double()
+    data = blobs(features=16)
+    objective = Objective(net, nn.CrossEntropyLoss(), data)
+    operator = HessianOperator(objective, net.state_dict())
+    fast = torch.backends.mha.get_fastpath_enabled()
+    w, v, h = objective.vector(), torch.randn(objective.numel, dtype=torch.float64), 1e-6
+    slopes = [gradient(net, w + sign * h * v, objective, data) for sign in (1, -1)]
+    torch.testing.assert_close(operator @ v, (slopes[0] - slopes[1]) / (2 * h), rtol=1e-4, atol=1e-6)
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+def test_the_cheap_way_is_taken_where_it_is_right():
+    for net, dtype in ((mlp(), torch.float64), (mlp().float(), torch.float32)):
+        operator = HessianOperator(
+            Objective(net, nn.CrossEntropyLoss(), blobs(dtype=dtype)), net.state_dict()
+        )
+        assert operator._way is hessian._forward_slope
+
+
+def test_a_wrong_forward_derivative_is_noticed(monkeypatch):
+    wrong = hessian._forward_slope
+    monkeypatch.setattr(hessian, "_forward_slope", lambda *given: 1.01 * wrong(*given))
+    net, data = mlp(), blobs()
+    operator = HessianOperator(Objective(net, nn.CrossEntropyLoss(), data), net.state_dict())
+    assert operator._way is hessian._reverse_slope
 
 
 def test_whole_matrix_is_torchs_dense_hessian():

@@ -1,21 +1,25 @@
 """Methods with Adam's direction: the same pruning over AdamW, and gRDA's own adaptive form."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.optim import SGD, AdamW
 
 from dirprune.errors import UsageError
 from dirprune.methods import METHODS, create_method
+from dirprune.models import create_model
 from dirprune.optim import GRDA
-from tests.methods.common import NAMES, TARGET, TARGETED, Run
+from tests.methods.common import CHANGES, NAMES, TARGET, TARGETED, Run, plan_for
 
 OWN = {name for name in NAMES if not METHODS[name].facts.momentum}  # Adam anyway
 REFUSED = {name for name in NAMES if not METHODS[name].facts.adaptive}
 ADAM = {"lr": 0.01, "beta2": 0.99, "weight_decay": 0.1}
 
 
-def test_the_nearest_relatives_alone_have_no_such_form():
-    assert {"l1", "rda", "linbreg"} == REFUSED
+def test_who_has_no_such_form():
+    """SGD's nearest relatives; and STR, whose strength is a weight decay, which AdamW decouples."""
+    assert {"l1", "rda", "linbreg", "str"} == REFUSED
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - REFUSED))
@@ -62,3 +66,30 @@ def test_without_threshold_grda_is_the_dense_network_with_adamw():
         weights.append(run.method.weights())
     for name, weight in weights[0].items():
         torch.testing.assert_close(weight, weights[1][name], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["sgd", "gradual", "rigl", "st3", "l0", "grda", "grda-l0"])
+def test_attention_can_be_pruned(name):
+    model = create_model("vit1x16p4", num_classes=3, in_channels=1, image_size=8)
+    inputs, labels = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
+    plan = replace(plan_for(name, **ADAM), batches=lambda: iter([(inputs, labels)] * 2), total_steps=8)
+    method = create_method(name, **CHANGES.get(name, {}))
+    optimizer = method.start(model, plan)
+    attention = "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
+    assert attention in method.prunable
+    before = method.weights()[attention].clone()
+    for step in range(1, 9):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+        penalty = method.penalty(step)
+        (loss if penalty is None else loss + penalty).backward()
+        optimizer.step()
+        method.after_step(step)
+    method.finish()
+    assert not torch.equal(model.get_parameter(attention), before)
+
+
+def test_variational_dropout_has_no_rule_for_attention():
+    model = create_model("vit1x16p4", num_classes=3, in_channels=1, image_size=8)
+    with pytest.raises(UsageError, match="no rule for MultiheadAttention"):
+        create_method("variational-dropout").start(model, plan_for("variational-dropout"))

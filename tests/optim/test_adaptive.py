@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dirprune.errors import HyperparameterError
+from dirprune.errors import HyperparameterError, UsageError
 from dirprune.optim import GRDA
 from tests.optim.common import backward, parameters, same_bits, set_gradients, small_model, train
 from tests.oracles import numpy_grda
@@ -105,12 +105,39 @@ def test_a_state_that_was_saved_goes_on_to_the_bit(accumulator_dtype) -> None:
     assert all(same_bits(p, q) for p, q in zip(params, kept.param_groups[0]["params"], strict=True))
 
 
-def test_switched_on_in_the_middle_it_starts_its_mean_there() -> None:
+def test_it_cannot_be_switched_on_in_the_middle() -> None:
     optimizer = GRDA(parameters(), lr=0.01, c=0.0)
     train(optimizer, steps=2)
     optimizer.param_groups[0]["beta2"] = 0.9
-    train(optimizer, steps=2)
-    assert all("exp_avg_sq" in state for state in optimizer.state.values())
+    with pytest.raises(UsageError, match="beta2 cannot be switched on after the first step"):
+        train(optimizer, steps=1)
+
+
+@pytest.mark.parametrize("foreach", [None, True])
+def test_c_zero_is_adamw_when_a_scheduler_moves_the_momentum_too(foreach: bool | None) -> None:
+    ours, theirs = parameters(torch.float64), parameters(torch.float64)
+    optimizer = adaptive(ours, foreach=foreach)
+    adamw = torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.99), weight_decay=0.0)
+    for n in range(12):
+        momentum = 0.95 - 0.02 * n
+        optimizer.param_groups[0]["momentum"] = momentum
+        adamw.param_groups[0]["betas"] = (momentum, 0.99)
+        for each in (optimizer, adamw):
+            train(each, steps=1, first=n)
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("penalty", ["l1", "l0"])
+def test_capturable_is_the_same(penalty: str) -> None:
+    plain, captured = (
+        adaptive(parameters(torch.float64), c=1.0, penalty=penalty, capturable=capturable)
+        for capturable in (False, True)
+    )
+    for each in (plain, captured):
+        train(each, steps=10)
+    for p, q in zip(plain.param_groups[0]["params"], captured.param_groups[0]["params"], strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
 
 
 def test_compiled_is_as_eager() -> None:

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 import frontier
+from dirprune.data import load_dataset
 from dirprune.methods import METHODS
+from dirprune.runs import RunFolder
+from dirprune.train.trainer import Trainer
 
 W = np.linspace(-8, 8, 160_001)
 ONE = np.abs(W)  # at tau = 1
@@ -77,3 +80,42 @@ def test_every_variant_trains_and_prunes(name, tmp_path, monkeypatch):
     told = frontier.VARIANTS[name].start is None
     assert run["sparsity"] > (0.89 if told else 0.0)
     assert frontier.train_variant(name, tmp_path, None) == [run]  # what is done is not done again
+
+
+def trained(name, tmp_path, monkeypatch, epochs=4):
+    """A run of a variant and the states of its weights, by name."""
+    monkeypatch.setitem(METHODS, "frontier", frontier.ENTRY)
+    small = {"dataset": "digits", "mean": (0.3,), "std": (0.38,), "epochs": epochs, "precision": "no"}
+    monkeypatch.setattr(frontier, "BASE", replace(frontier.BASE, **small))
+    trainer = Trainer(
+        frontier.configuration(name, seed=0, c=2e-3), load_dataset("digits"), RunFolder(tmp_path)
+    )
+    trainer.run()
+    return trainer._method
+
+
+def test_what_a_variant_changes(tmp_path, monkeypatch):
+    runs = {
+        name: trained(name, tmp_path / name, monkeypatch)
+        for name in ("hard", "stop growing", "decay of v", "by deviation", "averaging")
+    }
+
+    def taus(name):
+        return [state["threshold"].item() for state in runs[name].states]
+
+    plain, *_ = taus("hard")
+    assert taus("hard") == [plain] * 3
+    assert taus("stop growing")[0] < plain
+    first, second, third = taus("by deviation")
+    assert first > third > second  # of 64, 100 and 300 inputs: the more, the smaller they begin
+    v = {name: torch.cat([s["accumulator"].flatten() for s in run.states]) for name, run in runs.items()}
+    assert 0 < (v["hard"] - v["decay of v"]).norm() < 0.1 * v["hard"].norm()
+    weights = {
+        name: torch.cat([w.detach().flatten() for w in run.prunable.values()]) for name, run in runs.items()
+    }
+    assert torch.equal(v["hard"], v["averaging"])
+    assert not torch.equal(weights["hard"], weights["averaging"])
+    assert torch.equal(
+        weights["averaging"],
+        torch.hardshrink(torch.cat([m.flatten() for m in runs["averaging"].averages[:3]]), plain),
+    )

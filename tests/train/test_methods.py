@@ -232,3 +232,21 @@ def test_attention_is_counted_though_it_does_not_call_its_layers():
         f"{block}.mlp.3.weight": 4 * places * d * d,
         "heads.head.weight": 10 * d,
     }
+
+
+def test_maps_of_attention_with_other_keys_are_counted_one_by_one():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, kdim=8, vdim=4, batch_first=True)
+
+        def forward(self, x):  # [b, 3, 2, 2]: three places
+            return self.attention(x.flatten(2).repeat(1, 1, 4), x.flatten(2).repeat(1, 1, 2), x.flatten(2))[0]
+
+    products = {
+        "q_proj_weight": 16 * 16,
+        "k_proj_weight": 16 * 8,
+        "v_proj_weight": 16 * 4,
+        "out_proj.weight": 256,
+    }
+    assert Cost.of(Net(), (3, 2, 2)).forward == {f"attention.{k}": 3 * n for k, n in products.items()}

@@ -63,7 +63,8 @@ def compare(arguments: list[str]) -> int:
     recipe = get_recipe(name)
     # Some methods prune weights of linear and convolutional layers only, so all do.
     config = replace(recipe.config, prune="weights", validation=0.1)
-    default = CompareOptions(config=config, threads=recipe.threads)
+    methods = tuple(m for m, entry in METHODS.items() if entry.facts.adaptive or not config.beta2)
+    default = CompareOptions(config=config, methods=methods, threads=recipe.threads)
     options = parse(CompareOptions, rest, prog=f"dirprune compare {name}", default=default)
     protocol = Protocol(
         config=options.config,

@@ -14,6 +14,7 @@ from dirprune.cli.arguments import parse
 from dirprune.cli.train import recipe_list
 from dirprune.core.atomic import atomic_write
 from dirprune.data import load_dataset
+from dirprune.errors import UsageError
 from dirprune.recipes import get_recipe
 from dirprune.train import TrainConfig, describe_environment
 from dirprune.tune import Candidate, Trial, c_for_sparsity, greatest_comparable_c
@@ -65,6 +66,10 @@ def tune(arguments: list[str]) -> int:
     recipe = get_recipe(name)
     default = TuneOptions(config=recipe.config, mu=recipe.mu, threads=recipe.threads)
     options = parse(TuneOptions, rest, prog=f"dirprune tune {name}", default=default)
+    if options.config.beta2:
+        raise UsageError(
+            "tune knows what c is worth with SGD's direction: leave --beta2 at 0, or compare instead"
+        )
     command = shlex.join(["dirprune", "tune", *arguments])
     console = Console()
     with console.status(f"reading {options.config.dataset}"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dirprune.compare.archive import restore_runs, save_runs
-from dirprune.compare.search import Candidate, Space, Trial, best
+from dirprune.compare.search import MOMENTA, Candidate, Space, Trial, best
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import UsageError, unknown
 from dirprune.methods import METHODS
@@ -57,6 +57,8 @@ class Protocol:
         for method in self.methods:
             if method not in METHODS:
                 raise UsageError(unknown("method", method, METHODS))
+            if self.config.beta2 and not METHODS[method].facts.adaptive:
+                raise UsageError(f"{method} has no form with Adam's direction: leave it out, or --beta2 at 0")
         for name in ("methods", "sparsities"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -107,10 +109,16 @@ class Protocol:
     def words(self) -> list[str]:
         """State the protocol, a sentence each."""
         config = self.config
+        momenta = " or ".join(f"{momentum:g}" for momentum in MOMENTA)
+        direction = (
+            f"Adam's direction, with beta2 {config.beta2:g}, is what all take"
+            if config.beta2
+            else f"so is a momentum of {momenta}, except for those that take Adam"
+        )
         return [
-            f"Every method has {self.trials} trial runs. The first has the method's defaults, the others are "
-            "random, from a fixed seed. The learning rate is searched for all, and so is a momentum of 0 or "
-            "0.9, except for those that take Adam.",
+            f"Every method has {self.trials} trial runs. The first has the method's defaults but for its "
+            "strength, the others are random, from a fixed seed. The learning rate is searched for all, and "
+            f"{direction}.",
             f"Trials are measured on {config.validation:g} of the training images, held back from training; "
             "the test images are first looked at by the runs that are reported.",
             "All are tuned at the middle one of the wanted sparsities. A method that is told its target "
@@ -236,7 +244,7 @@ class Comparison:
             "reference": REFERENCE,
             "methods": {
                 name: {
-                    "title": _title(name),
+                    "title": _title(name, protocol.config),
                     "paper": METHODS[name].facts.paper,
                     "needs_target": METHODS[name].facts.needs_target,
                     "needs_pretrained": METHODS[name].facts.needs_pretrained,
@@ -258,8 +266,10 @@ def _prunes(method: str) -> bool:
     return facts.needs_target or facts.strength is not None
 
 
-def _title(method: str) -> str:
+def _title(method: str, config: TrainConfig) -> str:
     """Name a method; entries of one class differ in how they share weights out among layers."""
+    if method == "sgd" and config.beta2:
+        return "dense AdamW"
     entry = METHODS[method]
     alike = [other for other in METHODS.values() if other.method is entry.method]
     return entry.facts.title + (f" ({entry.settings.distribution})" if len(alike) > 1 else "")

@@ -38,7 +38,7 @@ class Candidate:
         if "lr" not in _own_settings(self.method):
             base = replace(base, lr=values.pop("lr", base.lr))
         if self.method == "grda":
-            base = replace(base, c=values.pop("c", base.c), mu=values.pop("mu", base.mu))
+            base = replace(base, c=values.pop("c", base.c))
         settings = tuple(f"{name}={value:g}" for name, value in values.items())
         return replace(base, sparsity=self.target, settings=settings).with_method(self.method)
 
@@ -99,13 +99,13 @@ class Space:
 
     @property
     def _plain_lr(self) -> float:
-        """The recipe's rate without its momentum."""
-        return self.base.lr / (1 - self.base.momentum)
+        """The recipe's rate without its momentum; Adam's steps are as long as the rate anyway."""
+        return self.base.lr / (1.0 if self.base.beta2 else 1 - self.base.momentum)
 
     def default(self) -> dict[str, float]:
         """Return where the search begins: the recipe's values, or the method's own defaults."""
         held = METHODS[self.method].settings
-        grda = {"c": self.base.c, "mu": self.base.mu} if self.method == "grda" else {}
+        grda = {"c": self.base.c} if self.method == "grda" else {}
         values = {
             search.setting: float(grda.get(search.setting, getattr(held, search.setting, self.base.lr)))
             for search in self.searches
@@ -125,9 +125,9 @@ class Space:
     def propose(self, target: float | None, past: Sequence[Trial], group: int) -> Candidate:
         """Return what to try for a target, as another trial of a group.
 
-        Group 0 has the default settings, group 1 the same with the other momentum, all others are drawn at
-        random, their momenta by turns. Where the sparsity follows from a strength, that is what its range and
-        the trials so far predict to give the target, above all those of the group.
+        Group 0 has the default settings but for the strength, group 1 the same with the other momentum, all
+        others are drawn at random, their momenta by turns. Where the sparsity follows from a strength, that
+        is what its range and the trials so far predict to give the target, above all those of the group.
 
         Args:
             target: The wanted sparsity; None: dense.
@@ -203,7 +203,7 @@ class Space:
         slow = 1 - values.get("momentum", 0.0)
         unit: float = slow**search.momentum_power
         if search.lr_power:
-            unit *= (values["lr"] / slow / self._plain_lr) ** search.lr_power
+            unit *= (values["lr"] / slow / _RANGES_AT) ** search.lr_power
         return unit
 
     def _place(self, search: Search, values: Mapping[str, float]) -> float:

@@ -26,15 +26,16 @@ def is_linear_or_conv_weight(name: str, module: nn.Module) -> bool:
 def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str, Any]]:
     """Parameter groups for :class:`dirprune.GRDA`: those that become sparse, and those that stay dense.
 
-    A parameter that stays dense is in a group with ``c=0``, where gRDA is SGD exactly. Every parameter of
-    the model is in one group; a parameter shared by several modules is prunable if any of them says so.
+    A parameter that stays dense is in a group with ``c=0``, where gRDA is SGD exactly (AdamW with ``beta2``).
+    Every parameter of the model is in one group; a parameter shared by several modules is prunable if any of
+    them says so.
 
     Args:
         model: Any module.
         include: ``"all"``: every parameter, biases and normalisation too (the paper's setting, and how it
             counts sparsity). ``"weights"``: the weights of Linear and Conv layers only, the maps of
-            MultiheadAttention among them. Or a function of
-            (name of the parameter within its module, that module) that returns whether to threshold it.
+            MultiheadAttention among them. Or a function of (name of the parameter within its module, that
+            module) that returns whether to threshold it.
 
     Returns:
         One group ``{"params": [...]}``, and, if there are parameters that stay dense, a second

@@ -76,7 +76,7 @@ class Provenance:
         )
 
 
-_SETTINGS = ("lr", "schedule", "momentum", "weight_decay", "batch_size", "epochs", "validation")
+_SETTINGS = ("lr", "schedule", "momentum", "beta2", "weight_decay", "batch_size", "epochs", "validation")
 
 
 def model_card(
@@ -110,8 +110,9 @@ def model_card(
     ]
     what = f"`{architecture['name']}`" if architecture else "A network"
     network = architecture["name"] if architecture else ""
-    builder = "timm" if network.startswith("timm/") else "train" if network == "resnet50" else None
-    extras = f"hub,{builder}" if builder else "hub"  # train: torchvision has the ResNet
+    of_torchvision = network == "resnet50" or network.startswith("vit")
+    builder = "timm" if network.startswith("timm/") else "train" if of_torchvision else None
+    extras = f"hub,{builder}" if builder else "hub"
     loading = f'model = from_pretrained("{name}")'
     if architecture is None:
         loading = f'model = from_pretrained("{name}", model)  # a module of the same architecture'

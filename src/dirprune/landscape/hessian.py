@@ -1,6 +1,8 @@
 """The sharp directions: greatest eigenvalues of the Hessian of the training loss, and their eigenvectors."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, grad, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dirprune.errors import DataError, DirpruneError, UsageError
 from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
@@ -18,10 +21,13 @@ from dirprune.landscape.objective import Objective, State
 from dirprune.landscape.replay import Replay
 
 Array = NDArray[Any]
+_Loss = Callable[[State], Tensor]
+_Way = Callable[[_Loss, State, State], Tensor]
 
 _CHECK_TOLERANCE = 0.05  # the run that looks for what was missed need not be precise ...
 _CHECK_VECTORS = 8  # ... and is done sooner in a small Krylov space
 _REPEATS = 1e-4  # relative; what the order of sums on a GPU may change
+_AGREES = 1e-3  # relative; rounding in float32 is less, a wrong derivative more
 _EQUAL = 1e-2  # relative; closer values are one cluster, in which the order says nothing
 
 
@@ -86,8 +92,10 @@ class HessianOperator:
 
     .. math:: H v = \nabla_w \left( \nabla L(w)^{\mathsf T} v \right)
 
-    The gradient, in reverse mode, of the derivative along v, in forward mode. The data are read twice first
-    and must be the same, and so must the loss.
+    The gradient, in reverse mode, of the derivative along v, in forward mode: the cheapest way, and for some
+    layers a wrong one in torch (2.14: LayerNorm). So it is first held against reverse mode twice, on the
+    first batch, and that is taken where they differ. The data are read twice and must be the same, and so
+    must the loss.
 
     Args:
         objective: The loss.
@@ -119,6 +127,7 @@ class HessianOperator:
                 f"two passes over the same data disagree (losses {losses[0]:.6g} and {losses[1]:.6g}): "
                 "the network must be deterministic in evaluation mode"
             )
+        self._way = self._agreed_way()
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Return H v for a vector [d] or the columns of a matrix [d, n]."""
@@ -131,16 +140,28 @@ class HessianOperator:
         direction = self._objective.weights(vector)
         total = torch.zeros(())
         for inputs, targets in self._objective.batches("train"):
-
-            def slope(weights: State, inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
-                loss = partial(self._loss, inputs=inputs, targets=targets)
-                along: Tensor = jvp(loss, (weights,), (direction,))[1]
-                return along
-
-            parts = grad(slope)(self._weights)
-            flat = torch.cat([parts[name].reshape(-1) for name in self._objective.shapes])
+            flat = self._of_batch(self._way, direction, inputs, targets)
             total = total + flat * (len(targets) / self._samples)
         return total
+
+    def _of_batch(self, way: _Way, direction: State, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return H v of a batch: the gradient of the slope along v."""
+        loss = partial(self._loss, inputs=inputs, targets=targets)
+        with _plain_attention():
+            parts = grad(lambda weights: way(loss, weights, direction))(self._weights)
+        return torch.cat([parts[name].reshape(-1) for name in self._objective.shapes])
+
+    def _agreed_way(self) -> _Way:
+        """Return the forward way where it gives what the reverse way gives, for a random direction."""
+        inputs, targets = next(iter(self._objective.batches("train")))
+        generator = torch.Generator().manual_seed(0)
+        vector = torch.randn(self.numel, generator=generator, dtype=self.dtype).to(self.device)
+        forward, reverse = (
+            self._of_batch(way, self._objective.weights(vector), inputs, targets)
+            for way in (_forward_slope, _reverse_slope)
+        )
+        agree = torch.linalg.vector_norm(forward - reverse) <= _AGREES * torch.linalg.vector_norm(reverse)
+        return _forward_slope if agree else _reverse_slope
 
     def _loss(self, weights: State, inputs: Tensor, targets: Tensor) -> Tensor:
         return self._objective.loss(functional_call(self._module, dict(weights), (inputs,)), targets)
@@ -331,3 +352,27 @@ class _Search:
     def _product(self, vector: Array) -> Array:
         product = self._operator @ torch.from_numpy(vector).to(self._operator.device)
         return np.asarray(product.cpu().numpy())
+
+
+def _forward_slope(loss: _Loss, weights: State, direction: State) -> Tensor:
+    """Derivative of the loss along a direction, by one pass forward."""
+    along: Tensor = jvp(loss, (weights,), (direction,))[1]
+    return along
+
+
+def _reverse_slope(loss: _Loss, weights: State, direction: State) -> Tensor:
+    """The same from the gradient."""
+    slopes = grad(loss)(weights)
+    return torch.stack([(slopes[name] * direction[name]).sum() for name in slopes]).sum()
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep attention from its fused ways, which forward derivatives do not know."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -31,7 +31,7 @@ class Plan:
         examples: Size N of the training set (penalties of a whole network are divided by it).
         lr: Base learning rate of the run; methods whose optimiser wants another say so in their settings.
         momentum: Of the methods that are SGD at heart.
-        weight_decay: l2 penalty.
+        weight_decay: l2 penalty; decoupled with ``beta2``.
         nesterov: Nesterov's form of the momentum.
         beta2: Decay of Adam's mean of squared gradients. Where it is not 0, the methods that are SGD at heart
             are AdamW, with ``betas=(momentum, beta2)``.
@@ -77,7 +77,8 @@ class Search:
     .. math:: x \, (1 - \beta)^p
 
     where p, ``momentum_power``, is 1 for a learning rate, and negative for what acts beside the gradient.
-    A greater learning rate may want another x: :math:`x \, \gamma^q` with q = ``lr_power``.
+    A greater learning rate may want another x, as its power q = ``lr_power``; ranges hold at rate 0.1. With
+    Adam's direction steps are as long as the rate, and x goes as its power p.
     """
 
     setting: str

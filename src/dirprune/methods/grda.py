@@ -45,8 +45,7 @@ class Grda(Method[GrdaSettings]):
         title="gRDA",
         paper="Chao et al. 2020, Directional pruning of deep neural networks, 2006.09358",
         strength="c",
-        # For a fixed mu the paper looks for c. Of the rate the threshold is the power mu + 1/2, weights are
-        # about the root.
+        # As in the paper, c for a fixed mu. The threshold goes as lr^(mu + 1/2), weights about as lr^(1/2).
         search=(Search("c", 4e-4, 3.5e-2, momentum_power=-1.1, lr_power=-0.6),),
     )
 

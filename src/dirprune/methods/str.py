@@ -54,6 +54,7 @@ class STR(Parametrised[StrSettings]):
     facts = Facts(
         title="STR",
         paper="Kusupati et al. 2020, Soft threshold weight reparameterization, 2002.03231",
+        adaptive=False,
         strength="decay",
         search=(Search("decay", 3e-3, 1e-1), Search("s_init", -20, -5, log=False)),
     )

@@ -89,6 +89,9 @@ class VariationalDropout(Parametrised[VariationalDropoutSettings]):
         return GaussianWeight(weight, self.settings)
 
     def _prepare(self) -> None:
+        attentions = [m for m in self.model.modules() if isinstance(m, nn.MultiheadAttention)]
+        if any(weight in {*m.parameters()} for m in attentions for weight in self.prunable.values()):
+            raise UsageError("variational dropout has no rule for MultiheadAttention: exclude its weights")
         super()._prepare()
         self._hooks = []
         for name, gaussian in self.modules.items():

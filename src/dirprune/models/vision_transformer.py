@@ -3,7 +3,7 @@
 from torch import nn
 
 from dirprune.errors import UsageError
-from dirprune.models.shape import InputShape, scaled
+from dirprune.models.shape import InputShape
 
 _HEAD = 16  # features of an attention head
 _MLP = 4  # times the width: the hidden layer between two attentions
@@ -19,9 +19,9 @@ def vision_transformer(
     Args:
         shape: of the images; the size a multiple of ``patch``.
         num_classes: number of outputs.
-        width: factor on ``dim``.
+        width: factor on ``dim``, which is rounded to whole heads.
         depth: number of encoder blocks.
-        dim: features of each patch, a multiple of 16 when scaled.
+        dim: features of each patch, a multiple of 16.
         patch: height and width of a patch, in pixels.
 
     Returns:
@@ -44,7 +44,7 @@ def vision_transformer(
         from torchvision.models import VisionTransformer
     except ModuleNotFoundError:
         raise UsageError("vit needs torchvision: pip install 'directional-pruning[train]'") from None
-    features = scaled(dim, width)
+    features = max(_HEAD, round(dim * width / _HEAD) * _HEAD) if width != 1 else dim
     if depth < 1 or patch < 1 or shape.size % patch:
         raise UsageError(
             f"vit{depth}x{dim}p{patch} needs a depth of 1 or more and images that divide into patches of "
@@ -63,6 +63,8 @@ def vision_transformer(
         mlp_dim=_MLP * features,
         num_classes=num_classes,
     )
-    if shape.channels != 3:  # torchvision's takes three
+    if shape.channels != 3:  # torchvision's takes three, and begins so
         model.conv_proj = nn.Conv2d(shape.channels, features, patch, patch)
+        nn.init.trunc_normal_(model.conv_proj.weight, std=(shape.channels * patch**2) ** -0.5)
+        nn.init.zeros_(model.conv_proj.get_parameter("bias"))
     return model

@@ -65,7 +65,8 @@ class GRDA(Optimizer):
 
             with Adam's means, free of bias, of d = grad f. Then ``c=0`` is :class:`torch.optim.AdamW` with
             ``betas=(momentum, beta2)``, ``weight_decay`` is decoupled as there, and with a constant threshold
-            it would be AdaBreg. The fused kernels do without it.
+            it would be AdaBreg. Steps are as long as the rate, so ``c`` is of another size than with SGD. It
+            has no fused kernel, and cannot be switched on after the first step.
         eps: epsilon, > 0, of ``beta2``.
         weight_decay: lambda, the l2 penalty, >= 0.
         foreach: Update lists of tensors at once (needs temporaries of the size of the parameters), or, if
@@ -292,6 +293,11 @@ class GRDA(Optimizer):
             if group["momentum"] != 0 and "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
             if group["beta2"] != 0 and "exp_avg_sq" not in state:
+                if state["step"] > 0:
+                    raise UsageError(
+                        "beta2 cannot be switched on after the first step: start with it, or load a state "
+                        "that did"
+                    )
                 state["exp_avg_sq"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
             params.append(parameter)
             grads.append(parameter.grad)

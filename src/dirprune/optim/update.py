@@ -56,20 +56,16 @@ def advance(group: dict[str, Any], lr: float | Tensor, step: Tensor, threshold: 
 
 
 def unbiased(group: dict[str, Any], step: Tensor) -> tuple[Any, Any]:
-    r"""Return the factors that turn sums of gradients and of squares into Adam's means.
+    r"""Return the factors that free Adam's means from their start at zero.
 
-    .. math:: \hat m_n = \frac{1 - \beta}{1 - \beta^n} \, m_n, \qquad
-              \hat s_n = \frac{1}{1 - \beta_2^n} \, s_n
-
-    for the sum :math:`m_n = \beta m_{n-1} + d_n`, which is SGD's momentum.
+    .. math:: \hat m_n = m_n / (1 - \beta^n), \qquad \hat s_n = s_n / (1 - \beta_2^n)
 
     Args:
         group: The options.
         step: Number of steps taken, the present one included.
     """
     n: Any = step if stays_on_device(group) else step.item()
-    beta, beta2 = group["momentum"], group["beta2"]
-    return (1 - beta) / (1 - beta**n), 1 / (1 - beta2**n)
+    return 1 / (1 - group["momentum"] ** n), 1 / (1 - group["beta2"] ** n)
 
 
 def update_one_by_one(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors) -> None:
@@ -80,8 +76,11 @@ def update_one_by_one(group: dict[str, Any], rule: ThresholdRule, tensors: Tenso
         operands = [tensors.params[i], tensors.grads[i], tensors.accumulators[i]]
         if momentum != 0:
             operands.append(tensors.buffers[i])
+        share = 1.0
         if beta2 != 0:
             operands.append(tensors.squares[i])
+            share = 1 - momentum  # of a gradient in Adam's mean; SGD's momentum is a sum
+            mean, mean_square = unbiased(group, step)
         for weight, grad, accumulator, *buffers in _pieces(group, rule, operands):
             v = accumulator
             if group["accumulator_dtype"] is not None:
@@ -94,10 +93,9 @@ def update_one_by_one(group: dict[str, Any], rule: ThresholdRule, tensors: Tenso
             elif group["weight_decay"] != 0:
                 direction = direction.add(weight, alpha=group["weight_decay"])
             if momentum != 0:
-                m = buffers[0].mul_(momentum).add_(direction)
+                m = buffers[0].mul_(momentum).add_(direction, alpha=share)
                 direction = direction.add(m, alpha=momentum) if group["nesterov"] else m
             if beta2 != 0:
-                mean, mean_square = unbiased(group, step)
                 direction = direction * mean / ((square * mean_square).sqrt() + group["eps"])
                 if group["weight_decay"] != 0:
                     direction.add_(weight, alpha=group["weight_decay"])
@@ -149,7 +147,7 @@ def update_foreach(group: dict[str, Any], rule: ThresholdRule, tensors: Tensors)
             directions = list(torch._foreach_add(directions, weights, alpha=group["weight_decay"]))
         if momentum != 0:
             torch._foreach_mul_(ms, momentum)
-            torch._foreach_add_(ms, directions)
+            torch._foreach_add_(ms, directions, alpha=1.0 if beta2 == 0 else 1 - momentum)
             directions = list(torch._foreach_add(directions, ms, alpha=momentum)) if group["nesterov"] else ms
         if beta2 != 0:
             means, mean_squares = map(list, zip(*(unbiased(group, step) for step in steps), strict=True))

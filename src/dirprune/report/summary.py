@@ -156,7 +156,10 @@ def variant_labels(settings: Sequence[Config]) -> list[str]:
         shown = [*(("penalty", "c", "mu") if method == "grda" else ()), *varying_in_pruning, *varying]
         foreign = _foreign(method)
         parts = [_setting(k, config[k]) for k in dict.fromkeys(shown) if k in config and k not in foreign]
-        labels.append(" ".join([_METHOD_NAMES.get(method, plain(method)), *filter(None, parts)]))
+        name = (
+            "AdamW" if method == "sgd" and config.get("beta2") else _METHOD_NAMES.get(method, plain(method))
+        )
+        labels.append(" ".join([name, *filter(None, parts)]))
     return labels
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dirprune.core.prunable import prunable_parameters
 from dirprune.core.sparsity import SparsityReport
 from dirprune.errors import HyperparameterError, UsageError
 from dirprune.methods import METHODS, Method, Plan, create_method
@@ -147,8 +148,8 @@ class Cost:
         def count(name: str, module: nn.Module) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 if isinstance(module, nn.MultiheadAttention):  # which does not call its layers
-                    for key in ("in_proj_weight", "out_proj.weight"):
-                        add(f"{name}.{key}", module.get_parameter(key), output[0].numel() // module.embed_dim)
+                    for key, weight in prunable_parameters(module, "weights").items():
+                        add(f"{name}.{key}", weight, output[0].numel() // module.embed_dim)
                 else:
                     weight = module.get_parameter("weight")
                     add(f"{name}.weight", weight, output.numel() // weight.shape[0])
