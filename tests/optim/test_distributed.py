@@ -121,6 +121,19 @@ def fsdp2_equals_ddp(rank: int, folder: Path) -> None:
         assert sparsity_report(model) == sparsity_report(reference)
 
 
+def fsdp2_with_adams_direction_equals_one_process(rank: int, folder: Path) -> None:
+    adam = {"lr": 0.01, "c": 3.0, "momentum": 0.9, "beta2": 0.99}
+    reference, expected = one_process(**adam)
+    for options in ({}, {"foreach": True}):
+        model, optimizer = sharded(**adam, **options)
+        train(model, optimizer, range(30), rank)
+        assert_close(model, reference)
+        for p, q in zip(model.parameters(), reference.parameters(), strict=True):
+            ours, theirs = optimizer.state[p]["exp_avg_sq"], expected.state[q]["exp_avg_sq"]
+            assert isinstance(ours, DTensor)
+            torch.testing.assert_close(whole(ours), theirs, rtol=1e-12, atol=1e-12)
+
+
 def unfinished_sums_of_tensor_parallelism_are_finished(rank: int, folder: Path) -> None:
     """A replicated parameter whose gradient is 1 on rank 0 and 2 on rank 1, to be summed: 3 everywhere."""
     mesh = init_device_mesh("cpu", (WORLD,))
@@ -233,6 +246,7 @@ def tensor_parallelism_may_share_out_channels_but_not_cut_them(rank: int, folder
 CHECKS = [
     ddp_equals_one_process,
     fsdp2_equals_ddp,
+    fsdp2_with_adams_direction_equals_one_process,
     unfinished_sums_of_tensor_parallelism_are_finished,
     fsdp2_keeps_bfloat16,
     checkpoint_restores_exactly,
