@@ -1,4 +1,4 @@
-"""All methods beside each other: LeNet-300-100 and LeNet-5 on Fashion-MNIST, a Wide ResNet 10-1 on CIFAR-10.
+"""All methods beside each other: LeNets on Fashion-MNIST, a Wide ResNet 10-1 on CIFAR-10, and a transformer.
 
 ::
 
@@ -15,7 +15,8 @@ Epochs and trials are what two cores finish in an hour or two a part, which is s
 methods compare on this budget, not what they reach at their best. The images of CIFAR-10 are averaged down to
 16 pixels, for four epochs at that size cost no more than one at full size. The schedule of the rate is
 half-linear (constant for half of the epochs, then falling to a hundredth), as in the gRDA paper, without
-weight decay; rate and momentum are searched for every method.
+weight decay; rate and momentum are searched for every method. The transformer has AdamW, with its weight
+decay, and gRDA's adaptive form beside the methods that people prune transformers with.
 """
 
 import argparse
@@ -39,6 +40,7 @@ class Part:
     epochs: int
     trials: int
     changes: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()  # none: all
 
 
 PARTS = {
@@ -49,6 +51,12 @@ PARTS = {
         4,
         6,
         ("--image-size", "16", "--crop-padding", "2", "--precision", "bf16", "--channels-last"),
+    ),
+    "vit": Part(
+        "vit2x64p7-fashion_mnist",
+        8,
+        6,
+        methods=("sgd", "magnitude", "gradual", "gradual-erk", "grda", "grda-l0"),
     ),
 }
 
@@ -61,6 +69,8 @@ def arguments(name: str, options: argparse.Namespace) -> list[str]:
     words += ["--schedule-epochs", epochs, "--trials", str(part.trials), "--seeds", "3"]
     words += ["--sparsities", *SPARSITIES, "--threads", "1", "--jobs", str(options.jobs)]
     words += ["--out", str(options.out / name), "--archive", str(RESULTS / f"compare-{name}.runs.jsonl")]
+    if part.methods:
+        words += ["--methods", *part.methods]
     if options.data_dir is not None:
         words += ["--data-dir", options.data_dir]
     return words + (["--dry-run"] if options.estimate else [])

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -39,6 +41,7 @@ from dirprune.train.jobs import attempt
 from record import RESULTS, own_command, public_command, record
 
 RESULT = RESULTS / "frontier.json"
+FIGURE = Path(__file__).parents[1] / "docs" / "assets" / "frontier.png"
 PROTOCOL = (
     "LeNet-300-100 on Fashion-MNIST, 10 epochs, a tenth of the training images held back; the test images "
     "are never looked at. Every variant has ten runs: four with seed 0, whose strengths are steered to 95, "
@@ -433,6 +436,56 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return rows
 
 
+LADDER = {
+    "published": "as published",
+    "rate": "momentum, rate .05",
+    "half-linear": "half-linear schedule",
+    "linear growth": "mu = 1",
+    "hard": "hard threshold",
+    "gradual": "gradual magnitude",
+    "gradual ERK": "gradual magnitude, ERK",
+    "ST-3": "ST-3",
+}
+"""What the figure shows: each of the first adds one change to the one before."""
+
+
+def draw(variants: Sequence[dict[str, Any]]) -> Figure:
+    """Draw accuracy at the wanted sparsities, mean and range of the seeds."""
+    known = {variant["name"]: variant["accuracy"] for variant in variants}
+    figure = Figure((7.0, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    names = [name for name in LADDER if name in known]
+    ours = [name for name in names if VARIANTS[name].start is not None]
+    for i, name in enumerate(names):
+        rows = [known[name][f"{target:g}"]["seeds"] for target in TARGETS]
+        seeds = [[100 * accuracy for accuracy in row if accuracy is not None] for row in rows]
+        means = [statistics.mean(each) for each in seeds]
+        below = [mean - min(each) for mean, each in zip(means, seeds, strict=True)]
+        above = [max(each) - mean for mean, each in zip(means, seeds, strict=True)]
+        dual = name in ours
+        place = i - (len(names) - 1) / 2
+        axes.errorbar(
+            [x + 0.045 * place for x in range(len(TARGETS))],
+            means,
+            [below, above],
+            label=LADDER[name] if not dual or not i else f"+ {LADDER[name]}",
+            color=colormaps["viridis"](0.9 * i / max(1, len(ours) - 1)) if dual else "#8a8a8a",
+            marker="o" if dual else "sD^"[i - len(ours)],
+            ls="-" if dual else ":",
+            lw=1.4,
+            ms=5,
+            capsize=2,
+        )
+    axes.set_xticks(range(len(TARGETS)), [f"{100 * target:g} %" for target in TARGETS])
+    axes.set_xlabel("zeros among the weights")
+    axes.set_ylabel("accuracy on held-back images, %")
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    axes.set_title("gRDA, one change after the other", fontsize=10, loc="left")
+    return figure
+
+
 def main() -> int:
     """Train the variants and write what they reached."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -470,6 +523,7 @@ def main() -> int:
         if name in found
     ]
     record(RESULT, {"protocol": PROTOCOL, "variants": variants})
+    draw(variants).savefig(FIGURE, dpi=150, metadata={"Software": None})
     return 0
 
 

@@ -7,7 +7,11 @@ from dataclasses import replace
 from dirprune.errors import UsageError, unknown
 from dirprune.recipes.cifar import vgg16_cifar10, wrn28x10_cifar10, wrn28x10_cifar100
 from dirprune.recipes.digits import digits
-from dirprune.recipes.fashion_mnist import lenet5_fashion_mnist
+from dirprune.recipes.fashion_mnist import (
+    lenet5_fashion_mnist,
+    lenet5_fashion_mnist_l0,
+    vit2x64p7_fashion_mnist,
+)
 from dirprune.recipes.imagenet import resnet50_imagenet
 from dirprune.train import Experiment
 
@@ -16,6 +20,8 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     for recipe in (
         digits,
         lenet5_fashion_mnist,
+        lenet5_fashion_mnist_l0,
+        vit2x64p7_fashion_mnist,
         vgg16_cifar10,
         wrn28x10_cifar10,
         wrn28x10_cifar100,
