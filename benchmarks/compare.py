@@ -6,8 +6,8 @@
     python benchmarks/compare.py --data-dir DATA --only lenet5     one of them
     python benchmarks/compare.py --estimate                        how long it will take, and the protocol
 
-Sparsities 90, 95 and 98 %, three seeds, equal epochs; the protocol is that of ``dirprune compare``. It may be
-stopped at any moment and goes on from there, on another machine too: what is finished lies in
+Sparsities 90, 95 and 98 %, three seeds or five, equal epochs; the protocol is that of ``dirprune compare``.
+It may be stopped at any moment and goes on from there, on another machine too: what is finished lies in
 ``benchmarks/results/compare-NAME.runs.jsonl``. Each part ends with ``benchmarks/results/compare-NAME.json``
 and its tables in ``benchmarks/README.md``.
 
@@ -15,8 +15,9 @@ Epochs and trials are what two cores finish in an hour or two a part, which is s
 methods compare on this budget, not what they reach at their best. The images of CIFAR-10 are averaged down to
 16 pixels, for four epochs at that size cost no more than one at full size. The schedule of the rate is
 half-linear (constant for half of the epochs, then falling to a hundredth), as in the gRDA paper, without
-weight decay; rate and momentum are searched for every method. The transformer has AdamW, with its weight
-decay, and gRDA's adaptive form beside the methods that people prune transformers with.
+weight decay; rate and momentum are searched for every method. The methods that were strongest on
+LeNet-300-100 are compared once more, with five other seeds. The transformer has AdamW, with its weight decay,
+and gRDA's adaptive form beside the methods that people prune transformers with.
 """
 
 import argparse
@@ -41,10 +42,19 @@ class Part:
     trials: int
     changes: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()  # none: all
+    seeds: int = 3
 
 
 PARTS = {
     "lenet-300-100": Part("lenet5-fashion_mnist", 10, 9, ("--model", "lenet-300-100", "--precision", "bf16")),
+    "lenet-300-100-strongest": Part(
+        "lenet5-fashion_mnist",
+        10,
+        9,
+        ("--model", "lenet-300-100", "--precision", "bf16", "--seed", "10"),
+        methods=("sgd", "magnitude", "gradual", "gradual-erk", "acdc", "st3", "grda", "grda-l0"),
+        seeds=5,
+    ),
     "lenet5": Part("lenet5-fashion_mnist", 5, 6, ("--precision", "bf16", "--channels-last")),
     "wrn10x1": Part(
         "wrn10x1-cifar10",
@@ -66,7 +76,7 @@ def arguments(name: str, options: argparse.Namespace) -> list[str]:
     part = PARTS[name]
     epochs = str(part.epochs)
     words = ["compare", part.recipe, *part.changes, "--epochs", epochs, "--schedule", "half-linear"]
-    words += ["--schedule-epochs", epochs, "--trials", str(part.trials), "--seeds", "3"]
+    words += ["--schedule-epochs", epochs, "--trials", str(part.trials), "--seeds", str(part.seeds)]
     words += ["--sparsities", *SPARSITIES, "--threads", "1", "--jobs", str(options.jobs)]
     words += ["--out", str(options.out / name), "--archive", str(RESULTS / f"compare-{name}.runs.jsonl")]
     if part.methods:

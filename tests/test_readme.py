@@ -2,13 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dirprune.export.inference_bench import DENSE
 from dirprune.methods import METHODS
+from dirprune.recipes import get_recipe
 from dirprune.report.summary import variant_labels
+from dirprune.train import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -112,6 +115,25 @@ def test_pair_of_the_evidence_agrees_with_the_results():
             f"it loses {100 * lost:.1f}:",
             f"SGD {100 * sgd['test_accuracy']:.2f} %",
             f"gRDA ({c}) {100 * grda['test_accuracy']:.2f} % at {100 * grda['sparsity']:.2f} % zeros",
+        ],
+    )
+
+
+def test_pair_of_the_hard_threshold_agrees_with_the_results():
+    pair, soft = (measured(f"evidence-lenet5-fashion_mnist{more}")["pair"] for more in ("-l0", ""))
+    assert pair["sgd"] == soft["sgd"]  # the same twin, told just before
+    config, result = pair["grda"]["config"], pair["grda"]["result"]
+    recipe = get_recipe("lenet5-fashion_mnist-l0").config
+    # Laid out for 60 epochs either way.
+    trained = replace(TrainConfig.from_json(config), recipe=recipe.recipe, schedule_epochs=None)
+    assert trained == recipe
+    assert_told(
+        passage("fashion_mnist.json`). With the hard threshold", "zeros."),
+        [
+            f'(`penalty="{config["penalty"]}"`, mu={config["mu"]:g},',
+            f"c={config['c']:.1e};".replace("e-0", "e-"),
+            "recipe `lenet5-fashion_mnist-l0`)",
+            f"{100 * result['test_accuracy']:.2f} % at {100 * result['sparsity']:.2f} %",
         ],
     )
 
