@@ -183,6 +183,38 @@ def _pairs() -> str:
     return "\n".join(tables)
 
 
+# -- more accuracy -------------------------------------------------------------------------------------
+
+
+def _frontier() -> str:
+    """A row for each variant: accuracy at the wanted sparsities, mean and range over the seeds."""
+    content = _measured("frontier")
+    targets = list(content["variants"][0]["accuracy"])
+    heads = " | ".join(f"{100 * float(target):g} %" for target in targets)
+    lines = [f"| change | {heads} |", "|---" * (len(targets) + 1) + "|"]
+    for variant in content["variants"]:
+        cells = [_of_seeds(variant["accuracy"][target]["seeds"]) for target in targets]
+        lines.append(f"| {variant['change']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _of_seeds(accuracies: list[float | None]) -> str:
+    """Mean and range of what is known."""
+    known = [100 * accuracy for accuracy in accuracies if accuracy is not None]
+    if not known:
+        return "not reached"
+    return f"{sum(known) / len(known):.2f} ({min(known):.2f} to {max(known):.2f})"
+
+
+def _readings() -> str:
+    """What becomes of the theorem's reading, for each variant of gRDA."""
+    lines = ["| change | reading |", "|---|---|"]
+    for variant in _measured("frontier")["variants"]:
+        if variant["reading"] != "none":
+            lines.append(f"| {variant['change']} | {variant['reading']} |")
+    return "\n".join(lines)
+
+
 # -- deployment ----------------------------------------------------------------------------------------
 
 
@@ -250,6 +282,7 @@ _GENERATED = {
     "command-line.md": {"help": _help},
     "comparison.md": {"protocol": _protocol, "methods": _methods},
     "deployment.md": {"slim": _slim},
+    "frontier.md": {"frontier": _frontier, "readings": _readings},
     "evidence.md": {"theorem": _theorem, "cost": _cost, "pairs": _pairs},
     "results.md": {"results": _results},
 }

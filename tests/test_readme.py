@@ -180,6 +180,29 @@ def test_slim_agrees_with_the_results():
     )
 
 
+def test_ladder_agrees_with_the_results():
+    variants = {each["name"]: each["accuracy"] for each in measured("frontier")["variants"]}
+
+    def at(name):
+        return " and ".join(f"{100 * variants[name][target]['mean']:.2f}" for target in ("0.95", "0.98"))
+
+    told = passage("mean of three seeds, accuracy in %", "and both are told the sparsity")
+    assert_told(
+        told,
+        [
+            "at 95 and 98 % zeros:",
+            f"as published {at('published')};",
+            f"with momentum and rate {at('rate')};",
+            f"with the schedule {at('half-linear')};",
+            f"with mu=1 {at('linear growth')};",
+            f"with the hard threshold {at('hard')}.",
+            f"gradual magnitude pruning has {at('gradual')},",
+            f"ST-3 {at('ST-3')},",
+        ],
+    )
+    assert all(len(row["seeds"]) == 3 for accuracy in variants.values() for row in accuracy.values())
+
+
 def test_comparison_agrees_with_the_results():
     told = passage("at the same sparsity. So they do here:", "(all methods: `benchmarks/README.md`)")
     comparison = measured("compare-lenet-300-100")
