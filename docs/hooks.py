@@ -206,6 +206,26 @@ def _of_seeds(accuracies: list[float | None]) -> str:
     return f"{sum(known) / len(known):.2f} ({min(known):.2f} to {max(known):.2f})"
 
 
+def _judged() -> str:
+    """A row for each of the strongest methods, on the test set with new seeds."""
+    rows = _measured("compare-lenet-300-100-strongest")["rows"]
+    targets = sorted({row["target"] for row in rows if row["target"] is not None})
+    heads = " | ".join(f"{100 * target:g} %" for target in targets)
+    lines = [f"| method | {heads} |", "|---" * (len(targets) + 1) + "|"]
+    for title in dict.fromkeys(row["title"] for row in rows if row["target"] is not None):
+        at = {row["target"]: row for row in rows if row["title"] == title}
+        lines.append(f"| {title} | {' | '.join(_with_interval(at[target]) for target in targets)} |")
+    (dense,) = [row for row in rows if row["target"] is None]
+    return "\n".join([*lines, "", f"{dense['title']}: {_with_interval(dense)}."])
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    """Mean accuracy with half of its 95 % interval, and the sparsity that was reached."""
+    accuracy = row["accuracy"]
+    half = (accuracy["high"] - accuracy["low"]) / 2
+    return f"{100 * accuracy['mean']:.2f} ± {100 * half:.2f} at {100 * row['sparsity']['mean']:.2f}"
+
+
 def _readings() -> str:
     """What becomes of the theorem's reading, for each variant of gRDA."""
     lines = ["| change | reading |", "|---|---|"]
@@ -282,7 +302,7 @@ _GENERATED = {
     "command-line.md": {"help": _help},
     "comparison.md": {"protocol": _protocol, "methods": _methods},
     "deployment.md": {"slim": _slim},
-    "frontier.md": {"frontier": _frontier, "readings": _readings},
+    "frontier.md": {"frontier": _frontier, "judged": _judged, "readings": _readings},
     "evidence.md": {"theorem": _theorem, "cost": _cost, "pairs": _pairs},
     "results.md": {"results": _results},
 }
