@@ -9,7 +9,7 @@ import pytest
 
 from dirprune.export.inference_bench import DENSE
 from dirprune.methods import METHODS
-from dirprune.recipes import get_recipe
+from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report.summary import variant_labels
 from dirprune.train import TrainConfig
 
@@ -200,7 +200,10 @@ def test_ladder_agrees_with_the_results():
             f"ST-3 {at('ST-3')},",
         ],
     )
-    assert all(len(row["seeds"]) == 3 for accuracy in variants.values() for row in accuracy.values())
+    for name in ("published", "rate", "half-linear", "linear growth", "hard", "gradual", "ST-3"):
+        for row in variants[name].values():
+            assert len(row["seeds"]) == 3
+            assert None not in row["seeds"]  # a mean of three
 
 
 def test_comparison_agrees_with_the_results():
@@ -224,3 +227,36 @@ def test_comparison_agrees_with_the_results():
             f'`penalty="l0"` and mu={mu:g} {accuracy["grda-l0"]:.2f}',
         ],
     )
+
+
+@pytest.mark.parametrize("name", ["lenet5-fashion_mnist-l0", "vit2x64p7-fashion_mnist"])
+def test_recipe_expects_what_was_measured(name):
+    """Every accuracy and sparsity that its docstring tells is that of a run, and every run is told."""
+    expected = " ".join((RECIPES[name].__doc__ or "").partition("Expect")[2].split())
+    percentages = set(re.findall(r"(\d+\.\d+) %", expected))
+    found = set()
+    for variant in measured(name)["summary"]:
+        found.add(f"{100 * variant['test_accuracy']['mean']:.2f}")
+        if variant["sparsity"]["mean"]:
+            found.add(f"{100 * variant['sparsity']['mean']:.2f}")
+    assert percentages == found
+
+
+def test_page_of_the_hard_threshold_tells_what_was_measured():
+    evidence, soft = (measured(f"evidence-lenet5-fashion_mnist{more}") for more in ("-l0", ""))
+    page = " ".join((ROOT / "docs" / "frontier.md").read_text().split())
+    _, _, rest = page.partition("Measured for the hard threshold:")
+    told = rest.partition("![Loss on")[0]
+    lines = [each["connect"]["barrier_line"]["train_loss"]["height"] for each in (evidence, soft)]
+    assert f"rises by {lines[0]:.3f}, with the soft threshold by {lines[1]:.3f}" in told
+    assert evidence["connect"]["barrier_curve"]["train_loss"]["height"] == 0
+    for path in ("curve", "line"):
+        assert evidence["connect"][f"barrier_{path}"]["test_error"]["height"] < 0.001
+    steps = {step["epoch"]: 100 * step["fraction"] for step in evidence["project"]["steps"]}
+    later = [fraction for epoch, fraction in steps.items() if epoch >= 5]
+    assert f"{min(later):.1f} to {max(later):.1f} % lies in the ten sharpest directions" in told
+    assert f"{steps[1]:.1f} and {steps[2]:.1f} %" in told
+    result = {name: run["result"] for name, run in evidence["pair"].items()}
+    assert f"{100 * result['grda']['test_accuracy']:.2f} % on the test set" in told
+    assert f"its SGD twin {100 * result['sgd']['test_accuracy']:.2f} %" in told
+    assert {run["train_accuracy"] for run in result.values()} == {1.0}

@@ -12,6 +12,7 @@ from dirprune.data import load_dataset
 from dirprune.methods import METHODS
 from dirprune.runs import RunFolder
 from dirprune.train.trainer import Trainer
+from frontier_variants import Variants
 
 W = np.linspace(-8, 8, 160_001)
 ONE = np.abs(W)  # at tau = 1
@@ -27,7 +28,7 @@ PENALTIES = {
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_a_rule_is_the_proximal_map_of_its_penalty(name):
-    rule = frontier.Variants.threshold_rules[name]
+    rule = Variants.threshold_rules[name]
     values = torch.tensor([-5.0, -3.2, -1.7, -0.9, 0.0, 0.4, 1.05, 2.4, 2.9, 3.6, 4.2], dtype=torch.float64)
     scale = {"half": 2.0}.get(name, 1.0)  # Xu et al. have no half before the square
     expected = [W[np.argmin(scale * 0.5 * (W - v) ** 2 + scale * PENALTIES[name])] for v in values.tolist()]
@@ -37,7 +38,7 @@ def test_a_rule_is_the_proximal_map_of_its_penalty(name):
 
 @pytest.mark.parametrize("name", ["firm", "scad", "garrote", "half"])
 def test_a_rule_is_zero_within_the_threshold_and_alone_there(name):
-    rule = frontier.Variants.threshold_rules[name]
+    rule = Variants.threshold_rules[name]
     values = torch.tensor([-1.01, -1.0, -0.5, 0.0, 0.99, 1.01, 30.0], dtype=torch.float64)
     assert (rule(values, 1.0) == 0).tolist() == [False, True, True, True, True, False, False]
     assert rule(values, 1.0)[-1] == pytest.approx(30, rel=0.02)  # the bias falls off
