@@ -215,8 +215,8 @@ L1 = {"penalty": "l1", "mu": 0.6}
 SOFT = "the paper's"
 LINEAR = "time is measured by the sum of rates; the growth at mu = 1 is the edge of the theorem's range"
 HARD = (
-    "a surviving weight is SGD's own; what leaves SGD is what became zero, which the l0 count weighs by the "
-    "same score: a direction is given up where it costs less than the threshold"
+    "no theorem: a surviving weight is its accumulator and takes SGD's steps; whether what became zero lies "
+    "in flat directions is measured below"
 )
 VARIANTS = {
     "published": Variant(
@@ -228,7 +228,7 @@ VARIANTS = {
     ),
     "momentum": Variant(
         "momentum .9 at rate .01: steps as long as published",
-        "heavy-ball SGD drifts as plain SGD at rate / (1 - beta), so the same limit in that time",
+        "no theorem; heavy-ball SGD drifts as plain SGD at rate / (1 - beta), so the same is to be expected",
         0.05,
         L1,
         {"lr": 0.01, "schedule": "constant"},

@@ -227,12 +227,13 @@ def _with_interval(row: dict[str, Any]) -> str:
 
 
 def _readings() -> str:
-    """What becomes of the theorem's reading, for each variant of gRDA."""
-    lines = ["| change | reading |", "|---|---|"]
+    """What becomes of the theorem's reading: the variants of gRDA by what there is to say of them."""
+    alike: dict[str, list[str]] = {}
     for variant in _measured("frontier")["variants"]:
         if variant["reading"] != "none":
-            lines.append(f"| {variant['change']} | {variant['reading']} |")
-    return "\n".join(lines)
+            alike.setdefault(variant["reading"], []).append(variant["change"])
+    rows = (f"| {'; '.join(changes)} | {reading} |" for reading, changes in alike.items())
+    return "\n".join(["| change | reading |", "|---|---|", *rows])
 
 
 # -- deployment ----------------------------------------------------------------------------------------
