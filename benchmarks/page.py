@@ -77,10 +77,10 @@ def comparison(results: Path) -> list[str]:
         "",
         "`python benchmarks/compare.py --data-dir DATA --only PART` goes on from what is finished in "
         "`results/compare-PART.runs.jsonl`. Sparsity and accuracy in %, mean ± sample standard deviation "
-        "over seeds, by wanted sparsity and then from accurate to inaccurate. The difference to gRDA is "
-        "paired by seed, with its 95 % interval (Student's t), in points; behind it, by how many points of "
-        "sparsity the method is sparser. s: seconds of training. GMAC: 10⁹ multiplications on a machine that "
-        "skips every product with a pruned weight.",
+        "over seeds, by wanted sparsity and then from accurate to inaccurate. The difference to the method "
+        "named in the head is paired by seed, with its 95 % interval (Student's t), in points; behind it, by "
+        "how many points of sparsity the method is sparser. s: seconds of training. GMAC: 10⁹ "
+        "multiplications on a machine that skips every product with a pruned weight.",
         "",
     ]
     for path in parts:
@@ -93,6 +93,8 @@ def _part(name: str, content: Json) -> list[str]:
     environment = content["environment"]
     rows = content["rows"]
     targets = sorted({row["target"] for row in rows if row["target"] is not None})
+    reference = next(row["title"] for row in rows if row["method"] == content["reference"])
+    head = ("wanted", "method", "accuracy", "sparsity", f"to {reference}", "training loss", "s", "GMAC")
     return [
         f"### {name}",
         "",
@@ -102,7 +104,7 @@ def _part(name: str, content: Json) -> list[str]:
         "",
         f"Made {environment['date'][:10]} on {environment['cpu']}, torch {environment['versions']['torch']}.",
         "",
-        "| wanted | method | accuracy | sparsity | to gRDA | training loss | s | GMAC | needs | seeds |",
+        f"| {' | '.join(head)} | needs | seeds |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *(_row(row) for row in rows),
         "",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dirprune.compare.search import best
 from dirprune.data import load_dataset
 from dirprune.errors import RunFolderError, UsageError
 from dirprune.report import print_comparison, read_comparison, write_report, write_results
+from dirprune.report.comparison_page import comparison_sections
 from dirprune.runs import RunFolder
 from dirprune.train import TrainConfig
 from dirprune.train.trainer import Trainer
@@ -175,6 +177,29 @@ def test_numbers_of_the_table(compared):
     assert rows["sgd", None].difference is None
 
 
+def test_any_method_may_be_the_reference(compared, tmp_path):
+    """The dense network too, beside which every sparsity is held."""
+    folder, _ = compared
+    shutil.copytree(folder, tmp_path / "runs", ignore=shutil.ignore_patterns("trials"))
+    content = json.loads((folder / "comparison.json").read_text())
+    for reference in ("gradual", "sgd"):
+        (tmp_path / "runs" / "comparison.json").write_text(json.dumps({**content, "reference": reference}))
+        results = read_comparison(tmp_path / "runs")
+        rows = {(row.method, row.target): row for row in results.rows}
+        paired_with = rows.get((reference, 0.8)) or rows[reference, None]
+        expected = rows["grda", 0.8].accuracy.mean - paired_with.accuracy.mean
+        assert rows["grda", 0.8].difference.mean == pytest.approx(expected)
+        assert paired_with.difference is None
+        (page,) = comparison_sections(results)
+        assert all(f"to {paired_with.title}, points (95 %)" in table.head for table in page.tables[:3])
+
+
+def test_the_reference_is_grda_or_the_first():
+    assert PROTOCOL.paired_with == "grda"
+    assert replace(PROTOCOL, methods=("gradual", "sgd")).paired_with == "gradual"
+    assert replace(PROTOCOL, reference="small-dense").paired_with == "small-dense"
+
+
 def test_sparsity_is_counted_in_the_full_network(compared):
     folder, _ = compared
     rows = {(row.method, row.target): row for row in read_comparison(folder).rows}
@@ -244,6 +269,7 @@ def test_a_damaged_archive_is_refused_and_makes_no_run(tmp_path, content):
         ({"methods": ("grda", "rigel")}, "unknown method"),
         ({"sparsities": (0.9, 0.9)}, "nothing twice"),
         ({"sparsities": (1.0,)}, r"in \(0, 1\)"),
+        ({"reference": "rigl"}, "--reference must be among the methods"),
         ({"trials": 0}, "--trials must be >= 1"),
         ({"config": replace(CONFIG, prune="all")}, "--prune must be weights"),
         ({"config": replace(CONFIG, settings=("drop=0.5",))}, "are searched here"),

@@ -39,6 +39,8 @@ class CompareOptions:
     """Seeds of the runs that are reported."""
     trials: int = 12
     """Trial runs for each method, for all wanted sparsities together."""
+    reference: str | None = None
+    """The method that the others are paired with, seed by seed; default: grda, or the first that is named."""
     threads: int | None = None
     """Threads on the CPU for each run; None for all cores."""
     jobs: int | None = None
@@ -72,6 +74,7 @@ def compare(arguments: list[str]) -> int:
         sparsities=options.sparsities,
         seeds=options.seeds,
         trials=options.trials,
+        reference=options.reference,
     )
     console = Console()
     for sentence in [*protocol.words(), _expectation(protocol, options)]:

@@ -14,8 +14,6 @@ from dirprune.methods import METHODS
 from dirprune.train import TrainConfig
 from dirprune.tune.trials import Bench
 
-REFERENCE = "grda"
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -42,6 +40,8 @@ class Protocol:
         sparsities: The wanted sparsities.
         seeds: Of the runs that are reported.
         trials: For each method, for all wanted sparsities together.
+        reference: The method that the others are paired with, seed by seed; default: gRDA, or the first where
+            it is not among them.
 
     Raises:
         UsageError: Nothing would be compared.
@@ -52,6 +52,7 @@ class Protocol:
     sparsities: tuple[float, ...]
     seeds: int
     trials: int
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -65,6 +66,8 @@ class Protocol:
                 raise UsageError(f"--{name} must name something, and nothing twice; got {values}")
         if not all(0 < s < 1 for s in self.sparsities):
             raise UsageError(f"--sparsities must be in (0, 1), got {self.sparsities}")
+        if self.reference not in (None, *self.methods):
+            raise UsageError(f"--reference must be among the methods, got {self.reference!r}")
         for name in ("seeds", "trials"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be >= 1, got {getattr(self, name)}")
@@ -74,6 +77,11 @@ class Protocol:
             raise UsageError("--sparsity and --settings are searched here: leave them out")
         if not self.config.validation > 0:
             raise UsageError(f"--validation must be > 0 for tuning, got {self.config.validation}")
+
+    @property
+    def paired_with(self) -> str:
+        """The reference."""
+        return self.reference or ("grda" if "grda" in self.methods else self.methods[0])
 
     @property
     def cells(self) -> list[tuple[str, float | None]]:
@@ -110,14 +118,16 @@ class Protocol:
         """State the protocol, a sentence each."""
         config = self.config
         momenta = " or ".join(f"{momentum:g}" for momentum in MOMENTA)
+        nesterov = " (Nesterov's)" if config.nesterov else ""
         direction = (
             f"Adam's direction, with beta2 {config.beta2:g}, is what all take"
             if config.beta2
-            else f"so is a momentum of {momenta}, except for those that take Adam"
+            else f"so is a momentum of {momenta}{nesterov}, except for those that take Adam"
         )
         return [
-            f"Every method has {self.trials} trial runs. The first has the method's defaults but for its "
-            "strength, the others are random, from a fixed seed. The learning rate is searched for all, and "
+            f"Every method has {self.trials} trial runs. The first has the recipe's rate of {config.lr:g}, "
+            f"its momentum of {config.momentum:g} and the method's defaults but for the strength, the others "
+            "are random, from a fixed seed. The learning rate is searched for all, and "
             f"{direction}.",
             f"Trials are measured on {config.validation:g} of the training images, held back from training; "
             "the test images are first looked at by the runs that are reported.",
@@ -241,7 +251,7 @@ class Comparison:
             "sparsities": protocol.sparsities,
             "seeds": protocol.seeds,
             "trials": protocol.trials,
-            "reference": REFERENCE,
+            "reference": protocol.paired_with,
             "methods": {
                 name: {
                     "title": _title(name, protocol.config),

@@ -70,6 +70,11 @@ class Results:
         """The wanted sparsities."""
         return sorted({row.target for row in self.rows if row.target is not None})
 
+    @property
+    def reference_title(self) -> str:
+        """What the reference is called."""
+        return next((row.title for row in self.rows if row.method == self.reference), self.reference)
+
 
 @dataclass(frozen=True)
 class _Done:
@@ -125,12 +130,17 @@ def _results(content: Mapping[str, Any], folder: Path, runs: Mapping[str, Run]) 
         done[choice["method"], choice["target"]] = {
             run.seed: _done(run, folder, full) for run in found if run.outcome
         }
+
+    def paired(target: float | None) -> Mapping[int, _Done]:
+        dense = done.get((reference, None), {})
+        return done.get((reference, target), dense)
+
     rows = [
         _row(
             choice,
             content["methods"][choice["method"]],
             done[choice["method"], choice["target"]],
-            {} if choice["method"] == reference else done.get((reference, choice["target"]), {}),
+            {} if choice["method"] == reference else paired(choice["target"]),
         )
         for choice in content["choices"]
     ]

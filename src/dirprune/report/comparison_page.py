@@ -19,17 +19,6 @@ from dirprune.report.sections import Figure, Section, Table
 from dirprune.report.statistics import Estimate
 from dirprune.report.terminal import encodable
 
-_HEAD = (
-    "method",
-    "accuracy %",
-    "sparsity %",
-    "to gRDA, points (95 %)",
-    "training",
-    "GMAC",
-    "memory",
-    "needs",
-    "seeds",
-)
 _MARKERS = "osD^v<>PXp*hd8H"
 _INCHES = (9.3, 5.2)
 _REFERENCE_COLOUR = 1
@@ -56,11 +45,12 @@ def _reached(row: Row) -> str:
 def comparison_sections(results: Results) -> list[Section]:
     """Return what the page says of a comparison."""
     tables = [
-        Table(_wanted(target), "", _HEAD, tuple(cells(row) for row in _of(results, target)))
+        Table(_wanted(target), "", _head(results), tuple(cells(row) for row in _of(results, target)))
         for target in _targets(results)
     ]
     caption = (
-        "Mean ± sample standard deviation over seeds. The difference to gRDA is paired by seed, with its "
+        f"Mean ± sample standard deviation over seeds. The difference to {results.reference_title} is paired "
+        "by seed, with its "
         "95 % interval (Student's t) and, in brackets, by how many points of sparsity the method is sparser. "
         "Training: seconds for a run. GMAC: 10⁹ multiplications of training on a machine that skips "
         "every product with a pruned weight, densities as after each epoch. Memory: most that the "
@@ -90,12 +80,17 @@ def print_comparison(results: Results, console: Console) -> None:
         console.print(Text(encodable(sentence, console), style="dim"))
     for target in _targets(results):
         grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, title=_wanted(target), title_justify="left")
-        for index, heading in enumerate(_HEAD):
+        for index, heading in enumerate(_head(results)):
             grid.add_column(heading, justify="right" if index else "left", no_wrap=True)
         for row in _of(results, target):
             grid.add_row(*(Text(encodable(cell, console)) for cell in cells(row)))
         grid.width = max(console.width, 150)
         console.print(grid, crop=False, soft_wrap=True)
+
+
+def _head(results: Results) -> tuple[str, ...]:
+    reference = f"to {results.reference_title}, points (95 %)"
+    return ("method", "accuracy %", "sparsity %", reference, "training", "GMAC", "memory", "needs", "seeds")
 
 
 def cells(row: Row) -> tuple[str, ...]:
