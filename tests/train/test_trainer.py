@@ -19,6 +19,7 @@ from dirprune.export import load_sparse
 from dirprune.models import MODELS, create_model
 from dirprune.runs import RunFolder
 from dirprune.train import Callback, Duration, Experiment, StopRequested, TrainConfig, Trainer, run_experiment
+from dirprune.train.interruption import stop_requests
 from dirprune.train.measures import evaluate, first_non_finite
 from tests.train.dropout_net import dropout_net
 
@@ -204,6 +205,17 @@ def test_first_stop_request_saves_and_the_run_resumes_to_the_same_end(digits, tm
     Trainer(config, digits, interrupted).run()
     Trainer(config, digits, RunFolder(tmp_path / "whole")).run()
     assert interrupted.sparse_file.read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_a_second_sigterm_lets_the_step_end_and_a_second_ctrl_c_does_not():
+    """A batch system sends SIGTERM to every process of a job, and torchrun hands its own on."""
+    with stop_requests() as received:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM] * 2
+    with pytest.raises(KeyboardInterrupt), stop_requests():  # noqa: PT012
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_stop_request_at_the_very_end_stops_the_runs_that_would_follow(digits, tmp_path):

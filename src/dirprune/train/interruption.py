@@ -12,11 +12,15 @@ class StopRequested(KeyboardInterrupt):
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C or SIGTERM, so that the step can end; a second one interrupts at once."""
+    """Collect Ctrl-C and SIGTERM, so that the step can end; a second Ctrl-C interrupts at once.
+
+    A second SIGTERM does not: batch systems send it to every process of a job, and torchrun and the process
+    that started this one hand theirs on.
+    """
     received: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if received:
+        if received and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         received.append(number)
 
