@@ -75,6 +75,7 @@ def test_a_job_goes_through_json():
     ("error", "same"),
     [
         (OSError(errno.ENOSPC, "full", "a/b"), OSError),
+        (OSError("cannot identify image file"), OSError),
         (DataError("no data"), DataError),
         (ZeroDivisionError("x"), Exception),
     ],

@@ -109,7 +109,10 @@ class Outcome:
         """Return what JSON can hold, for another process."""
         error = self.error
         kind = None if error is None else type(error).__name__
-        system = [error.errno, error.strerror, error.filename] if isinstance(error, OSError) else None
+        system = None
+        if isinstance(error, OSError):  # of libraries, it may have a message and no number
+            numbered = error.errno is not None
+            system = [error.errno, error.strerror, error.filename] if numbered else [str(error)]
         return {
             "name": self.name,
             "status": self.status,
