@@ -54,6 +54,11 @@ def test_several_values_make_a_run_each_beside_one_sgd_run_for_a_seed():
     ]
 
 
+def test_values_that_differ_late_are_runs_of_different_names():
+    names = [run.run_name for run in Experiment(config=CONFIG, c=(1.23456e-3, 1.234561e-3)).runs()]
+    assert names == ["sgd-seed0", "grda-c0.00123456-mu0.6-seed0", "grda-c0.001234561-mu0.6-seed0"]
+
+
 def test_without_values_those_of_the_configuration_are_run():
     experiment = Experiment(config=CONFIG)
     assert (experiment.c, experiment.mu) == ((5e-3,), (0.6,))

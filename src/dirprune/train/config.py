@@ -200,8 +200,8 @@ class TrainConfig:
     def run_name(self) -> str:
         """Name of the run's folder within its experiment."""
         penalty = [] if self.penalty == "l1" else [self.penalty]
-        thresholds = [*penalty, f"c{self.c:g}", f"mu{self.mu:g}"] if self.method == "grda" else []
-        target = [] if self.sparsity is None else [f"{self.sparsity:g}"]
+        thresholds = [*penalty, f"c{_short(self.c)}", f"mu{_short(self.mu)}"] if self.method == "grda" else []
+        target = [] if self.sparsity is None else [_short(self.sparsity)]
         settings = [_short(pair) for pair in self.settings]
         return "-".join([self.method, *thresholds, *target, *settings, f"seed{self.seed}"])
 
@@ -221,7 +221,8 @@ class TrainConfig:
 def _short(value: Any) -> str:
     """Write a setting so that it can stand in a folder's name."""
     if isinstance(value, float):
-        return f"{value:g}"
+        text = f"{value:g}"
+        return text if float(text) == value else repr(value)  # else two runs might have one name
     if isinstance(value, tuple):
         return "_".join(map(_short, value))
     return re.sub(r"[^\w.,=+-]+", "_", str(value))
