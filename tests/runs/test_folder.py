@@ -98,10 +98,11 @@ def test_second_writer_is_refused(folder):
         ("config.json", "[1]", "must hold a JSON object"),
         ("result.json", "nonsense", "not valid JSON"),
         ("metrics.jsonl", "nonsense\n", "not valid JSON lines"),
+        ("metrics.jsonl", "\xff\n", "not valid JSON lines"),
     ],
 )
 def test_damaged_files_are_named(folder, name, content, message):
-    (folder.path / name).write_text(content)
+    (folder.path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(RunFolderError, match=message):
         {"config.json": folder.config, "result.json": folder.result, "metrics.jsonl": folder.metrics}[name]()
 

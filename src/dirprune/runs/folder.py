@@ -282,8 +282,8 @@ class RunFolder:
         path = self.path / name
         if not path.is_file():
             return []
-        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
         try:
+            whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
             return [json.loads(line) for line in whole.splitlines()]
         except ValueError as error:
             raise RunFolderError(f"{path} is not valid JSON lines ({error}): restore or delete it") from None
