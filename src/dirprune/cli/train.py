@@ -47,7 +47,8 @@ class TrainOptions:
     dry_run: bool = False
     """Print parameters, memory, steps and time from a few steps on random images; write nothing."""
     snapshots: tuple[int, ...] = ()
-    """Epochs after which the weights are kept, for `dirprune landscape`; 0: before the first."""
+    """Epochs after which the weights are kept, for `dirprune landscape`; 0: before the first. Not with
+    --parallel fsdp2."""
     tracker: tuple[str, ...] = ()
     """Also show the runs in these trackers: tensorboard (files in each run's folder), wandb, mlflow ..."""
 

@@ -51,6 +51,8 @@ def run_jobs(
             raise UsageError(
                 "under torchrun all processes train one run at a time: leave out --jobs and --ray"
             )
+        if any(job.execution.parallel == "fsdp2" and (job.snapshots or job.accumulators) for job in jobs):
+            raise UsageError("snapshots are of a whole model in one process: --snapshots need --parallel ddp")
         return _one_after_the_other(jobs, dataset, display)
     done, left = dict[str, Outcome](), list[Job]()
     for job in jobs:
