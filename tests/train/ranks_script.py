@@ -17,7 +17,8 @@ from dirprune.errors import DirpruneError
 from dirprune.models import MODELS
 from dirprune.optim import GRDA
 from dirprune.runs import RunFolder
-from dirprune.train import Duration, Execution, StopRequested, TrainConfig, Trainer, leave
+from dirprune.train import Duration, Execution, Job, StopRequested, TrainConfig, Trainer, leave
+from dirprune.train.jobs import run_here
 from dirprune.train.ranks import shard
 from tests.train.dropout_net import dropout_conv_net
 
@@ -145,6 +146,20 @@ def killed(images: Path, out: Path) -> None:
     leave()
 
 
+def lonely(images: Path, out: Path) -> None:
+    """One process fails in the middle of a step; there is another run to come."""
+    whole_step = Trainer._step
+
+    def failing(self, images, labels):
+        if os.environ["RANK"] == "1" and self._position.step == 1:
+            raise RuntimeError("out of memory in one process")
+        whole_step(self, images, labels)
+
+    Trainer._step = failing
+    jobs = [Job(config=CONFIG, folder=out / name, execution=NO_WORKERS) for name in ("failing", "next")]
+    run_here(jobs, load_dataset("imagenet", images), [])
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"main": main, "killed": killed}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    {"main": main, "killed": killed, "lonely": lonely}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

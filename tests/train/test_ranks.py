@@ -174,6 +174,14 @@ def test_killed_processes_are_started_again_and_end_with_the_same_bits(two, imag
     assert (killed.path / "metrics.jsonl").read_bytes() == (whole.path / "metrics.jsonl").read_bytes()
 
 
+def test_what_fails_in_one_process_within_a_step_ends_all(images, tmp_path):
+    """The others wait for that process, which must not go on to the next run."""
+    ended = torchrun(Path(__file__).with_name("ranks_script.py"), "lonely", images, tmp_path, check=False)
+    assert ended.returncode == 1
+    assert "RuntimeError: out of memory in one process" in ended.stderr
+    assert not (tmp_path / "next").exists()
+
+
 def test_a_run_of_two_processes_goes_on_in_one(two, dataset, one, tmp_path):
     """And the other way round would read the same file: checkpoints are whole whoever writes them."""
     checkpoints = sorted((two / "momentum" / "checkpoints").iterdir())

@@ -22,7 +22,7 @@ from dirprune.train.config import TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.execution import Execution
 from dirprune.train.memory import keep_freed_memory
-from dirprune.train.ranks import first_process
+from dirprune.train.ranks import first_process, known_to_all
 from dirprune.train.snapshots import SnapshotSaver
 from dirprune.train.tracking import Tracking
 from dirprune.train.trainer import Trainer
@@ -147,6 +147,7 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
 
     Raises:
         StopRequested: Ctrl-C or SIGTERM came.
+        Exception: It failed in this one of several processes, for which the others may wait.
     """
     if job.threads is not None:
         torch.set_num_threads(job.threads)
@@ -175,6 +176,8 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
         message = " ".join(message.split())
         if first_process():
             record_failure(run, message, traceback.format_exc())
+        if not known_to_all(error):
+            raise  # to go on to another run would leave the others waiting; this one's end ends them
         return Outcome(job.name, "failed", message, error)
     return Outcome(job.name, result["status"], result.get("message", ""))
 

@@ -17,6 +17,7 @@ from dirprune.errors import PeerError
 
 T = TypeVar("T")
 
+_KNOWN = "all processes of the run know of it"
 _LEAST_SHARD = 2**16  # elements; a layer smaller than this is gathered together with its neighbours
 
 
@@ -94,6 +95,7 @@ class Ranks:
             mine = None if error is None else str(error) or type(error).__name__
             dist.all_gather_object(said, mine, group=_control())
             if error is not None:
+                error.add_note(_KNOWN)
                 raise error
             rank, line = next((rank, line) for rank, line in enumerate(said) if line is not None)
             raise PeerError(f"process {rank} failed: {line}")
@@ -129,6 +131,11 @@ def first_process() -> bool:
 def processes() -> int:
     """Return how many processes torchrun started; known at once."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def known_to_all(error: Exception) -> bool:
+    """Whether all processes have met a failure together, so that none of them waits for another."""
+    return processes() == 1 or isinstance(error, PeerError) or _KNOWN in getattr(error, "__notes__", ())
 
 
 def leave() -> None:
