@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import binom
 
 from dirprune.tune import compare
 
@@ -20,6 +21,18 @@ def test_one_seed_is_mcnemar():
     assert found.difference == pytest.approx(difference)
     assert found.lower == pytest.approx(difference - 1.6456 * error, rel=2e-3)
     assert found.upper == pytest.approx(difference + 1.6456 * error, rel=2e-3)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("n", [1, 50, 287])
+def test_images_that_are_all_alike_show_no_more_than_their_number_allows(n, seeds):
+    """The bound is the loss at which no difference among n images has a probability of 5 %."""
+    right = torch.ones(seeds, n, dtype=torch.bool)
+    found = compare(right, right, margin=0.005)
+    assert binom.pmf(0, n, -found.lower) == pytest.approx(0.05)
+    assert found.difference == 0
+    assert found.upper == -found.lower
+    assert found.verdict == "undecided"
 
 
 @pytest.mark.parametrize(

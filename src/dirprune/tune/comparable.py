@@ -39,7 +39,9 @@ def compare(correct: Tensor, reference: Tensor, *, margin: float, confidence: fl
     The first term is McNemar's, the second what seeds add; noise that is in both counts twice, so the
     interval errs on the wide side. With one seed there is no second term, and the answer holds for that seed
     alone.
-    The bounds are difference -/+ t * SE with Student's quantile at Satterthwaite's degrees of freedom.
+    The bounds are difference -/+ t * SE with Student's quantile at Satterthwaite's degrees of freedom, and
+    never closer than :math:`1 - (1 - q)^{1/n}` with the confidence q, about 3 / n for q = 0.95: from n images
+    that are all alike no less can be concluded, whatever SE says (the rule of three).
     *Comparable* means that the lower bound lies above minus the margin, *worse* that the upper bound lies
     below it.
 
@@ -60,12 +62,13 @@ def compare(correct: Tensor, reference: Tensor, *, margin: float, confidence: fl
     """
     d = correct.double() - reference.double()
     seeds, images = d.shape
-    terms = [(float(d.mean(0).var()) / images, images - 1)]
-    if seeds > 1:
-        terms.append((float(d.mean(1).var()) / seeds, seeds - 1))
+    means = ((d.mean(0), images), (d.mean(1), seeds))
+    terms = [(float(mean.var()) / count, count - 1) for mean, count in means if count > 1]
     variance = sum(term for term, _ in terms)
-    freedom = variance**2 / sum(term**2 / df for term, df in terms) if variance > 0 else math.inf
-    width = float(stdtrit(freedom, confidence)) * math.sqrt(variance) if variance > 0 else 0.0
+    width = 1 - (1 - confidence) ** (1 / images)
+    if variance > 0:
+        freedom = variance**2 / sum(term**2 / df for term, df in terms)
+        width = max(width, float(stdtrit(freedom, confidence)) * math.sqrt(variance))
     difference = float(d.mean())
     lower, upper = difference - width, difference + width
     verdict: Verdict = "comparable" if lower > -margin else "worse" if upper < -margin else "undecided"
