@@ -48,6 +48,7 @@ BAD = [
     (["train", "digits", "--seeds", "0"], 2, "--seeds must be >= 1"),
     (["train", "digits", "--threads", "0"], 2, "--threads must be >= 1"),
     (["train", "digits", "--jobs", "0"], 2, "--jobs must be >= 1"),
+    (["train", "digits", "--sparsity", "0.9"], 2, "--sparsity belongs to none of sgd, grda"),
     (["train", "digits", "--methods", "adam"], 2, "unknown method 'adam'"),
     (["train", "digits", "--tracker", "tensorbord"], 2, "unknown tracker 'tensorbord'"),
     (["train", "digits", "--checkpoint-every", "5"], 2, "such as '1ep' or '500it'"),

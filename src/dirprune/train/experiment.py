@@ -59,6 +59,11 @@ class Experiment:
         object.__setattr__(self, "mu", self.mu or (self.config.mu,))
         runs = self.runs()  # every setting within its range
         taken = {pair for run in runs for pair in run.settings}
+        if self.config.sparsity is not None and not any(METHODS[m].facts.needs_target for m in self.methods):
+            raise UsageError(
+                f"--sparsity belongs to none of {', '.join(self.methods)}, which take no target; "
+                "`dirprune tune RECIPE --target-sparsity` looks for gRDA's c"
+            )
         for pair in self.config.settings:
             if pair not in taken:
                 raise UsageError(f"--settings {pair} belongs to none of {', '.join(self.methods)}")
