@@ -45,6 +45,9 @@ def test_other_methods_train_beside_the_twins(tmp_path, capsys):
         (["train", "digits", "--methods", "rigl"], "rigl needs the final sparsity"),
         (["train", "digits", "--methods", "rigel"], "did you mean 'rigl'"),
         (["compare", "digits", "--methods", "rigel"], "did you mean 'rigl'"),
+        (["compare", "digits", "--threads", "0"], "--threads must be >= 1, got 0"),
+        (["compare", "digits", "--jobs", "-1", "--dry-run"], "--jobs must be >= 1, got -1"),
+        (["compare", "digits", "--archive", "nowhere/runs.jsonl"], "there is no folder nowhere"),
         (["compare", "digits", "--sparsities", "90"], "--sparsities must be in (0, 1)"),
     ],
 )

@@ -118,7 +118,7 @@ def test_fewer_images_are_said_in_the_evidence(pair):
         (["project", "{sgd}", "{grda}", "--epochs", "7"], "no snapshot of both runs at epoch 7"),
         (["norms", "{sgd}", "{sgd}/nowhere"], "is not a run folder"),
         (["connect", "{sgd}", "{grda}", "--points", "1"], "--points must be 2 or more"),
-        (["connect", "{sgd}", "{grda}", "--images", "0"], "--images must be 1 or more"),
+        (["connect", "{sgd}", "{grda}", "--images", "0"], "--images must be >= 1"),
         (["directional", "{sgd}", "--k", "9999999"], "--k must be less than the number of weights"),
     ],
 )

@@ -48,6 +48,13 @@ def parse(
         raise UsageError(f"{_in_one_line(complaint.getvalue())} ({prog} --help lists the options)") from None
 
 
+def at_least_one(**options: int | None) -> None:
+    """Raise UsageError for an option, named as its field, that is given and below 1."""
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be >= 1, got {value}")
+
+
 def _in_one_line(complaint: str) -> str:
     """Take tyro's box apart: a title, the message, and perhaps options of a similar name."""
     _, message, *more = (" ".join(block.split()) for block in _RULE.split(complaint))

@@ -14,7 +14,7 @@ from rich.table import Table
 from dirprune.bench import StepTable, TrainingTable, measure_step, measure_training, parameter_shapes
 from dirprune.bench.step import BASE, MOMENTUM
 from dirprune.bench.training import WAYS
-from dirprune.cli.arguments import parse
+from dirprune.cli.arguments import at_least_one, parse
 from dirprune.cli.bench_inference import bench_inference
 from dirprune.cli.train import recipe_list
 from dirprune.core.atomic import atomic_write
@@ -78,8 +78,7 @@ def bench(arguments: list[str]) -> int:
 def bench_step(arguments: list[str]) -> int:
     """Time one step of gRDA beside torch's optimisers."""
     options = parse(StepOptions, arguments, prog="dirprune bench step")
-    if options.parameters is not None and options.parameters < 1:
-        raise UsageError(f"--parameters must be >= 1, got {options.parameters}")
+    at_least_one(parameters=options.parameters)
     _set_threads(options.threads)
     console = Console()
     shapes = parameter_shapes(options.model) if options.parameters is None else _split(options.parameters)
@@ -149,11 +148,9 @@ def _write(path: Path | None, arguments: list[str], device: str, content: dict[s
 
 
 def _set_threads(threads: int | None) -> None:
-    if threads is None:
-        return
-    if threads < 1:
-        raise UsageError(f"--threads must be >= 1, got {threads}")
-    torch.set_num_threads(threads)
+    at_least_one(threads=threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def _usage() -> str:

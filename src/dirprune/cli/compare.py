@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dirprune.cli.arguments import parse
+from dirprune.cli.arguments import at_least_one, parse
 from dirprune.cli.train import recipe_list
 from dirprune.compare import Comparison, Protocol
 from dirprune.data import load_dataset
 from dirprune.data.catalogue import find_spec
-from dirprune.errors import FailedRunsError
+from dirprune.errors import FailedRunsError, UsageError
 from dirprune.methods import METHODS
 from dirprune.recipes import get_recipe
 from dirprune.report import print_comparison, read_comparison, wording, write_report, write_results
@@ -53,6 +53,11 @@ class CompareOptions:
     """A small file that keeps finished runs: where it is, they are not trained again, on any machine."""
     dry_run: bool = False
     """State the protocol and how long it will take, and end."""
+
+    def __post_init__(self) -> None:
+        at_least_one(threads=self.threads, jobs=self.jobs)
+        if self.archive is not None and not self.archive.parent.is_dir():
+            raise UsageError(f"--archive {self.archive}: there is no folder {self.archive.parent}")
 
 
 def compare(arguments: list[str]) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dirprune.cli.arguments import parse
+from dirprune.cli.arguments import at_least_one, parse
 from dirprune.cli.train import recipe_list
 from dirprune.core.atomic import atomic_write
 from dirprune.data import load_dataset
@@ -36,7 +36,7 @@ class TuneOptions:
     """
 
     config: TrainConfig
-    mu: tuple[float, ...] = field(default=())
+    mu: tuple[float, ...]
     """gRDA: exponent of the threshold's growth; c is chosen for each of several."""
     target_sparsity: float | None = None
     """Sparsity at the end of the whole training, in (0, 1)."""
@@ -54,6 +54,15 @@ class TuneOptions:
     """Folder with the data set as parquet, or a hub name (owner/name) to download; default: from the hub."""
     out: Path = Path("runs")
     """Where the folder of the short runs is made."""
+
+    def __post_init__(self) -> None:
+        at_least_one(trial_epochs=self.trial_epochs, seeds=self.seeds, threads=self.threads, jobs=self.jobs)
+        if not self.mu:
+            raise UsageError("--mu must name at least one value")
+        if not 0 <= self.margin <= 100:
+            raise UsageError(f"--margin must be in [0, 100] points, got {self.margin}")
+        if self.config.sparsity is not None or self.config.settings:
+            raise UsageError("--sparsity and --settings are of other methods: gRDA has --target-sparsity")
 
 
 def tune(arguments: list[str]) -> int:

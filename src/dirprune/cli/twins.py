@@ -8,6 +8,7 @@ import tyro
 from torch import Tensor, nn
 
 from dirprune import landscape as ls
+from dirprune.cli.arguments import at_least_one
 from dirprune.cli.bars import StageBars
 from dirprune.data import Split, load_dataset
 from dirprune.errors import UsageError
@@ -31,9 +32,7 @@ class Common:
     """Threads on the CPU; default: all cores."""
 
     def __post_init__(self) -> None:
-        for name, value in (("images", self.images), ("batch", self.batch), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} must be 1 or more; it is {value}")
+        at_least_one(images=self.images, batch=self.batch, threads=self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)
