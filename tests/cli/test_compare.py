@@ -56,3 +56,9 @@ def test_bad_requests_end_in_one_line(tmp_path, capsys, words, message):
     complaint = capsys.readouterr().err
     assert message in complaint
     assert complaint.count("\n") == 1
+
+
+def test_several_processes_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["compare", "digits", "--out", str(tmp_path)]) == 2
+    assert "--jobs, not torchrun" in capsys.readouterr().err

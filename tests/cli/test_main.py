@@ -155,6 +155,14 @@ def test_tune_by_accuracy_shows_every_c_with_its_verdict(tmp_path, capsys):
     assert "-30.0 points" in found["rule"]
 
 
+def test_tune_is_quiet_in_all_but_the_first_process(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    command = ["tune", "digits", "--trial-epochs", "1", "--seeds", "1", "--margin", "100", "--jobs", "1"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.rglob("greatest-c.json")) == []
+
+
 def test_divergence_ends_with_code_1_and_a_report(tmp_path, capsys):
     assert main(["train", "digits", *QUICK, "--lr", "1e6", "--methods", "sgd"]) == 1
     out, error = capsys.readouterr()

@@ -17,6 +17,7 @@ from dirprune.methods import METHODS
 from dirprune.recipes import get_recipe
 from dirprune.report import print_comparison, read_comparison, wording, write_report, write_results
 from dirprune.train import Execution, TrainConfig, describe_environment, estimate, fitting, shape_of
+from dirprune.train.ranks import processes
 from dirprune.tune.trials import Bench
 
 
@@ -55,6 +56,8 @@ class CompareOptions:
     """State the protocol and how long it will take, and end."""
 
     def __post_init__(self) -> None:
+        if processes() > 1:
+            raise UsageError("compare trains each run in one process: --jobs, not torchrun, uses several")
         at_least_one(threads=self.threads, jobs=self.jobs)
         if self.archive is not None and not self.archive.parent.is_dir():
             raise UsageError(f"--archive {self.archive}: there is no folder {self.archive.parent}")

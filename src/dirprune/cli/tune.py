@@ -16,7 +16,7 @@ from dirprune.core.atomic import atomic_write
 from dirprune.data import load_dataset
 from dirprune.errors import UsageError
 from dirprune.recipes import get_recipe
-from dirprune.train import TrainConfig, describe_environment
+from dirprune.train import TrainConfig, describe_environment, first_process, leave
 from dirprune.tune import Candidate, Trial, c_for_sparsity, greatest_comparable_c
 from dirprune.tune.trials import Bench
 
@@ -80,7 +80,7 @@ def tune(arguments: list[str]) -> int:
             "tune knows what c is worth with SGD's direction: leave --beta2 at 0, or compare instead"
         )
     command = shlex.join(["dirprune", "tune", *arguments])
-    console = Console()
+    console = Console(quiet=not first_process())
     with console.status(f"reading {options.config.dataset}"):
         dataset = load_dataset(options.config.dataset, options.data_dir)
     config = _short(options)
@@ -99,8 +99,10 @@ def tune(arguments: list[str]) -> int:
     lines = [_train_command(each, options, recipe.config) for each in chosen]
     path = folder / ("greatest-c.json" if options.target_sparsity is None else "target-sparsity.json")
     content = {**record, "train": lines, "environment": describe_environment(command)}
-    with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+    leave()
+    if first_process():
+        with atomic_write(path) as file:
+            file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
     console.print(f"result: {path}", soft_wrap=True, highlight=False, markup=False)
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
