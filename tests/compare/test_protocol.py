@@ -154,6 +154,22 @@ def test_another_machine_goes_on_from_the_archive(compared, tmp_path, monkeypatc
     assert repr(tables[0]) == repr(tables[1])  # NaN is not equal to itself
 
 
+def test_what_another_machine_adds_meanwhile_stays_in_the_archive(compared, tmp_path, monkeypatch):
+    folder, _ = compared
+    archive, train = tmp_path / "runs.jsonl", Bench.train
+
+    def beside_another(self, *arguments, **options):
+        if not archive.exists():
+            save_runs(folder, archive)
+        return train(self, *arguments, **options)
+
+    monkeypatch.setattr(Bench, "train", beside_another)
+    alone = replace(PROTOCOL, methods=("sgd",), seeds=1, trials=1)
+    Comparison(alone, bench(tmp_path / "elsewhere"), archive).run()
+    kept = {json.loads(line)["run"] for line in archive.read_text().splitlines()[1:]}
+    assert kept >= {str(path.parent.relative_to(folder)) for path in folder.rglob("result.json")}
+
+
 def test_numbers_of_the_table(compared):
     """Means, deviations and the paired interval against NumPy and SciPy, from the runs' own files."""
     folder, choices = compared

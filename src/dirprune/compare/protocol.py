@@ -174,8 +174,7 @@ class Comparison:
             StopRequested: Ctrl-C or SIGTERM came; the same call goes on from there.
         """
         self._trials.clear()
-        if self._archive is not None and self._archive.is_file():
-            restore_runs(self._archive, self._bench.folder)
+        self._take_from_archive()
         for index in range(self._protocol.trials):
             self._round(index)
         choices = self._choices()
@@ -184,6 +183,10 @@ class Comparison:
             self._train(self._bench, [configs[seed] for configs in final if configs])
         self._write("comparison.json", self._record(choices))
         return choices
+
+    def _take_from_archive(self) -> None:
+        if self._archive is not None and self._archive.is_file():
+            restore_runs(self._archive, self._bench.folder)
 
     def _round(self, index: int) -> None:
         """Try one more candidate for every method; record all trials."""
@@ -213,6 +216,7 @@ class Comparison:
             runs = bench.train(list(unique.values()), names=list(unique))
         finally:
             if self._archive is not None:
+                self._take_from_archive()  # what another machine has added must not be lost
                 save_runs(self._bench.folder, self._archive)
         for run in runs:
             run.drop_checkpoints()
