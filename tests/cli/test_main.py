@@ -51,6 +51,7 @@ BAD = [
     (["train", "digits", "--sparsity", "0.9"], 2, "--sparsity belongs to none of sgd, grda"),
     (["train", "digits", "--methods", "adam"], 2, "unknown method 'adam'"),
     (["train", "digits", "--tracker", "tensorbord"], 2, "unknown tracker 'tensorbord'"),
+    (["train", "digits", "--snapshots", "1", "-1"], 2, "--snapshots must be >= 0, got -1"),
     (["train", "digits", "--checkpoint-every", "5"], 2, "such as '1ep' or '500it'"),
     (["train", "digits", "--dataset", "digit"], 2, "did you mean"),
     (["train", "digits", "--model", "lenet", *QUICK], 2, "unknown network 'lenet'"),

@@ -10,7 +10,7 @@ from dirprune.cli.arguments import parse
 from dirprune.cli.compute import choose
 from dirprune.cli.dry_run import print_estimates
 from dirprune.data import load_dataset
-from dirprune.errors import DivergenceError
+from dirprune.errors import DivergenceError, UsageError
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report import print_table, summarise, write_report
 from dirprune.train import (
@@ -51,6 +51,10 @@ class TrainOptions:
     --parallel fsdp2."""
     tracker: tuple[str, ...] = ()
     """Also show the runs in these trackers: tensorboard (files in each run's folder), wandb, mlflow ..."""
+
+    def __post_init__(self) -> None:
+        if min(self.snapshots, default=0) < 0:
+            raise UsageError(f"--snapshots must be >= 0, got {min(self.snapshots)}")
 
 
 def train(arguments: list[str]) -> int:
