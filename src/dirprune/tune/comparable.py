@@ -40,8 +40,8 @@ def compare(correct: Tensor, reference: Tensor, *, margin: float, confidence: fl
     interval errs on the wide side. With one seed there is no second term, and the answer holds for that seed
     alone.
     The bounds are difference -/+ t * SE with Student's quantile at Satterthwaite's degrees of freedom, and
-    never closer than :math:`1 - (1 - q)^{1/n}` with the confidence q, about 3 / n for q = 0.95: from n images
-    that are all alike no less can be concluded, whatever SE says (the rule of three).
+    never closer than :math:`1 - (1 - q)^{1/n}` with the confidence q, about 3 / n for q = 0.95: from n
+    answers that are all alike, seeds times images, no less can be concluded, whatever SE says.
     *Comparable* means that the lower bound lies above minus the margin, *worse* that the upper bound lies
     below it.
 
@@ -65,7 +65,7 @@ def compare(correct: Tensor, reference: Tensor, *, margin: float, confidence: fl
     means = ((d.mean(0), images), (d.mean(1), seeds))
     terms = [(float(mean.var()) / count, count - 1) for mean, count in means if count > 1]
     variance = sum(term for term, _ in terms)
-    width = 1 - (1 - confidence) ** (1 / images)
+    width = 1 - (1 - confidence) ** (1 / d.numel())
     if variance > 0:
         freedom = variance**2 / sum(term**2 / df for term, df in terms)
         width = max(width, float(stdtrit(freedom, confidence)) * math.sqrt(variance))
