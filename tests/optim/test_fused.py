@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dirprune.core.prunable import prunable_groups
 from dirprune.core.threshold import HardThreshold, SoftThreshold
 from dirprune.errors import HyperparameterError, UsageError
 from dirprune.optim import GRDA
@@ -243,6 +244,22 @@ def test_tensors_that_have_moved_since_the_last_step() -> None:
             optimizer.step()
             results.append(optimizer)
         assert_same(*results)
+
+
+@pytest.mark.parametrize("c", [0.5, 0.0])
+def test_tensors_are_gathered_once(c: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beside a group that stays dense: anew at each step takes a small network several times as long."""
+    gathered = []
+    gather = GRDA._init_group
+
+    def count(self: GRDA, group: dict[str, Any], *lists: list[Tensor]) -> None:
+        gathered.append(group["c"])
+        gather(self, group, *lists)
+
+    monkeypatch.setattr(GRDA, "_init_group", count)
+    optimizer = GRDA(prunable_groups(small_model(), include="weights"), lr=0.1, c=c)
+    train(optimizer, steps=4)
+    assert gathered == [c, 0.0]
 
 
 class Scaled(Tensor):

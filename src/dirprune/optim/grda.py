@@ -144,7 +144,7 @@ class GRDA(Optimizer):
             "differentiable": differentiable,
         }
         check_options(defaults, self.threshold_rules)
-        self._unchecked: set[Tensor] = set()  # parameters whose first real step has not come yet
+        self._unchecked: dict[int, list[Tensor]] = {}  # of each group, what has not had its first real step
         self._warned = False  # of a lost shadow
         self._gathering = Gathering()
         self._plans: Plans = {}
@@ -164,7 +164,7 @@ class GRDA(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over groups and state, with their right dtypes and a default for options that are missing."""
         super().__setstate__(state)
-        self._unchecked = set()  # a state that was restored has its shadow
+        self._unchecked = {}  # a state that was restored has its shadow
         self._warned = False
         self._gathering = Gathering()
         self._plans = {}
@@ -243,9 +243,10 @@ class GRDA(Optimizer):
     def _tensors(self, group: dict[str, Any], gradients: list[Tensor | None]) -> Tensors:
         """Gather what the step needs, from the step before where that is the same."""
         compiling = torch.compiler.is_compiling()
-        checked = not self._unchecked or group["c"] == 0
-        if not compiling and checked and (same := self._gathering.take(group, gradients)):
-            return same
+        if not compiling:
+            checked = id(group) not in self._unchecked or group["c"] == 0
+            if checked and (same := self._gathering.take(group, gradients)):
+                return same
         params: list[Tensor] = []
         grads: list[Tensor] = []
         accumulators: list[Tensor] = []
@@ -289,7 +290,7 @@ class GRDA(Optimizer):
                 state["threshold"] = torch.zeros((), dtype=torch.float64, device=device)
                 dtype = accumulator_dtype(group, parameter)
                 state["accumulator"] = parameter.to(dtype, copy=True)
-                self._unchecked.add(parameter)
+                self._unchecked.setdefault(id(group), []).append(parameter)
             if group["momentum"] != 0 and "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
             if group["beta2"] != 0 and "exp_avg_sq" not in state:
@@ -308,15 +309,14 @@ class GRDA(Optimizer):
                 squares.append(state["exp_avg_sq"])
             steps.append(state["step"])
             thresholds.append(state["threshold"])
-        if self._unchecked:
+        if id(group) in self._unchecked:
             self._warn_of_lost_shadow(group)
 
     def _warn_of_lost_shadow(self, group: dict[str, Any]) -> None:
         """Warn, once, if this group starts its first real step on weights that are already sparse."""
-        fresh = [p for p in group["params"] if p in self._unchecked]
-        if not fresh or group["c"] == 0 or _is_zero_on_host(group["lr"]):  # nothing is thresholded yet
+        if group["c"] == 0 or _is_zero_on_host(group["lr"]):  # nothing is thresholded yet
             return
-        self._unchecked.difference_update(fresh)
+        fresh = self._unchecked.pop(id(group))
         sparse = fraction_already_sparse(
             [_local(p) for p in fresh], by_rows=not self._rule(group).elementwise
         )
