@@ -183,6 +183,14 @@ def test_parquet(tables, tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("images", [[1, 2], [b"GIF89a", b"x"], [{"path": "1.png"}, {"path": "2.png"}]])
+def test_images_stored_in_another_way_are_refused_before_training(tables, monkeypatch, images):
+    tables["validation"] = datasets.Dataset.from_dict({"image": images, "label": [0, 1]})
+    monkeypatch.setattr(datasets, "load_dataset", {"ILSVRC/imagenet-1k": tables}.__getitem__)
+    with pytest.raises(DataError, match=r"\(validation\): column 'image' should hold images as HF .* it is "):
+        load_dataset("imagenet")
+
+
 def test_missing_bytes_name_the_row(tables, monkeypatch):
     tables["train"] = datasets.Dataset.from_dict(
         {"image": [None, None], "label": [0, 1]},

@@ -48,12 +48,20 @@ class Rows:
 
     def check(self, spec: DatasetSpec, most: int) -> None:
         """Raise DataError unless there are rows, `most` at most, and the columns of the specification."""
+        import pyarrow as pa
+
         for column in (spec.image_column, spec.label_column):
             if self.schema.names.count(column) != 1:
                 names = ", ".join(self.schema.names)
                 raise DataError(
                     f"{self.origin} should have one column {column!r} for {spec.name}; it has: {names}"
                 )
+        stored = self.schema.field(spec.image_column).type
+        if not pa.types.is_struct(stored) or stored.get_field_index("bytes") < 0:
+            wanted = "images as HF `datasets` stores them (a struct with a field 'bytes')"
+            raise DataError(
+                f"{self.origin}: column {spec.image_column!r} should hold {wanted}; it is {stored}"
+            )
         if not 0 < self.count <= most:
             raise DataError(f"{self.origin} should have 1 to {most:,} rows; it has {self.count:,}")
 
@@ -226,14 +234,7 @@ def _column(rows: Rows, name: str) -> Any:
 
 def _images(rows: Rows, spec: DatasetSpec) -> NDArray[np.uint8]:
     """Decode every image, uint8 [n, channels, height, width]."""
-    import pyarrow as pa
-
     column = _column(rows, spec.image_column)
-    if not pa.types.is_struct(column.type) or column.type.get_field_index("bytes") < 0:
-        wanted = "images as HF `datasets` stores them (a struct with a field 'bytes')"
-        raise DataError(
-            f"{rows.origin}: column {spec.image_column!r} should hold {wanted}; it is {column.type}"
-        )
     images = np.empty((rows.count, *spec.image_shape), np.uint8)
     # One thread: small images spend their time under the interpreter's lock; two threads measured slower.
     for row, cell in enumerate(cell for chunk in column.chunks for cell in chunk.field("bytes")):
