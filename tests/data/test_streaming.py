@@ -25,10 +25,10 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def batches(dataset):
-    def make(batch_size=4, seed=0, workers=0, split=dataset.train, flip=True):
+    def make(batch_size=4, seed=0, workers=0, split=dataset.train, flip=True, size=16):
         normalisation = Augmentation(mean=MEAN, std=STD)
         return StreamedBatches(
-            split, batch_size, seed, Framing(16, flip), normalisation, torch.device("cpu"), workers
+            split, batch_size, seed, Framing(size, flip), normalisation, torch.device("cpu"), workers
         )
 
     return make
@@ -132,6 +132,22 @@ def test_damaged_image_is_one_line(tmp_path, batches, workers):
     assert str(error.value).startswith(f"{broken}: the image is damaged")
     assert "\n" not in str(error.value)
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_too_narrow_to_be_resized_is_one_line(tmp_path, batches, workers):
+    """224 x 224 out of the middle would first take 256 x 25,600,000: gigabytes for a file of a kilobyte."""
+    folder = make_image_folder(tmp_path, 3, 3, classes=3)
+    (narrow,) = (folder / "val" / "n01").iterdir()
+    Image.new("L", (1, 100_000)).save(narrow, "PNG")
+    test = load_dataset("imagenet", folder).test
+    with pytest.raises(DataError) as error:
+        list(batches(size=224, workers=workers).evaluation(test, 3))
+    assert str(error.value) == (
+        f"{narrow}: the image is too narrow to be resized; it is 1 x 100000; remove it"
+    )
+    Image.new("L", (20, 20_000)).save(narrow, "PNG")
+    assert [images.shape for images, _ in batches(size=224).evaluation(test, 3)] == [(3, 3, 224, 224)]
 
 
 def test_bad_settings(batches, dataset):

@@ -107,6 +107,10 @@ class EncodedSplit:
         """Return the images at the given positions, int64 [m], in that order."""
         return EncodedSplit(self.source, self.labels[rows], self.rows[rows])
 
+    def name(self, index: int) -> str:
+        """Say where the image at a position lies, for messages."""
+        return self.source.name(int(self.rows[index]))
+
     def image(self, index: int) -> Any:
         """Read and decode one image.
 
@@ -119,12 +123,11 @@ class EncodedSplit:
         Raises:
             DataError: it cannot be read, is damaged, or has more than `MAX_PIXELS` pixels; names the image.
         """
-        row = int(self.rows[index])
         try:
-            return _decode(self.source.read(row))
+            return _decode(self.source.read(int(self.rows[index])))
         except (DataError, OSError) as error:
             said = str(error) if isinstance(error, DataError) else first_line(error)
-            raise DataError(f"{self.source.name(row)}: {said}") from error
+            raise DataError(f"{self.name(index)}: {said}") from error
 
 
 @dataclass(frozen=True, eq=False)

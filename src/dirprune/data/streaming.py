@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from dirprune.data.augment import Augmentation
 from dirprune.data.batches import checked_start, epoch_permutation, order_digest, part, seeded
-from dirprune.data.encoded import DEFAULT_SIZE, EncodedSplit
+from dirprune.data.encoded import DEFAULT_SIZE, MAX_PIXELS, EncodedSplit
 from dirprune.errors import DataError, UsageError
 
 Batch = tuple[Tensor, Tensor]
@@ -87,7 +87,15 @@ class Framing:
 
         Returns:
             uint8 [3, size, size].
+
+        Raises:
+            DataError: resized, the image would have more than `MAX_PIXELS` pixels, so narrow is it.
         """
+        resize = self._transforms[1].transforms[0]
+        if resize.size[0] ** 2 * max(image.size) > MAX_PIXELS * min(image.size):
+            raise DataError(
+                "the image is too narrow to be resized; it is {} x {}; remove it".format(*image.size)
+            )
         framed: Tensor = self._transforms[1](image)
         return framed
 
@@ -179,7 +187,7 @@ class StreamedBatches:
 
         Raises:
             UsageError: rank or batch_size out of range; at the first batch.
-            DataError: an image cannot be decoded; names it.
+            DataError: an image cannot be decoded or resized; names it.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size should be 1 or more; it is {batch_size}")
@@ -233,9 +241,12 @@ class _Decoder(torch.utils.data.Dataset[Any]):
 
     def _framed(self, index: int) -> Tensor:
         image = self._split.image(index)
-        if self._moment is None:
+        if self._moment is not None:
+            return self._framing.training(image, seeded("framing", *self._moment, index))
+        try:
             return self._framing.evaluation(image)
-        return self._framing.training(image, seeded("framing", *self._moment, index))
+        except DataError as error:
+            raise DataError(f"{self._split.name(index)}: {error}") from error
 
 
 def _as_it_is(loaded: Any) -> Any:
