@@ -115,6 +115,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "claims a terabyte": lambda entry: entry.write_bytes(
         entry.read_bytes().replace(b"(5000, 1, 2, 2), }    ", b"(500000000, 1, 99, 2)}")
     ),
+    "header cut short": lambda entry: entry.write_bytes(entry.read_bytes().replace(b"}", b" ", 1)),
+    "header with another key": lambda entry: entry.write_bytes(
+        entry.read_bytes().replace(b" 'fortran_order'", b"b'fortran_order'")
+    ),
     "pickled array": _pickled,
     "pickle": lambda entry: entry.write_bytes(pickle.dumps(Trap())),
     "a folder": lambda entry: (entry.unlink(), entry.mkdir()),

@@ -69,7 +69,7 @@ def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
         mapped: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy's reader raises many kinds on a damaged header
         logger.warning("damaged cache entry %s is decoded again: %s", path, error)
         return None
     if mapped.shape != shape or mapped.dtype != np.uint8:
