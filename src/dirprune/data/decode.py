@@ -217,7 +217,7 @@ def class_names(schema: Any, spec: DatasetSpec) -> tuple[str, ...]:
     try:
         notes = json.loads((schema.metadata or {})[b"huggingface"])
         names = tuple(str(name) for name in notes["info"]["features"][spec.label_column]["names"])
-    except (KeyError, TypeError, ValueError):  # plain parquet has no such note, and nothing depends on it
+    except (KeyError, TypeError, ValueError, RecursionError):  # no such note, and nothing depends on it
         return ()
     if len(names) != spec.num_classes:
         raise DataError(f"{spec.name} should have {spec.num_classes} classes; the data name {len(names)}")
