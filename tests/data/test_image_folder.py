@@ -73,6 +73,10 @@ def flat(folder):
     (folder / "val" / "ILSVRC2012_val_00000001.JPEG").touch()
 
 
+def link_to_nowhere(folder):
+    (folder / "train" / "n01" / "more.JPEG").symlink_to(folder / "gone.JPEG")
+
+
 def nothing(folder):
     (folder / "val").rename(folder / "test")
 
@@ -83,6 +87,7 @@ def nothing(folder):
         (remove_class, r"same classes; 'n01' is only in train \(1 differ in all\)"),
         (empty_class, "n02 holds no image"),
         (flat, "val should hold one folder for each class"),
+        (link_to_nowhere, "images: the images cannot be listed: .*No such file .*more.JPEG"),
         (nothing, r"expected train/CLASS/\*\.JPEG and val/CLASS/\*\.JPEG"),
     ],
 )

@@ -42,7 +42,8 @@ def load_image_folder(folder: Path, spec: DatasetSpec) -> EncodedDataset:
         Both splits, images encoded.
 
     Raises:
-        DataError: neither layout is there, a class is empty, or the two splits have different classes.
+        DataError: neither layout is there, a class is empty, the two splits have different classes, or a
+            file is not where its name leads.
 
     Example:
         >>> import tempfile
@@ -58,7 +59,10 @@ def load_image_folder(folder: Path, spec: DatasetSpec) -> EncodedDataset:
     homes = (folder, folder / spec.name, folder / "data")
     for home in homes:
         if (home / "train").is_dir() and (home / "val").is_dir():
-            return _class_folders(home)
+            try:
+                return _class_folders(home)
+            except OSError as error:  # a link that leads nowhere, a folder that may not be read
+                raise DataError(f"{home}: the images cannot be listed: {error}") from error
         files = {split: sorted(home.glob(pattern)) for split, pattern in PARQUET_NAMES.items()}
         if all(files.values()):
             return _parquet(files, spec)
