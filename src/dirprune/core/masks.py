@@ -101,7 +101,7 @@ def allocate(shapes: Sequence[torch.Size], keep: int, distribution: Literal["uni
     if not 0 <= keep <= sum(sizes):
         raise UsageError(f"between 0 and {sum(sizes)} weights can be kept, not {keep}")
     claims = [
-        float(n if distribution == "uniform" else max(sum(s), 1)) for s, n in zip(shapes, sizes, strict=True)
+        float(max(n if distribution == "uniform" else sum(s), 1)) for s, n in zip(shapes, sizes, strict=True)
     ]
 
     def counts(epsilon: float) -> list[int]:
