@@ -77,6 +77,15 @@ def test_monotone_methods_are_nested(name):
     Run(name).train(watch=watch)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_of_which_nothing_can_become_sparse_is_refused(name):
+    model = network()
+    for index in (0, 4, 7):
+        model[index].weight.requires_grad_(False)
+    with pytest.raises(UsageError, match="all have requires_grad=False"):
+        create_method(name).start(model, plan_for(name))
+
+
 @pytest.mark.parametrize("name", ["gradual", "gradual-uniform", "gradual-erk", "random"])
 def test_pruned_weights_do_not_come_back_in_the_place_of_others_that_are_zero(name):
     run = Run(name).train(10)

@@ -182,7 +182,8 @@ class Method(Generic[Settings]):
             The optimiser; each group has its base learning rate in ``initial_lr``.
 
         Raises:
-            UsageError: A target is missing or given in vain, or the method cannot prune these parameters.
+            UsageError: A target is missing or given in vain, or the method cannot prune these parameters, or
+                all of them are frozen.
         """
         title = self.facts.title
         if plan.beta2 and not self.facts.adaptive:
@@ -198,6 +199,8 @@ class Method(Generic[Settings]):
             _require_weights(model, plan.include, title)
         self.model, self.plan = model, plan
         self.prunable = {n: p for n, p in prunable_parameters(model, plan.include).items() if p.requires_grad}
+        if not self.prunable:
+            raise UsageError("no parameter that may become sparse is trained: all have requires_grad=False")
         self._names = [name for name, p in model.named_parameters() if p.requires_grad]
         # Not the run's seed itself: the same stream would repeat the draws that made the initial weights.
         own_seed = np.random.SeedSequence((plan.seed, 1)).generate_state(1)[0]
