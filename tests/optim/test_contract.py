@@ -172,9 +172,10 @@ def test_default_dtype_and_device_make_no_difference(options: dict[str, bool]) -
 
 def test_numbers_may_be_numpy_scalars() -> None:
     options = {"lr": 0.125, "c": 0.5, "mu": 0.5, "momentum": 0.5, "weight_decay": 0.25}
-    for foreach in (False, True):
-        expected = GRDA(parameters(), foreach=foreach, **options)
-        optimizer = GRDA(parameters(), foreach=foreach, **{k: np.float32(v) for k, v in options.items()})
+    for foreach in (None, False, True):
+        expected = GRDA(parameters(), foreach=foreach, nesterov=True, maximize=True, **options)
+        numpy = {**{k: np.float32(v) for k, v in options.items()}, "nesterov": np.True_, "maximize": np.True_}
+        optimizer = GRDA(parameters(), foreach=foreach, **numpy)
         train(expected, steps=3)
         train(optimizer, steps=3)
         assert_same(expected, optimizer)
