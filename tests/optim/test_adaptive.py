@@ -113,6 +113,17 @@ def test_it_cannot_be_switched_on_in_the_middle() -> None:
         train(optimizer, steps=1)
 
 
+def test_momentum_cannot_be_switched_on_in_the_middle_either() -> None:
+    """AdamW with beta1 = 0 has the last gradient as its mean; one that begins at 0 would be a tenth of it."""
+    optimizer = adaptive(parameters(), momentum=0.0)
+    train(optimizer, steps=2)
+    optimizer.param_groups[0]["momentum"] = 0.9
+    before = [p.detach().clone() for p in optimizer.param_groups[0]["params"]]
+    with pytest.raises(UsageError, match="momentum cannot be switched on after the first step with beta2"):
+        train(optimizer, steps=1)
+    assert all(map(torch.equal, before, optimizer.param_groups[0]["params"]))
+
+
 @pytest.mark.parametrize("foreach", [None, True])
 def test_c_zero_is_adamw_when_a_scheduler_moves_the_momentum_too(foreach: bool | None) -> None:
     ours, theirs = parameters(torch.float64), parameters(torch.float64)

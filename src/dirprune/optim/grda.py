@@ -34,7 +34,7 @@ class GRDA(Optimizer):
     with v_0 = w_0 and tau_0 = 0. The gradient is taken at the sparse weight w, never at the accumulator v,
     and a weight at zero comes back when its accumulator outgrows the threshold. No target sparsity is
     given: ``mu`` rules it (greater is sparser), ``c`` matters early. With ``c=0`` this is
-    :class:`torch.optim.SGD` to the bit.
+    :class:`torch.optim.SGD`, to the bit in float32 and float64.
 
     Differs from the paper in allowing momentum and weight decay (both off by default), formed as
     ``torch.optim.SGD`` forms them. Works best at the constant learning rate that suits SGD without
@@ -66,7 +66,7 @@ class GRDA(Optimizer):
             with Adam's means, free of bias, of d = grad f. Then ``c=0`` is :class:`torch.optim.AdamW` with
             ``betas=(momentum, beta2)``, ``weight_decay`` is decoupled as there, and with a constant threshold
             it would be AdaBreg. Steps are as long as the rate, so ``c`` is of another size than with SGD. It
-            has no fused kernel, and cannot be switched on after the first step.
+            has no fused kernel, and cannot be switched on after the first step, nor can momentum beside it.
         eps: epsilon, > 0, of ``beta2``.
         weight_decay: lambda, the l2 penalty, >= 0.
         foreach: Update lists of tensors at once (needs temporaries of the size of the parameters), or, if
@@ -83,9 +83,9 @@ class GRDA(Optimizer):
             host, as CUDA graphs need. Otherwise they live on the CPU and no step waits for the device.
         differentiable: Let autograd pass through the step.
 
-    State of each parameter: ``accumulator`` (shape of the parameter; float32 or wider), ``step`` and
-    ``threshold`` (0-dim float64), ``momentum_buffer`` where momentum is used, ``exp_avg_sq`` where
-    ``beta2`` is. The accumulator cannot be rebuilt from the weights: to go on training, restore the
+    State of each parameter: ``accumulator`` (shape of the parameter; float32 or wider, or as asked),
+    ``step`` and ``threshold`` (0-dim float64), ``momentum_buffer`` where momentum is used, ``exp_avg_sq``
+    where ``beta2`` is. The accumulator cannot be rebuilt from the weights: to go on training, restore the
     optimiser's ``state_dict`` too. Writing to the parameters from outside has no lasting effect, for the
     next step takes them from the accumulator.
 
@@ -292,6 +292,11 @@ class GRDA(Optimizer):
                 state["accumulator"] = parameter.to(dtype, copy=True)
                 self._unchecked.setdefault(id(group), []).append(parameter)
             if group["momentum"] != 0 and "momentum_buffer" not in state:
+                if group["beta2"] != 0 and state["step"] > 0:
+                    raise UsageError(
+                        "momentum cannot be switched on after the first step with beta2, whose means are of "
+                        "all steps: start with a small one"
+                    )
                 state["momentum_buffer"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
             if group["beta2"] != 0 and "exp_avg_sq" not in state:
                 if state["step"] > 0:
