@@ -84,6 +84,19 @@ def test_a_target_sparsity_is_met_to_the_weight(case, dtype, target):
         assert int((below == 0).sum()) < zeros
 
 
+def test_each_tensor_keeps_its_dtype_beside_wider_ones():
+    state = {
+        "w": torch.tensor([1.0, 3.0], dtype=torch.bfloat16),
+        "v": torch.tensor([2.0], dtype=torch.float64),
+    }
+    pruned, _ = directional_prune(state, torch.empty(0, 3), 1 / 3)
+    assert pruned["w"].tolist() == [0.0, 2.0]
+    assert {name: tensor.dtype for name, tensor in pruned.items()} == {
+        "w": torch.bfloat16,
+        "v": torch.float64,
+    }
+
+
 def test_what_is_not_named_stays():
     state = {"w": torch.tensor([1.0, 3.0]), "mean": torch.tensor([1e-3])}
     pruned, _ = directional_prune(state, torch.empty(0, 2), 0.5, names=("w",))

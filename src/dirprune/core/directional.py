@@ -186,6 +186,9 @@ def directional_prune(
     strength = strength_for(sparsity, vanishing_strengths(weights, scores))
     pruned = directional_solution(weights, scores, strength)
     parts = pruned.split_with_sizes([state[name].numel() for name in chosen])
-    changed = {name: part.view_as(state[name]) for name, part in zip(chosen, parts, strict=True)}
+    changed = {
+        name: part.view_as(state[name]).to(state[name].dtype)
+        for name, part in zip(chosen, parts, strict=True)
+    }
     result = DirectionalPruning(pruned, scores, strength, (pruned == 0).double().mean().item())
     return {**state, **changed}, result
