@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from dirprune.core.masks import Masks
+from dirprune.errors import UsageError
 from dirprune.methods import METHODS, Plan, create_method
 from dirprune.methods.acdc import AcdcSettings
 from dirprune.methods.bregman import AdaBregOptimizer, LinBregOptimizer
@@ -324,6 +325,13 @@ def test_variational_noise_has_the_variance_of_noisy_weights():
         assert (noisy.mean(dim=0) - clean[0]).abs().max() < 5 * noisy.std(dim=0).max() / 200
         ratio = noisy.var(dim=0) / sampled[:, 0].var(dim=0)
         assert (ratio - 1).abs().max() < 0.2
+
+
+def test_variational_dropout_refuses_a_layer_without_a_rule_at_the_start():
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.ConvTranspose2d(2, 2, 3))
+    with pytest.raises(UsageError, match="no rule for ConvTranspose2d: exclude its weight"):
+        create_method("variational-dropout").start(model, plan_for("variational-dropout"))
+    assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias", "1.weight", "1.bias"]
 
 
 def test_variational_dropout_removes_what_is_above_the_limit():

@@ -89,6 +89,12 @@ class VariationalDropout(Parametrised[VariationalDropoutSettings]):
         return GaussianWeight(weight, self.settings)
 
     def _prepare(self) -> None:
+        for name in self.prunable:
+            layer = self.model.get_submodule(name.rpartition(".")[0])
+            if not isinstance(layer, nn.MultiheadAttention | nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                raise UsageError(
+                    f"variational dropout has no rule for {type(layer).__name__}: exclude its weight"
+                )
         attentions = [m for m in self.model.modules() if isinstance(m, nn.MultiheadAttention)]
         if any(weight in {*m.parameters()} for m in attentions for weight in self.prunable.values()):
             raise UsageError("variational dropout has no rule for MultiheadAttention: exclude its weights")
@@ -131,11 +137,7 @@ def _add_noise(gaussian: GaussianWeight, layer: Any, inputs: tuple[Tensor], outp
     with torch.autocast(kind, enabled=False) if too_narrow else nullcontext():
         if isinstance(layer, nn.Linear):
             variance = functional.linear(squares, variance_of_weights)
-        elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            variance = layer._conv_forward(squares, variance_of_weights, None)
         else:
-            raise UsageError(
-                f"variational dropout has no rule for {type(layer).__name__}: exclude its weight"
-            )
+            variance = layer._conv_forward(squares, variance_of_weights, None)
     deviation = torch.sqrt(variance + _EPSILON)
     return output + (deviation * torch.randn_like(deviation)).to(output.dtype)
