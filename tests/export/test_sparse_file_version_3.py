@@ -5,6 +5,8 @@ The oracle codes with Python's own integers, bit by bit.
 
 import json
 import math
+import tracemalloc
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -42,7 +44,19 @@ def test_the_code_is_that_of_the_layout(n, density, seed):
         low, high = encode(positions, n, k)
         assert (low.tobytes(), high.tobytes()) == coded(positions.tolist(), n, k)
         assert (len(low), len(high)) == byte_counts(n, len(positions), k)
-        assert decode(low, high, n, len(positions), k).tolist() == positions.tolist()
+        assert list(chain(*decode(low, high, n, len(positions), k))) == positions.tolist()
+
+
+def test_a_long_index_is_decoded_in_pieces():
+    n, k = 2_000_000, 1
+    positions = np.flatnonzero(np.random.default_rng(0).random(n) < 0.5)
+    low, high = encode(positions, n, k)
+    pieces = list(decode(low, high, n, len(positions), k))
+    assert len(pieces) > 1
+    assert np.array_equal(np.concatenate(pieces), positions)
+    m = len(pieces[0])  # as many as were chosen, and more ones in the piece after
+    with pytest.raises(ValueError, match="more than"):
+        list(decode(low[: -(-m * k // 8)], high, n, m, k))
 
 
 @pytest.mark.parametrize("density", [0.01, 0.05, 0.1])
@@ -85,6 +99,7 @@ LIES = {
     "more than there are": (HONEST | {"count": 17}, "an entry of no known form"),
     "fewer than none": (HONEST | {"count": -1}, "an entry of no known form"),
     "too many low bits": (HONEST | {"low_bits": 33}, "an entry of no known form"),
+    "low bits that only cost memory": (HONEST | {"low_bits": 16}, "an entry of no known form"),
     "integers": (HONEST | {"dtype": "I32"}, "an entry of no known form"),
     "an earlier version": (HONEST | {"version": 2}, "an entry of no known form"),
     "another key": (HONEST | {"high_bits": 3}, "unknown keys"),
@@ -93,9 +108,9 @@ LIES = {
     "another count": (HONEST | {"count": 1}, "'values:a' to be F32 [1], got F32 [2]"),
     "another shape": (HONEST | {"shape": [400]}, "'high:a' to be U8 [13], got U8 [1]"),
     "the wrong checksum": (HONEST | {"checked": False}, "checksum"),
-    "a one too few": (HONEST | {"high": [1]}, "'a' has an index of not exactly 2 positions"),
-    "a one too many": (HONEST | {"high": [0b111]}, "'a' has an index of not exactly 2 positions"),
-    "a bit after the low ones": (HONEST | {"low": [16 + 7]}, "'a' has an index of not exactly 2 positions"),
+    "a one too few": (HONEST | {"high": [1]}, "'a' has an index of 1 positions, not 2"),
+    "a one too many": (HONEST | {"high": [0b111]}, "'a' has an index of more than 2 positions"),
+    "a bit after the low ones": (HONEST | {"low": [16 + 7]}, "an index with bits after its positions"),
     "twice the same": (HONEST | {"low": [0b0101], "high": [0b11]}, "positions that do not rise, or reach 16"),
     "falling": (HONEST | {"low": [0b0001 + 2], "high": [0b11]}, "positions that do not rise, or reach 16"),
     "beyond the end": (HONEST | {"high": [0b1000001]}, "positions that do not rise, or reach 16"),
@@ -148,3 +163,27 @@ def test_hardly_anything_but_zeros_is_no_bomb(tmp_path):
     claims = {"count": 0, "low_bits": 32, "shape": [2**22]}
     with pytest.raises(SparseFileError, match="more than 256 times its own size"):
         load_sparse(file_of(tmp_path / "bomb", low=[], high=[], values=(), **claims))
+
+
+def test_a_compressed_index_takes_no_more_than_a_few_times_the_memory_of_its_tensor(tmp_path):
+    n = 1_000_000
+    high = np.packbits(np.arange(2 * n - 1) % 2 == 0, bitorder="little")  # each position, one after the other
+    frames = {"low": b"", "high": high.tobytes(), "values": b"\1" * 4 * n}
+    stored = {
+        f"{part}:a": torch.tensor(list(zstandard.compress(content)), dtype=torch.uint8)
+        for part, content in frames.items()
+    }
+    stored["dense:filling"] = torch.zeros(n // 64, dtype=torch.uint8)
+    entries = [
+        {"name": "a", "encoding": "elias-fano", "dtype": "F32", "shape": [n], "count": n, "low_bits": 0},
+        {"name": "filling", "encoding": "dense", "dtype": "U8", "shape": [n // 64]},
+    ]
+    entries[0]["zstd"] = True
+    description = {"version": 3, "sha256": digest(entries, split(save(stored))[1]), "entries": entries}
+    (tmp_path / "file").write_bytes(save(stored, {KEY: json.dumps(description)}))
+    tracemalloc.start()
+    try:
+        assert load_sparse(tmp_path / "file")["a"].count_nonzero() == n
+        assert tracemalloc.get_traced_memory()[1] < 4 * 4 * n
+    finally:
+        tracemalloc.stop()

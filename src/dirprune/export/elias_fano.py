@@ -8,10 +8,13 @@ Source: Elias, Efficient storage and retrieval by content and address of static 
 number of bits required to implement an associative memory (1971).
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_LOW_BITS = 32
+_PIECE = 2**15  # bytes of the high part that are decoded at once
 
 Bytes = NDArray[np.uint8]
 Positions = NDArray[np.int64]
@@ -47,8 +50,8 @@ def encode(positions: Positions, n: int, k: int) -> tuple[Bytes, Bytes]:
 
     Example:
         >>> low, high = encode(np.array([3, 9, 10]), n=16, k=2)
-        >>> decode(low, high, n=16, m=3, k=2)
-        array([ 3,  9, 10])
+        >>> list(decode(low, high, n=16, m=3, k=2))
+        [array([ 3,  9, 10])]
     """
     low = (positions[:, None] >> np.arange(k)) & 1
     high = np.zeros(_high_bits(n, len(positions), k), np.bool_)
@@ -56,8 +59,8 @@ def encode(positions: Positions, n: int, k: int) -> tuple[Bytes, Bytes]:
     return _packed(low.astype(np.bool_).reshape(-1)), _packed(high)
 
 
-def decode(low: Bytes, high: Bytes, n: int, m: int, k: int) -> Positions:
-    """The positions again.
+def decode(low: Bytes, high: Bytes, n: int, m: int, k: int) -> Iterator[Positions]:
+    """The positions again, piece by piece, so that they need not be in memory at once.
 
     Args:
         low: Of as many bytes as `byte_counts` says.
@@ -67,21 +70,30 @@ def decode(low: Bytes, high: Bytes, n: int, m: int, k: int) -> Positions:
         k: Low bits of each.
 
     Returns:
-        int64 [m], strictly rising, 0 <= p < n.
+        Pieces int64, one after the other [m], strictly rising, 0 <= p < n.
 
     Raises:
         ValueError: No positions have this code.
     """
-    ones = np.unpackbits(high, bitorder="little").view(np.bool_)
-    bits = np.unpackbits(low, bitorder="little")
-    if np.count_nonzero(ones) != m or bits[m * k :].any():
-        raise ValueError(f"an index of not exactly {m} positions")
-    positions: Positions = (np.flatnonzero(ones) - np.arange(m)) << k
-    for bit in range(k):
-        positions |= bits[bit : m * k : k].astype(np.int64) << bit
-    if m and (positions[-1] >= n or (np.diff(positions) <= 0).any()):
-        raise ValueError(f"an index of positions that do not rise, or reach {n}")
-    return positions
+    done, last = 0, -1
+    for start in range(0, len(high), _PIECE):
+        ones = np.flatnonzero(np.unpackbits(high[start : start + _PIECE], bitorder="little"))
+        end = done + len(ones)
+        if end > m:
+            raise ValueError(f"an index of more than {m} positions")
+        positions: Positions = (ones + 8 * start - np.arange(done, end)) << k
+        first = done * k // 8
+        bits = np.unpackbits(low[first : -(-end * k // 8)], bitorder="little")[done * k - 8 * first :]
+        for bit in range(k):
+            positions |= bits[bit : len(ones) * k : k].astype(np.int64) << bit
+        if len(ones) and (positions[0] <= last or positions[-1] >= n or (np.diff(positions) <= 0).any()):
+            raise ValueError(f"an index of positions that do not rise, or reach {n}")
+        yield positions
+        done, last = end, int(positions[-1]) if len(ones) else last
+    if done < m:
+        raise ValueError(f"an index of {done} positions, not {m}")
+    if m * k % 8 and low[-1] >> (m * k % 8):
+        raise ValueError("an index with bits after its positions")
 
 
 def _high_bits(n: int, m: int, k: int) -> int:

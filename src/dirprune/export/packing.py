@@ -83,7 +83,10 @@ def can_be_index(n: int, count: object = 0, low_bits: object = 0) -> bool:
     """Whether so many of n positions can be stored with so many low bits."""
     if type(count) is not int or type(low_bits) is not int:
         return False
-    return 0 <= count <= n and 0 <= low_bits <= elias_fano.MAX_LOW_BITS
+    if not (0 <= count <= n and 0 <= low_bits <= elias_fano.MAX_LOW_BITS):
+        return False
+    # the writer takes the fewest bytes; more than without any low bits would only cost memory
+    return sum(elias_fano.byte_counts(n, count, low_bits)) <= sum(elias_fano.byte_counts(n, count, 0))
 
 
 def pack(
@@ -176,7 +179,7 @@ def unpack(entry: Entry, stored: Mapping[str, Mapping[str, Any]]) -> Tensor:
         if dtype == torch.bool and (bits > 1).any():
             raise SparseFileError(f"damaged: {short.repr(entry.name)} has booleans that are neither 0 nor 1")
         return _from_bits(bits, dtype).reshape(entry.shape).to(DTYPES[entry.dtype])
-    where: NDArray[Any]
+    bits = np.zeros(n, dtype=kind)
     if entry.encoding == "bitmask":
         mask = np.unpackbits(part("mask", byte, -(-n // 8)), bitorder="little").view(np.bool_)
         count = int(np.count_nonzero(mask))
@@ -185,18 +188,17 @@ def unpack(entry: Entry, stored: Mapping[str, Mapping[str, Any]]) -> Tensor:
             raise SparseFileError(
                 f"damaged: the mask of {short.repr(entry.name)} does not fit {n} bits, {len(values)} values"
             )
-        where = mask[:n]
+        bits[mask[:n]] = values
     else:
         low, high = elias_fano.byte_counts(n, entry.positions, entry.low_bits)
-        values = part("values", kind, entry.positions)
+        values, done = part("values", kind, entry.positions), 0
+        index = part("low", byte, low), part("high", byte, high)
         try:
-            where = elias_fano.decode(
-                part("low", byte, low), part("high", byte, high), n, entry.positions, entry.low_bits
-            )
+            for where in elias_fano.decode(*index, n, entry.positions, entry.low_bits):
+                bits[where] = values[done : done + len(where)]
+                done += len(where)
         except ValueError as error:
             raise SparseFileError(f"damaged: {short.repr(entry.name)} has {error}") from error
-    bits = np.zeros(n, dtype=kind)
-    bits[where] = values
     return _from_bits(bits, dtype).reshape(entry.shape).to(DTYPES[entry.dtype])
 
 

@@ -85,7 +85,8 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     """Read the dense state dict from a file of `save_sparse`, and load it into `model` if one is given.
 
     The file may come from a stranger: no code in it is run, and what it claims is checked before memory is
-    asked for: at most 256 bytes for each byte of the file.
+    asked for: tensors of at most 256 bytes for each byte of the file, and a few times that while they are
+    unpacked.
 
     Args:
         path: The file.

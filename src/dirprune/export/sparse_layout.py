@@ -13,7 +13,7 @@ metadata has one key, `dirprune-sparse`, whose text is this JSON:
 |---|---|
 | dense | tensor `dense:NAME`, as it is |
 | bitmask | tensor `mask:NAME`: ceil(n/8) bytes, where bit i % 8 (least significant first) of byte i // 8 says that element i, in row-major order, is not all zero bits; tensor `values:NAME`: those elements, in that order, in the entry's own dtype |
-| elias-fano | the positions p of those elements, `count` of them, with k = `low_bits`: tensor `low:NAME`, the k low bits of each p, one after the other; tensor `high:NAME`, where for the i-th p bit (p >> k) + i is one, count + ((n - 1) >> k) bits in all; both filled up with zero bits to whole bytes, in the bitmask's order of bits; tensor `values:NAME` as there |
+| elias-fano | the positions p of those elements, `count` of them, with k = `low_bits`: tensor `low:NAME`, the k low bits of each p, one after the other; tensor `high:NAME`, where for the i-th p bit (p >> k) + i is one, count + ((n - 1) >> k) bits in all; both filled up with zero bits to whole bytes, in the bitmask's order of bits, and no more bytes than for k = 0; tensor `values:NAME` as there |
 | alias | nothing: the entry is the same tensor as its target, an earlier entry that is no alias |
 
 Positions are taken from bit patterns, so that -0.0 and the payloads of NaNs survive. Only floating-point tensors
@@ -24,7 +24,8 @@ are packed, and only where that takes fewer bytes. An entry may have two more ke
 | "values": "F16" or "BF16" | the elements are stored in this dtype, and rounded to it; "dtype" is what they become when read |
 | "zstd": true | each stored tensor is one frame of Zstandard, as U8, of the bytes that would be there otherwise |
 
-A file has at least a 256th of the bytes of its dense tensors, so that a small file cannot ask for much memory.
+A file has at least a 256th of the bytes of its dense tensors, so that a small file cannot ask for much memory:
+unpacking takes a few times these, the less the wider the dtype.
 `sha256` is that of the entries, as JSON without spaces, followed by the data. Version 2 has no elias-fano; version
 1 has no `sha256` and neither of the two keys either. Both are still read.
 """  # noqa: E501 - a table row is one line
