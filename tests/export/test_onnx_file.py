@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dirprune.errors import ExportError
+from dirprune.export import SparseModel, slim
 from dirprune.export.onnx_file import export_onnx
 from dirprune.models import create_model
 from tests.export.networks import thin
@@ -40,9 +41,41 @@ class Branch(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class OfTwo(nn.Module):
+    def forward(self, x, y):
+        return x + y
+
+
+class OfTwoImages(nn.Module):
+    def forward(self, x):
+        return x.reshape(2, 3)
+
+
 def test_refusals(tmp_path):
     with pytest.raises(ExportError, match="outputs differ"):
         export_onnx(Random(), tmp_path / "file.onnx", (3,))
     with pytest.raises(ExportError, match=r"torch\.onnx cannot export Branch"):
         export_onnx(Branch(), tmp_path / "file.onnx", (3,))
+    with pytest.raises(ExportError, match="expected one tensor out of Pair, got tuple"):
+        export_onnx(Pair(), tmp_path / "file.onnx", (3,))
+    with pytest.raises(ExportError, match=r"cannot export OfTwo: missing a required argument: 'y'"):
+        export_onnx(OfTwo(), tmp_path / "file.onnx", (3,))
+    with pytest.raises(ExportError, match="OfTwoImages takes batches of one size only"):
+        export_onnx(OfTwoImages(), tmp_path / "file.onnx", (3,))
     assert not list(tmp_path.iterdir())
+
+
+def test_every_export_refuses_parameters_that_are_not_float32_or_have_no_values(tmp_path):
+    linear = nn.Linear(3, 2)
+    exports = (lambda m: export_onnx(m, tmp_path / "file.onnx", (3,)), lambda m: slim(m, (3,)))
+    for export in (*exports, lambda m: SparseModel(m, (3,))):
+        with pytest.raises(ExportError, match=r"weight is torch\.bfloat16, expected torch\.float32"):
+            export(nn.Linear(3, 2).bfloat16())
+        with pytest.raises(ExportError, match="weight has no values"):
+            export(nn.Linear(3, 2, device="meta"))
+    assert exports[1](linear).difference == 0

@@ -16,6 +16,7 @@ from dirprune.core.atomic import atomic_write
 from dirprune.errors import ExportError
 from dirprune.export.graph import Shape
 from dirprune.export.sparse_runtime import TOLERANCE, dense_outputs
+from dirprune.export.tracing import check_parameters
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def export_onnx(
         Size and difference.
 
     Raises:
-        ExportError: The exporter fails, a package is missing, or onnxruntime's outputs differ by more than
-            1e-4 of the greatest.
+        ExportError: The exporter fails or fixes the batch size, a parameter is not float32, the output is
+            not one tensor, a package is missing, or onnxruntime's outputs differ by more than 1e-4 of the
+            greatest.
         OSError: The file cannot be written.
 
     Example:
@@ -104,6 +106,7 @@ def _exported(model: nn.Module, example: Tensor) -> Any:
     """The protocol buffer that torch's exporter makes."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _need(name)
+    check_parameters(model)
     training = [module for module in model.modules() if module.training]
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -122,14 +125,23 @@ def _exported(model: nn.Module, example: Tensor) -> Any:
                 verbose=False,
             )
     except Exception as error:  # whatever a stranger's forward() may raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        told = str(error.__cause__ or error).strip()  # torch.onnx itself only says that it failed
+        reason = told.splitlines()[0] if told else type(error).__name__
         raise ExportError(f"torch.onnx cannot export {type(model).__name__}: {reason}") from error
     finally:
         logger.setLevel(level)
         for module in training:
             module.training = True
     assert program is not None
-    return program.model_proto
+    proto = program.model_proto
+    for value in (*proto.graph.input, *proto.graph.output):
+        sizes = value.type.tensor_type.shape.dim
+        if not sizes or not sizes[0].dim_param:
+            raise ExportError(
+                f"{type(model).__name__} takes batches of one size only: let its forward() read the size "
+                "from its input"
+            )
+    return proto
 
 
 def _drop_zeros(proto: Any) -> int:

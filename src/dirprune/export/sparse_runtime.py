@@ -141,8 +141,10 @@ def dense_outputs(model: nn.Module, x: Tensor) -> Tensor:
     model.eval()
     try:
         with torch.inference_mode():
-            outputs: Tensor = model(x.to(device))
+            outputs: object = model(x.to(device))
     finally:
         for module in training:
             module.training = True
+    if not isinstance(outputs, Tensor):
+        raise ExportError(f"expected one tensor out of {type(model).__name__}, got {type(outputs).__name__}")
     return outputs.cpu().float()

@@ -38,13 +38,15 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
         The graph; its tensors are the model's own.
 
     Raises:
-        ExportError: The network cannot be traced, or does something that is none of the known layers.
+        ExportError: The network cannot be traced, does something that is none of the known layers, or has
+            parameters that are not float32.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
         >>> [type(layer).__name__ for layer in read_graph(model, (1, 4, 4)).layers]
         ['Conv', 'Clamp', 'Flatten', 'Conv']
     """
+    check_parameters(model)
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     example = torch.zeros(_BATCH, *input_shape, device=device)
     try:
@@ -71,6 +73,17 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
     layers = tuple(reader.layers)
     used = {name for layer in layers for name in (getattr(layer, key, None) for key in _TENSORS) if name}
     return Graph(first, tuple(input_shape), layers, last, {name: state[name] for name in used})
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Refuse parameters that float32 images do not meet, and those without values."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ExportError(f"{name} has no values (it is on the meta device): load the network first")
+        if parameter.dtype != torch.float32:
+            raise ExportError(
+                f"{name} is {parameter.dtype}, expected torch.float32: export copy.deepcopy(model).float()"
+            )
 
 
 _TENSORS = ("weight", "bias", "mean", "variance")
