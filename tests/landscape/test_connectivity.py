@@ -166,6 +166,9 @@ def test_barriers_are_measured_from_both_ends():
     found = barrier((0.0, 0.25, 0.5, 1.0), (3.0, 2.0, 4.0, 1.0))
     assert (found.height, found.above_first, found.above_last, found.at) == (1.0, 1.0, 3.0, 0.5)
     assert barrier((0.0, 1.0), (3.0, 1.0)).height == 0.0
+    lost = barrier((0.0, 0.5, 1.0), (3.0, math.nan, 1.0))  # a loss beyond all numbers is no way through
+    assert math.isnan(lost.height)
+    assert lost.at == 0.5
 
 
 def test_settled_compares_the_last_fifths():

@@ -60,13 +60,13 @@ class Connection(Result):
 
 
 def barrier(t: tuple[float, ...], values: tuple[float, ...]) -> Barrier:
-    """Measure how far values along a path rise above both ends.
+    """Measure how far values along a path rise above both ends; a value that is not a number is the greatest.
 
     Example:
         >>> barrier((0.0, 0.5, 1.0), (1.0, 5.0, 2.0))
         Barrier(height=3.0, above_first=4.0, above_last=3.0, at=0.5)
     """
-    top = max(range(len(values)), key=lambda index: values[index])
+    top = max(range(len(values)), key=lambda index: math.inf if math.isnan(values[index]) else values[index])
     above_first, above_last = values[top] - values[0], values[top] - values[-1]
     return Barrier(min(above_first, above_last), above_first, above_last, t[top])
 
