@@ -128,6 +128,12 @@ def test_settings_out_of_range_are_refused(settings):
         TheoremSettings(**settings)
 
 
+@pytest.mark.parametrize("times", [(0.4,), (1.0, 1.2)])
+def test_times_that_no_step_tells_apart_are_refused(times):
+    with pytest.raises(UsageError, match="at rate 1 a step takes 1 of time"):
+        TheoremSettings(rates=(0.1, 1.0), times=times)
+
+
 def test_the_request_names_the_start():
     from dirprune.landscape import Objective
 

@@ -44,6 +44,12 @@ class TheoremSettings:
             self.times and rising and self.rates and min(self.rates) > 0 and self.c > 0 and 0 < self.mu < 1
         ):
             raise UsageError(f"rates, c > 0, 0 < mu < 1 and ascending times > 0 are needed; got {self}")
+        for rate in self.rates:
+            steps = [0, *(round(time / rate) for time in self.times)]
+            if not all(a < b for a, b in itertools.pairwise(steps)):
+                raise UsageError(
+                    f"at rate {rate:g} a step takes {rate:g} of time: the times {self.times} must differ by more"
+                )
 
 
 @dataclass(frozen=True)
