@@ -51,6 +51,13 @@ def test_a_single_run_has_no_spread():
     assert all(math.isnan(x) for x in (got.std, got.low, got.high))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_has_no_spread(value):
+    got = estimate([value, 1.0, 2.0])
+    assert (got.n, str(got.mean)) == (3, str(value))
+    assert all(math.isnan(x) for x in (got.std, got.low, got.high))
+
+
 def test_impossible_questions_are_refused():
     with pytest.raises(UsageError, match="at least one value, got none"):
         estimate([])

@@ -14,7 +14,8 @@ from dirprune.errors import UsageError
 class Estimate:
     """Mean and sample standard deviation of n values, and the confidence interval of the mean.
 
-    ``std``, ``low`` and ``high`` are NaN for a single value, which says nothing about its spread.
+    ``std``, ``low`` and ``high`` are NaN for a single value, which says nothing about its spread, and where a
+    value is not finite.
     """
 
     n: int
@@ -53,8 +54,8 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     if not 0 < confidence < 1:
         raise UsageError(f"the confidence must be in (0, 1), got {confidence}")
     n, mean = len(values), fmean(values)
-    if n == 1:
-        return Estimate(1, mean, math.nan, math.nan, math.nan)
+    if n == 1 or not math.isfinite(mean):
+        return Estimate(n, mean, math.nan, math.nan, math.nan)
     deviation = stdev(values)
     reach = float(stdtrit(n - 1, (1 + confidence) / 2)) * deviation / math.sqrt(n)
     return Estimate(n, mean, deviation, mean - reach, mean + reach)
