@@ -48,7 +48,7 @@ class TheoremSettings:
             steps = [0, *(round(time / rate) for time in self.times)]
             if not all(a < b for a, b in itertools.pairwise(steps)):
                 raise UsageError(
-                    f"at rate {rate:g} a step takes {rate:g} of time: the times {self.times} must differ by more"
+                    f"at rate {rate:g} a step takes {rate:g} of time: times {self.times} must differ by more"
                 )
 
 
