@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from dirprune.errors import RunFolderError
 from dirprune.landscape import (
     Agreement,
     Connection,
@@ -157,3 +158,24 @@ def test_values_that_are_missing_draw_nothing(folder):
     said = captions(folder)
     assert "Error from gRDA to SGD" not in said
     assert "; test" not in said["Loss from gRDA to SGD"]
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("grda-0/landscape/connect.json", {"t": [0.0, 1.0]}),
+        ("grda-0/landscape/plane.json", {"x": [0.0, 1.0]}),
+        ("grda-0/landscape/plane.json", {"environment": 3}),
+        ("grda-0/landscape/project.json", {"steps": []}),
+        ("grda-0/landscape/norms.json", {"sgd": []}),
+        ("sgd-0/landscape/directional.json", {"request": {}}),
+        ("landscape/small/theorem.json", {"rows": []}),
+        ("landscape/small/theorem.json", {"rows": 3}),
+    ],
+)
+def test_a_result_that_cannot_be_shown_is_named(folder, file, changes):
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(RunFolderError, match=re.escape(str(path))) as caught:
+        landscape_sections(folder)
+    assert "delete that file to make it anew" in str(caught.value)

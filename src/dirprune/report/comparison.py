@@ -11,6 +11,7 @@ from dirprune.core.sparsity import LayerSparsity
 from dirprune.errors import RunFolderError
 from dirprune.report.reading import Run, read_runs
 from dirprune.report.statistics import Estimate, estimate, paired_difference
+from dirprune.report.summary import plain
 from dirprune.runs import RunFolder
 
 
@@ -124,6 +125,8 @@ def write_results(folder: Path, results: Results, environment: Mapping[str, Any]
 def _results(content: Mapping[str, Any], folder: Path, runs: Mapping[str, Run]) -> Results:
     full = max((_parameters(run) for run in runs.values() if run.outcome), default=1)
     reference = content["reference"]
+    if not content["choices"]:
+        raise ValueError("no method was chosen for")
     done: dict[tuple[str, float | None], dict[int, _Done]] = {}
     for choice in content["choices"]:
         found = [runs[name] for name in choice["runs"] if name in runs]
@@ -169,9 +172,11 @@ def _row(
     )
     return Row(
         method=choice["method"],
-        title=str(facts["title"]),
+        title=plain(facts["title"]),
         target=choice["target"],
-        settings=(choice["candidate"] or {}).get("values", {}),
+        settings={
+            name: float(value) for name, value in (choice["candidate"] or {}).get("values", {}).items()
+        },
         needs_target=bool(facts["needs_target"]),
         needs_pretrained=bool(facts["needs_pretrained"]),
         needs_hessian=bool(facts["needs_hessian"]),

@@ -221,13 +221,16 @@ def _layers(results: Results, target: float) -> Table | None:
     rows = [row for row in _of(results, target) if row.layers and any(row.layers.values())]
     if not rows:
         return None
-    names = list(rows[0].layers)
+    names = list(dict.fromkeys(name for row in rows for name in row.layers))
     return Table(
         f"Where the zeros are: {_wanted(target)}",
         "Sparsity in % of each weight of two or more dimensions, from the input to the output.",
         ("method", *(name.removesuffix(".weight") for name in names)),
         tuple(
-            (row.title, *(f"{100 * row.layers[name]:.1f}" for name in names if name in row.layers))
+            (
+                row.title,
+                *(f"{100 * row.layers[n]:.1f}" if n in row.layers else wording.NOTHING for n in names),
+            )
             for row in rows
         ),
     )

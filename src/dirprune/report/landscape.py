@@ -1,8 +1,9 @@
 # ruff: noqa: RUF001 - letters and signs of formulas
 """The sections of the page on the landscape: what `dirprune landscape` has left beside the runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dirprune.landscape import (
     Connection,
@@ -11,12 +12,13 @@ from dirprune.landscape import (
     OneShot,
     Plane,
     ProjectionSeries,
+    Result,
     Values,
     barrier,
 )
 from dirprune.report import wording
 from dirprune.report.landscape_figures import Ground, Line, draw_ground, draw_lines
-from dirprune.report.sections import Figure, Section, evidence_of
+from dirprune.report.sections import Figure, Section, evidence_of, named_if_damaged
 from dirprune.report.theorem import theorem_section
 from dirprune.runs import find_runs
 
@@ -42,8 +44,10 @@ def landscape_sections(folder: Path) -> list[Section]:
         for run in find_runs(folder)
         if (section := run_section(run.path.name, run.path / "landscape"))
     ]
-    checks = sorted(folder.glob("landscape/*/theorem.json"))
-    return [*sections, *(theorem_section(path.parent) for path in checks)]
+    for path in sorted(folder.glob("landscape/*/theorem.json")):
+        with named_if_damaged(path):
+            sections.append(theorem_section(path.parent))
+    return sections
 
 
 def run_section(name: str, folder: Path) -> Section | None:
@@ -59,21 +63,17 @@ def run_section(name: str, folder: Path) -> Section | None:
     Raises:
         RunFolderError: A result is damaged.
     """
-    connection, plane = Connection.load(folder), Plane.load(folder)
-    series, norms, oneshot = ProjectionSeries.load(folder), NormSeries.load(folder), OneShot.load(folder)
-    found = [result for result in (connection, plane, series, norms, oneshot) if result]
-    if not found:
-        return None
-    figures: list[Figure] = [
-        *(_connection_figures(name, connection) if connection else ()),
-        *(_plane_figures(name, plane) if plane else ()),
-        *(_projection_figures(name, series) if series else ()),
-        *(_norm_figures(name, norms) if norms else ()),
-        *(_oneshot_figures(name, oneshot) if oneshot else ()),
-    ]
+    figures: list[Figure] = []
     evidence: dict[str, str] = {}
-    for result in found:
-        evidence |= evidence_of(folder, result)
+    for kind, draw in _FIGURES:
+        result = kind.load(folder)
+        if result is None:
+            continue
+        with named_if_damaged(folder / f"{kind.kind}.json"):
+            figures += draw(name, result)
+            evidence |= evidence_of(folder, result)
+    if not evidence:
+        return None
     return Section(
         f"The landscape of the loss: {name}",
         "Does the sparse network lie in the valley of its dense twin? Loss is mean cross-entropy in nats, of "
@@ -238,3 +238,12 @@ def _pick(values: Values, name: str) -> tuple[float, ...]:
     """Return one of the four lists of numbers."""
     picked: tuple[float, ...] = getattr(values, name)
     return picked
+
+
+_FIGURES: tuple[tuple[type[Result], Callable[[str, Any], list[Figure]]], ...] = (
+    (Connection, _connection_figures),
+    (Plane, _plane_figures),
+    (ProjectionSeries, _projection_figures),
+    (NormSeries, _norm_figures),
+    (OneShot, _oneshot_figures),
+)

@@ -1,9 +1,12 @@
 """What the page is made of beside the summary: figures, tables, and the evidence under them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dirprune.errors import DirpruneError, RunFolderError
 from dirprune.landscape import Connection, ProjectionSeries, Result
 
 
@@ -37,6 +40,23 @@ class Section:
     figures: tuple[Figure, ...]
     tables: tuple[Table, ...]
     evidence: dict[str, str]
+
+
+@contextmanager
+def named_if_damaged(path: Path) -> Iterator[None]:
+    """Name the file whose content, each field of its type, cannot be shown all the same.
+
+    Raises:
+        RunFolderError: Lists are empty or of other lengths, a setting is missing, a number is out of range.
+    """
+    try:
+        yield
+    except DirpruneError:  # has named it already
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{path} is damaged ({type(error).__name__}: {error}): delete that file to make it anew"
+        ) from error
 
 
 def evidence_of(folder: Path, result: Result) -> dict[str, str]:

@@ -1,0 +1,73 @@
+"""Comparisons from files that nobody has checked; those of `dirprune compare` are in tests/compare."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dirprune.errors import RunFolderError
+from dirprune.report import read_comparison, write_report
+from dirprune.report.comparison_page import comparison_sections
+from tests.report.conftest import Experiment
+
+
+@pytest.fixture
+def compared(experiment: Experiment) -> Experiment:
+    """Two methods at one sparsity, whose networks name their layers in two ways."""
+    choices = []
+    for seed, (name, layers) in enumerate((("grda", ("fc1", "fc2")), ("other", ("fc1", "fc3")))):
+        tensors = [{"name": f"{layer}.weight", "shape": [10, 10], "zeros": 90} for layer in layers]
+        experiment.add(name, {"method": name, "seed": seed}, {"sparsity": 0.9, "layers": tensors})
+        chosen = {"values": {"lr": 0.1}}
+        choices.append({"method": name, "target": 0.9, "candidate": chosen, "runs": [name]})
+    needs = dict.fromkeys(("needs_target", "needs_pretrained", "needs_hessian"), False)
+    write(
+        experiment,
+        {
+            "protocol": ["Equal trials."],
+            "reference": "grda",
+            "methods": {name: {"title": name.upper(), **needs} for name in ("grda", "other")},
+            "choices": choices,
+        },
+    )
+    return experiment
+
+
+def write(experiment: Experiment, content: dict[str, Any]) -> None:
+    (experiment.path / "comparison.json").write_text(json.dumps(content))
+
+
+def read(experiment: Experiment) -> Any:
+    return json.loads((experiment.path / "comparison.json").read_text())
+
+
+def test_a_layer_that_only_some_networks_have_keeps_its_column(compared: Experiment) -> None:
+    results = read_comparison(compared.path)
+    assert results is not None
+    table = comparison_sections(results)[0].tables[-1]
+    assert table.head == ("method", "fc1", "fc2", "fc3")
+    assert table.rows == (("GRDA", "90.0", "90.0", "\u2013"), ("OTHER", "90.0", "\u2013", "90.0"))
+
+
+def test_a_title_is_text_whatever_it_holds(compared: Experiment) -> None:
+    content = read(compared)
+    content["methods"]["other"]["title"] = "<b>\ud800\x1b[31m"
+    write(compared, content)
+    page = write_report(compared.path).read_text()
+    assert "<b>" not in page
+    assert "\\ud800\\x1b[31m" in page
+
+
+@pytest.mark.parametrize("changes", [{"choices": []}, {"choices": [{}]}, {"methods": {}}])
+def test_a_comparison_without_what_it_needs_is_damaged(compared: Experiment, changes: dict[str, Any]) -> None:
+    write(compared, read(compared) | changes)
+    with pytest.raises(RunFolderError, match="run `dirprune compare` again"):
+        write_report(compared.path)
+
+
+def test_settings_are_numbers(compared: Experiment) -> None:
+    content = read(compared)
+    content["choices"][0]["candidate"]["values"]["lr"] = "much"
+    write(compared, content)
+    with pytest.raises(RunFolderError, match="run `dirprune compare` again"):
+        read_comparison(compared.path)
