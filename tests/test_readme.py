@@ -72,6 +72,39 @@ def test_table_of_the_step_agrees_with_the_results():
         ]
 
 
+def test_words_on_the_step_agree_with_the_results():
+    told = " ".join(
+        README[README.index("On the networks of 15 to 36") : README.index("On an AMD EPYC")].split()
+    )
+    networks = measured("step")["networks"]
+    large = {name: table for name, table in networks.items() if table["parameters"] >= 1e6}
+    sizes = [table["parameters"] / 1e6 for table in large.values()]
+    assert f"networks of {min(sizes):.0f} to {max(sizes):.0f} million parameters" in told
+    ratios = {
+        base: [table["ratios"]["gRDA"][base] for table in large.values()]
+        for base in ("SGD, fused", "SGD with momentum, fused")
+    }
+    sgd, momentum = (f"{min(each):.2f} to {max(each):.2f} times as long" for each in ratios.values())
+    assert f"a step takes {sgd} as SGD's and {momentum} as with momentum" in told
+    assert f"{networks['lenet5']['ratios']['gRDA']['SGD, foreach']:.2f} times as long as with `SGD(f" in told
+    scaling = measured("step_scaling")
+    by_tensors = {table["tensors"]: table["ratios"]["gRDA"] for table in scaling["tensors"]}
+    assert f"10,000 tensors of 100 elements {by_tensors[10_000]['SGD, foreach']:.2f} times" in told
+    one = by_tensors[1]
+    assert f"in one tensor take {one['SGD, fused']:.2f} times as long as with `SGD(fused=True)`" in told
+    assert f"and {one['SGD with momentum, fused']:.2f} times as with momentum" in told
+    each = [
+        table["nanoseconds_per_parameter"]["gRDA"] for table in scaling["sizes"] if table["parameters"] >= 1e6
+    ]
+    assert f"the same within {100 * (max(each) / min(each) - 1):.0f} %" in told
+    means = {name: found["mean"] for name, found in measured("accumulator_dtype")["optimisers"].items()}
+    half, whole = (
+        f"{means[name]['test_accuracy']:.2f} % at {means[name]['sparsity']:.2f} %"
+        for name in ("gRDA, bfloat16 accumulator", "gRDA")
+    )
+    assert f"({half}, against {whole})" in told
+
+
 def test_table_of_inference_agrees_with_the_results():
     results = measured("inference")["results"]
     for result in results:
