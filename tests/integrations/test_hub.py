@@ -119,6 +119,20 @@ def test_code_on_the_page_runs(published, monkeypatch):
     assert same(names["model"], model)
 
 
+def test_texts_stay_within_their_cells_and_quotes(tmp_path, monkeypatch):
+    model = sparse(create_model(**LENET))
+    recipe = "first | then\n\n# Not a heading"
+    folder = tmp_path / 'a "net"'
+    save_pretrained(model, folder, architecture=LENET, provenance=Provenance(recipe=recipe))
+    page = (folder / "README.md").read_text()
+    assert r"| recipe | first \| then # Not a heading |" in page.splitlines()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    assert same(names["model"], model)
+
+
 def test_page_leaves_out_what_is_not_known(tmp_path):
     save_pretrained(nn.Linear(3, 2), tmp_path)
     page = (tmp_path / "README.md").read_text()

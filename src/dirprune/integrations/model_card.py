@@ -1,5 +1,6 @@
 """The page of a published sparse network: what it is, how good, how sparse, how small, how to load it."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,16 +107,17 @@ def model_card(
         ("data set", known.dataset),
         ("recipe", known.recipe),
         ("size, dense", size(info.dense_bytes)),
-        ("size, sparse", f"{size(info.bytes)}: a bit for every weight, and the values that are not zero"),
+        ("size, sparse", f"{size(info.bytes)}: a zero takes a bit or less"),
     ]
     what = f"`{architecture['name']}`" if architecture else "A network"
     network = architecture["name"] if architecture else ""
     of_torchvision = network == "resnet50" or network.startswith("vit")
     builder = "timm" if network.startswith("timm/") else "train" if of_torchvision else None
     extras = f"hub,{builder}" if builder else "hub"
-    loading = f'model = from_pretrained("{name}")'
+    source = json.dumps(name, ensure_ascii=False)
+    loading = f"model = from_pretrained({source})"
     if architecture is None:
-        loading = f'model = from_pretrained("{name}", model)  # a module of the same architecture'
+        loading = f"model = from_pretrained({source}, model)  # a module of the same architecture"
     text = "\n".join(
         [
             f"# {name.rsplit('/', 1)[-1]}",
@@ -124,7 +126,7 @@ def model_card(
             "",
             "| | |",
             "|---|---|",
-            *(f"| {label} | {value} |" for label, value in rows if value is not None),
+            *(f"| {_cell(label)} | {_cell(value)} |" for label, value in rows if value is not None),
             "",
             "## Load it",
             "",
@@ -141,6 +143,11 @@ def model_card(
         ]
     )
     return ModelCard(f"---\n{_metadata(name, architecture, known).to_yaml()}\n---\n\n{text}")
+
+
+def _cell(text: str) -> str:
+    """Keep a text within its cell of the table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _metadata(name: str, architecture: Mapping[str, Any] | None, known: Provenance) -> ModelCardData:
