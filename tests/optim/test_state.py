@@ -203,7 +203,10 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_changes() -> None:
     train(other_shapes, steps=1)
     more = GRDA([*(ones(*p.shape) for p in params), ones(2)], lr=0.1)
     train(more, steps=1)
+    strange = copy.deepcopy(before)
+    strange["param_groups"][0]["penalty"] = "l3"
     for state, exception, message in [
+        (strange, UsageError, "penalty must be 'l1' or .*, got 'l3'"),
         (
             sgd.state_dict(),
             UsageError,

@@ -54,6 +54,12 @@ def test_runs_from_other_initial_weights_are_no_pair(experiment: Experiment) -> 
     assert summarise(experiment.path)[1].difference is None
 
 
+def test_runs_whose_initial_weights_are_not_known_are_no_pair(experiment: Experiment) -> None:
+    experiment.add("sgd", {}, {"initial_weights": None})
+    experiment.add("grda", {"method": "grda", "c": 0.0005}, {"initial_weights": None})
+    assert [row.difference for row in summarise(experiment.path)] == [None, None]
+
+
 def test_runs_of_other_settings_are_no_pair(experiment: Experiment) -> None:
     experiment.add("sgd", {"lr": 0.2}, {})
     experiment.add("grda", {"method": "grda", "c": 0.0005}, {})

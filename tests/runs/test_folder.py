@@ -95,9 +95,11 @@ def test_second_writer_is_refused(folder):
     ("name", "content", "message"),
     [
         ("config.json", "{", "not valid JSON"),
+        ("config.json", "[" * 100_000, "not valid JSON"),
         ("config.json", "[1]", "must hold a JSON object"),
         ("result.json", "nonsense", "not valid JSON"),
         ("metrics.jsonl", "nonsense\n", "not valid JSON lines"),
+        ("metrics.jsonl", "[" * 100_000 + "\n", "not valid JSON lines"),
         ("metrics.jsonl", "\xff\n", "not valid JSON lines"),
     ],
 )

@@ -101,7 +101,7 @@ def restore_runs(file: Path, folder: Path) -> int:
             run.write_result(line["result"])
             run.prepare({**head["config"], **line["config"]})  # last: without it there is no run
             made += 1
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise RunFolderError(
             f"{file} cannot be read ({type(error).__name__}: {error}): restore it, or delete it to start anew"
         ) from None

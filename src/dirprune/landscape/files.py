@@ -212,7 +212,7 @@ def _dataclass(kind: Any, value: Json, where: str) -> Any:
 def _read_json(path: Path) -> Json:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is not valid JSON ({error}): delete it to make it anew") from None
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} must hold a JSON object: delete it to make it anew")

@@ -13,7 +13,7 @@ from dirprune.core.threshold import RULES, Penalty, ThresholdRule
 from dirprune.errors import LostShadowWarning, UsageError
 from dirprune.optim.gathering import Gathering
 from dirprune.optim.lost_shadow import fraction_already_sparse
-from dirprune.optim.options import check_options, check_params, check_sharding
+from dirprune.optim.options import check_options, check_params, check_penalty, check_sharding
 from dirprune.optim.paths import Plans, update
 from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state, wide_dtype
 from dirprune.optim.tensors import Tensors
@@ -163,15 +163,18 @@ class GRDA(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over groups and state, with their right dtypes and a default for options that are missing."""
+        defaults = {**vars(self), **state}["defaults"]  # load_state_dict hands none over, pickle all
+        for group in state["param_groups"]:  # before anything is replaced
+            for option, value in defaults.items():
+                group.setdefault(option, value)
+            check_penalty(group, self.threshold_rules)
+            check_sharding(group, self._rule(group))
         super().__setstate__(state)
         self._unchecked = {}  # a state that was restored has its shadow
         self._warned = False
         self._gathering = Gathering()
         self._plans = {}
         for group in self.param_groups:
-            for option, value in self.defaults.items():
-                group.setdefault(option, value)
-            check_sharding(group, self._rule(group))
             for parameter in group["params"]:
                 held = self.state.get(parameter, {})
                 for key, value in held.items():

@@ -107,7 +107,7 @@ def read_comparison(folder: Path) -> Results | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return _results(content, folder, runs)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(
             f"{path} cannot be read ({type(error).__name__}: {error}): run `dirprune compare` again"
         ) from None

@@ -258,6 +258,8 @@ def _differences(runs: Sequence[Run], twins: Sequence[Run]) -> list[float]:
     differences = []
     for run in runs:
         twin = by_seed.get(run.seed)
-        if twin and run.outcome and twin.outcome and run.initial_weights == twin.initial_weights:
+        if not (twin and run.outcome and twin.outcome):
+            continue
+        if run.initial_weights is not None and run.initial_weights == twin.initial_weights:
             differences.append(run.outcome.test_accuracy - twin.outcome.test_accuracy)
     return differences

@@ -271,7 +271,7 @@ class RunFolder:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunFolderError(f"{self.path} is not a run folder: it has no {name}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunFolderError(f"{path} is not valid JSON ({error}): restore or delete it") from None
         if not isinstance(content, dict):
             raise RunFolderError(f"{path} must hold a JSON object, not {type(content).__name__}")
@@ -285,7 +285,7 @@ class RunFolder:
         try:
             whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
             return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunFolderError(f"{path} is not valid JSON lines ({error}): restore or delete it") from None
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
