@@ -1,7 +1,6 @@
 """The comparison of methods on the page and in the terminal: one table, one figure, the layers."""
 
 import math
-from collections.abc import Sequence
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -21,6 +20,7 @@ from dirprune.report.terminal import encodable
 
 _MARKERS = "osD^v<>PXp*hd8H"
 _INCHES = (9.3, 5.2)
+_ROOM = 1.15
 _REFERENCE_COLOUR = 1
 
 
@@ -153,7 +153,8 @@ def _figure(results: Results) -> Figure:
     names.sort(key=lambda name: (name != results.reference, name))
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "comparison"}]):
         figure = Drawing(_INCHES)
-        axes = figure.add_axes((0.075, 0.11, 0.66, 0.86))
+        axes = figure.add_axes((0.075, 0.11, 0.66, 0.86), xscale="log")
+        _densities(axes, results)
         for index, name in enumerate(names):
             rows = [r for r in results.rows if r.method == name and r.accuracy and r.sparsity]
             rows.sort(key=lambda row: row.sparsity.mean if row.sparsity else 0.0)
@@ -177,9 +178,6 @@ def _figure(results: Results) -> Figure:
         for row in _of(results, None):
             if row.accuracy:
                 axes.axhline(100 * row.accuracy.mean, color=INK, lw=1, ls=(0, (1.5, 1.5)), label=row.title)
-        axes.set_xscale("log")
-        axes.invert_xaxis()
-        _ticks(axes, results.targets)
         axes.set_xlabel("sparsity in %, as it came out (full lines: no target is given)", color=INK)
         axes.set_ylabel("test accuracy in %", color=INK)
         axes.tick_params(colors=INK)
@@ -206,9 +204,13 @@ def _figure(results: Results) -> Figure:
     return Figure("Accuracy against sparsity", caption, described, svg, wide=True)
 
 
-def _ticks(axes: Axes, targets: Sequence[float]) -> None:
-    """Mark the wanted sparsities on an axis of densities."""
-    axes.set_xticks([1 - t for t in targets], [f"{100 * t:g}" for t in targets])
+def _densities(axes: Axes, results: Results) -> None:
+    """Mark the wanted sparsities on an axis of densities that falls, and has room for one alone."""
+    reached = [row.sparsity.mean for row in results.rows if row.sparsity and row.target is not None]
+    shown = [1 - sparsity for sparsity in (*reached, *results.targets) if sparsity < 1]
+    if shown:
+        axes.set_xlim(_ROOM * max(shown), min(shown) / _ROOM)
+    axes.set_xticks([1 - t for t in results.targets], [f"{100 * t:g}" for t in results.targets])
     axes.xaxis.set_minor_locator(NullLocator())
 
 

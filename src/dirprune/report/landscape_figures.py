@@ -91,7 +91,8 @@ def draw_lines(
             _logarithmic(axes, [y for line in lines for y in line.y if y > 0])
         elif from_zero:
             axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8, handlelength=2.6, borderaxespad=0.2)
+        if lines:
+            axes.legend(frameon=False, labelcolor=INK, fontsize=8, handlelength=2.6, borderaxespad=0.2)
         return to_svg(figure)
 
 
