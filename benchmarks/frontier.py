@@ -177,7 +177,8 @@ def draw(variants: Sequence[dict[str, Any]]) -> Figure:
     ours = [name for name in names if VARIANTS[name].start is not None]
     for i, name in enumerate(names):
         rows = [known[name][f"{target:g}"]["seeds"] for target in TARGETS]
-        seeds = [[100 * accuracy for accuracy in row if accuracy is not None] for row in rows]
+        # A NaN is not drawn: no seed came to that sparsity.
+        seeds = [[100 * a for a in row if a is not None] or [math.nan] for row in rows]
         means = [statistics.mean(each) for each in seeds]
         below = [mean - min(each) for mean, each in zip(means, seeds, strict=True)]
         above = [max(each) - mean for mean, each in zip(means, seeds, strict=True)]

@@ -4,17 +4,13 @@ Example: python benchmarks/sizes.py vgg16 wrn16x4 resnet50 --sparsity 0.9 0.95
 """
 
 import argparse
-import json
-import shlex
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dirprune.core.atomic import atomic_write
 from dirprune.export.onnx_file import export_onnx
 from dirprune.export.sizes import file_sizes
-from dirprune.train import describe_environment
 from networks import network
+from record import record
 
 
 def main() -> None:
@@ -35,10 +31,7 @@ def main() -> None:
             for kind, size in sizes.items():
                 print(f"  {kind:20} {size:>13,} bytes  {100 * size / sizes['dense']:6.2f} % of dense")
             results.append({"network": name, "weights": weights, "bytes": sizes})
-    command = shlex.join(["python", *sys.argv])
-    report = {"results": results, "command": command, "environment": describe_environment(command)}
-    with atomic_write(options.output) as file:
-        file.write(json.dumps(report, indent=2).encode() + b"\n")
+    record(options.output, {"results": results})
 
 
 if __name__ == "__main__":

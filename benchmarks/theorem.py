@@ -11,7 +11,6 @@ Example: python benchmarks/theorem.py --out runs/theorem --output benchmarks/res
 
 import argparse
 import json
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from dirprune.data import load_dataset
 from dirprune.landscape import Objective, Theorem, TheoremSettings, check_theorem, keep, theorem_request
 from dirprune.landscape.objective import Loss
 from dirprune.train import describe_environment
+from record import own_command, public_command
 
 HIDDEN = 16
 MINIMUM = (0.1, 300.0)  # rate and time of the SGD that finds it
@@ -91,7 +91,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     settings = TheoremSettings(rates=tuple(given.rates), times=tuple(given.times), c=given.c, mu=given.mu)
-    environment = describe_environment(shlex.join(sys.argv))
+    environment = describe_environment(public_command(own_command()))
     collected, tables = {}, []
     for name in given.only:
         data = batches(EXPERIMENTS[name])

@@ -12,7 +12,6 @@ Examples:
 
 import argparse
 import json
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from dirprune.train import TrainConfig, describe_environment
 from dirprune.tune import Trial, c_for_sparsity
 from dirprune.tune.target import epochs_to_keep, predicted_ends
 from dirprune.tune.trials import Bench
+from record import own_command, public_command
 
 TARGETS = (0.8, 0.9, 0.95)
 MUS = (0.6, 0.51, 0.7)
@@ -115,7 +115,7 @@ def main() -> int:
         if arguments.schedule:
             config = replace(config, schedule=arguments.schedule)
         cases = by_target(config, (0.6,) if arguments.schedule else MUS, arguments)
-    command = shlex.join(["python", "benchmarks/tune_prediction.py", *sys.argv[1:]])
+    command = public_command(own_command())
     content = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"sets": []}
     others = [each for each in content["sets"] if each["environment"]["command"] != command]
     worst = max(abs(each["error"]) for each in cases)
