@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.special import logit
 
 from dirprune.compare import Candidate, Protocol, Space, Trial
 from dirprune.compare.search import best
@@ -150,20 +151,32 @@ def test_a_group_shares_all_settings_but_the_strength():
     assert told.corrected(tried, 0.98, [tried]) == replace(tried.candidate, target=0.98)
 
 
-def test_the_most_accurate_of_the_near_ones_is_taken():
-    def candidate(mu):
-        return Candidate("grda", 0.9, {"mu": mu})
+def at(group, sparsity, accuracy, method="grda"):
+    return trial(Candidate(method, 0.95, {"lr": 0.1 * group}), group, sparsity, accuracy)
 
-    dense = trial(candidate(0.5), 0, sparsity=0.6, accuracy=0.99)
-    near = trial(candidate(0.6), 1, sparsity=0.88, accuracy=0.95)
-    nearer = trial(candidate(0.61), 2, sparsity=0.9, accuracy=0.94)
-    lost = trial(candidate(0.7), 3, sparsity=None, accuracy=None)
-    assert best([dense, near, nearer, lost], 0.9) == near
-    assert best([dense, lost], 0.9) == dense  # nothing is near: the nearest
-    assert best([lost], 0.9) is None
+
+def test_the_settings_that_are_most_accurate_at_the_wanted_sparsity_are_taken():
+    too_dense, near, untouched = at(0, 0.876, 0.907), at(1, 0.946, 0.869), at(2, 0.0, 0.95)
+    lost = at(3, None, None)
+    loses = 0.02 * (logit(0.95) - logit(0.876))
+    assert 0.869 + loses < 0.907  # so that the denser one is taken, but only just beyond that:
+    assert best([too_dense, near, untouched, lost], 0.95) == too_dense
+    assert best([at(0, 0.876, 0.867 + loses), near, untouched], 0.95) == near
+    assert best([untouched, lost], 0.95) == untouched
+    assert best([lost], 0.95) is None
+    # What was too sparse is taken as it is.
+    assert best([near, at(4, 0.99, 0.87)], 0.95).group == 4
     # A method that is told the target has it: accuracy alone decides.
-    told = [replace(each, candidate=Candidate("rigl", 0.9, {})) for each in (dense, near)]
-    assert best(told, 0.9).accuracy == 0.99
+    assert best([at(0, 0.6, 0.99, "rigl"), at(1, 0.95, 0.95, "rigl")], 0.95).accuracy == 0.99
+
+
+def test_between_trials_of_one_setting_accuracy_is_interpolated():
+    around = [at(0, 0.9, 0.92), at(0, 0.98, 0.80)]
+    share = (logit(0.95) - logit(0.9)) / (logit(0.98) - logit(0.9))
+    between = (1 - share) * 0.92 + share * 0.80
+    assert best([*around, at(1, 0.95, between + 1e-6)], 0.95).group == 1
+    assert best([*around, at(1, 0.95, between - 1e-6)], 0.95) == around[0]  # the nearest of the two
+    assert best(around, 0.97) == around[1]
 
 
 def test_with_adams_direction_rates_are_those_of_the_recipe_and_momentum_stays():

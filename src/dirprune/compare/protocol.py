@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dirprune.compare.archive import restore_runs, save_runs
-from dirprune.compare.search import MOMENTA, Candidate, Space, Trial, best
+from dirprune.compare.search import MOMENTA, PRICE, Candidate, Space, Trial, best
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import UsageError, unknown
 from dirprune.methods import METHODS
@@ -133,9 +133,11 @@ class Protocol:
             "the test images are first looked at by the runs that are reported.",
             "All are tuned at the middle one of the wanted sparsities. A method that is told its target "
             "takes the most accurate of its trials. One that is not has to find its strengths within the "
-            "same trials: of those within a quarter of the wanted density the most accurate is taken, or "
-            "else the nearest; its last trials try those settings at the other wanted sparsities, and the "
-            "strength is corrected once more. Its own sparsity is what is shown.",
+            "same trials: it takes the settings that are predicted to be most accurate at the wanted "
+            f"sparsity, where a trial that was too dense is thought to lose {100 * PRICE:g} points for each "
+            "unit of the logit of the sparsity; its last trials try those settings at the other wanted "
+            "sparsities, between which accuracy is interpolated, and the strength is corrected once more. "
+            "Its own sparsity is what is shown.",
             f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
             "order of the data are those of the seed, whatever the method.",
             f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "

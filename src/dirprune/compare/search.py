@@ -18,7 +18,8 @@ _BEYOND = 0.25  # of its range: how far outside a strength may go
 # methods' ranges are such that it does in a few thousand steps of a LeNet.
 _PRIOR = (-3.0, 8.0)
 _TRUST = (0.05, 0.02, 0.02)  # in the prior: intercept, slope, every other setting
-_TOLERANCE = 0.25
+PRICE = 0.02
+"""Accuracy that a unit of the logit of the sparsity is taken to cost, where nothing was measured."""
 _RANGES_AT = 0.1  # the rate at which the ranges of methods hold
 
 
@@ -227,19 +228,27 @@ class Space:
 def best(trials: Sequence[Trial], target: float | None) -> Trial | None:
     """Return the trial whose settings are taken.
 
-    The highest validation accuracy; where the sparsity follows from a strength, among the trials whose
-    sparsity s is within a quarter of the wanted density, |s - target| <= (1 - target) / 4, or else the trial
-    of the nearest sparsity, on the scale of the logit. None where all diverged.
+    The highest validation accuracy. Where the sparsity follows from a strength, trials came to sparsities of
+    their own: then the settings of the highest accuracy that is predicted at the target, by their trial that
+    came nearest to it. On the scale of the logit, the prediction is linear between trials of one setting, a
+    constant below them, and falls by :data:`PRICE` above. None where all diverged.
     """
     done = [trial for trial in trials if trial.accuracy is not None]
     if not done:
         return None
-    if target is not None and METHODS[done[0].candidate.method].facts.strength is not None:
-        near = [t for t in done if abs((t.sparsity or 0.0) - target) <= _TOLERANCE * (1 - target)]
-        if not near:
-            return min(done, key=lambda t: abs(_logit(t.sparsity or 0.0) - _logit(target)))
-        done = near
-    return max(done, key=lambda t: t.accuracy or 0.0)
+    if target is None or METHODS[done[0].candidate.method].facts.strength is None:
+        return max(done, key=lambda t: t.accuracy or 0.0)
+    wanted = _logit(target)
+
+    def predicted(group: int) -> float:
+        points = sorted((_logit(t.sparsity or 0.0), t.accuracy or 0.0) for t in done if t.group == group)
+        reached = [logit for logit, _ in points]
+        accuracy = float(np.interp(wanted, reached, [accuracy for _, accuracy in points]))
+        return accuracy - PRICE * max(0.0, wanted - reached[-1])
+
+    group = max(dict.fromkeys(t.group for t in done), key=predicted)
+    mates = [t for t in done if t.group == group]
+    return min(mates, key=lambda t: abs(_logit(t.sparsity or 0.0) - wanted))
 
 
 def _own_settings(method: str) -> set[str]:
