@@ -49,6 +49,29 @@ def test_a_layer_that_only_some_networks_have_keeps_its_column(compared: Experim
     assert table.rows == (("GRDA", "90.0", "90.0", "\u2013"), ("OTHER", "90.0", "\u2013", "90.0"))
 
 
+def test_a_method_that_fails_does_not_flatten_the_others(compared: Experiment) -> None:
+    """It is told below the figure, and only it; half as many weights as the full network: 95 %."""
+    content = read(compared)
+    for seed, accuracy in enumerate((0.90, 0.89, 0.88, 0.87, 0.86, 0.30), start=2):
+        name = f"m{seed}"
+        tensors = [{"name": "fc1.weight", "shape": [10, 10], "zeros": 90}]
+        result = {"sparsity": 0.9, "layers": tensors, "test_accuracy": accuracy}
+        compared.add(name, {"method": name, "seed": seed}, result)
+        content["methods"][name] = {**content["methods"]["grda"], "title": name.upper()}
+        content["choices"].append({**content["choices"][0], "method": name, "runs": [name]})
+    write(compared, content)
+    results = read_comparison(compared.path)
+    assert results is not None
+    (figure,) = comparison_sections(results)[0].figures
+    assert figure.caption.endswith("Below the figure: M7 30.00 % at 95.00 %.")
+    content["choices"].pop()
+    write(compared, content)
+    results = read_comparison(compared.path)
+    assert results is not None
+    (figure,) = comparison_sections(results)[0].figures
+    assert "Below" not in figure.caption
+
+
 def test_a_title_is_text_whatever_it_holds(compared: Experiment) -> None:
     content = read(compared)
     content["methods"]["other"]["title"] = "<b>\ud800\x1b[31m"

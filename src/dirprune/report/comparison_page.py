@@ -1,6 +1,8 @@
 """The comparison of methods on the page and in the terminal: one table, one figure, the layers."""
 
 import math
+import statistics
+from collections.abc import Iterable
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -21,6 +23,7 @@ from dirprune.report.terminal import encodable
 _MARKERS = "osD^v<>PXp*hd8H"
 _INCHES = (9.3, 5.2)
 _ROOM = 1.15
+_FEW = 4
 _REFERENCE_COLOUR = 1
 
 
@@ -178,6 +181,8 @@ def _figure(results: Results) -> Figure:
         for row in _of(results, None):
             if row.accuracy:
                 axes.axhline(100 * row.accuracy.mean, color=INK, lw=1, ls=(0, (1.5, 1.5)), label=row.title)
+        if (bottom := _bottom(results)) is not None:
+            axes.set_ylim(bottom=bottom)
         axes.set_xlabel("sparsity in %, as it came out (full lines: no target is given)", color=INK)
         axes.set_ylabel("test accuracy in %", color=INK)
         axes.tick_params(colors=INK)
@@ -196,12 +201,33 @@ def _figure(results: Results) -> Figure:
     caption = (
         "Points are means over seeds, bars one sample standard deviation each way, lines only lead the eye."
     )
-    described = "; ".join(
+    hidden = [row for row in results.rows if row.accuracy and 100 * row.accuracy.mean < (bottom or 0)]
+    if hidden:
+        caption += f" Below the figure: {_told(hidden)}."
+    described = _told(results.rows)
+    return Figure("Accuracy against sparsity", caption, described, svg, wide=True)
+
+
+def _told(rows: Iterable[Row]) -> str:
+    return "; ".join(
         f"{row.title} {100 * row.accuracy.mean:.2f} % at {100 * row.sparsity.mean:.2f} %"
-        for row in results.rows
+        for row in rows
         if row.accuracy and row.sparsity
     )
-    return Figure("Accuracy against sparsity", caption, described, svg, wide=True)
+
+
+def _bottom(results: Results) -> float | None:
+    """Where the axis of accuracy begins if a few lie so low that the others could not be told apart.
+
+    Those are further below the first quartile than 1.5 times its distance to the best.
+    """
+    reached = [100 * row.accuracy.mean for row in results.rows if row.accuracy]
+    if len(reached) < _FEW:
+        return None
+    quartile, *_ = statistics.quantiles(reached, n=4)
+    best = max(reached)
+    shown = [value for value in reached if value >= quartile - 1.5 * (best - quartile)]
+    return None if len(shown) == len(reached) else min(shown) - 0.05 * (best - min(shown))
 
 
 def _densities(axes: Axes, results: Results) -> None:
