@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,9 +207,9 @@ def _of_seeds(accuracies: list[float | None]) -> str:
     return f"{sum(known) / len(known):.2f} ({min(known):.2f} to {max(known):.2f})"
 
 
-def _judged() -> str:
+def _judged(part: str) -> str:
     """A row for each of the strongest methods, on the test set with new seeds."""
-    rows = _measured("compare-lenet-300-100-strongest")["rows"]
+    rows = _measured(f"compare-lenet-300-100-{part}")["rows"]
     targets = sorted({row["target"] for row in rows if row["target"] is not None})
     heads = " | ".join(f"{100 * target:g} %" for target in targets)
     lines = [f"| method | {heads} |", "|---" * (len(targets) + 1) + "|"]
@@ -303,7 +304,12 @@ _GENERATED = {
     "command-line.md": {"help": _help},
     "comparison.md": {"protocol": _protocol, "methods": _methods},
     "deployment.md": {"slim": _slim},
-    "frontier.md": {"frontier": _frontier, "judged": _judged, "readings": _readings},
+    "frontier.md": {
+        "frontier": _frontier,
+        "judged": partial(_judged, "strongest"),
+        "judged-momentum": partial(_judged, "momentum"),
+        "readings": _readings,
+    },
     "evidence.md": {"theorem": _theorem, "cost": _cost, "pairs": _pairs},
     "results.md": {"results": _results},
 }

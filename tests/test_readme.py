@@ -241,7 +241,7 @@ def test_ladder_agrees_with_the_results():
 
 def test_comparison_agrees_with_the_results():
     told = passage("at the same sparsity. So they do here:", "(all methods: `benchmarks/README.md`)")
-    comparison = measured("compare-lenet-300-100-strongest")
+    comparison = measured("compare-lenet-300-100-momentum")
     (level,) = re.findall(r"at (\d+) %", told)
     rows = [row for row in comparison["rows"] if row["target"] == int(level) / 100]
     accuracy = {row["method"]: 100 * row["accuracy"]["mean"] for row in rows if row["accuracy"]}
@@ -260,6 +260,33 @@ def test_comparison_agrees_with_the_results():
             f'`penalty="l0"` and mu={mu:g} {accuracy["grda-l0"]:.2f}',
         ],
     )
+
+
+def test_second_judgement_agrees_with_the_results():
+    page = " ".join((ROOT / "docs" / "frontier.md").read_text(encoding="utf-8").split())
+    rows = {(r["method"], r["target"]): r for r in measured("compare-lenet-300-100-momentum")["rows"]}
+
+    def points(method, target):
+        """The difference to the hard threshold as the page writes it: how far it is from zero."""
+        gap = rows[method, target]["difference"]
+        low, high = sorted(abs(100 * gap[end]) for end in ("low", "high"))
+        assert gap["low"] * gap["high"] > 0
+        return f"{abs(100 * gap['mean']):.2f} ({low:.2f} to {high:.2f})"
+
+    def told_apart(method, target):
+        gap = rows[method, target]["difference"]
+        return gap["low"] > 0 or gap["high"] < 0
+
+    assert not any(told_apart(m, t) for m in ("gradual", "gradual-erk") for t in (0.9, 0.95))
+    assert not told_apart("st3", 0.98)
+    above = f"above both, by {points('gradual', 0.98)} and {points('gradual-erk', 0.98)} points"
+    below = f"ST-3 stays above it by {points('st3', 0.9)} and {points('st3', 0.95)} at 90 and 95 %"
+    sparser = [-100 * rows["gradual", target]["difference_in_sparsity"] for target in (0.9, 0.95)]
+    zeros = f"with {sparser[0]:.1f} and {sparser[1]:.1f} points more zeros"
+    assert all(rows[m, 0.98]["difference"]["mean"] < 0 for m in ("gradual", "gradual-erk"))
+    assert all(rows["st3", target]["difference"]["mean"] > 0 for target in (0.9, 0.95))
+    for sentence in (above, below, zeros):
+        assert sentence in page
 
 
 @pytest.mark.parametrize("name", ["lenet5-fashion_mnist-l0", "vit2x64p7-fashion_mnist"])
