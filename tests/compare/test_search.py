@@ -10,6 +10,7 @@ from scipy.special import logit
 
 from dirprune.compare import Candidate, Protocol, Space, Trial
 from dirprune.compare.search import best
+from dirprune.core.threshold import tuning_function
 from dirprune.methods import METHODS, Plan
 from dirprune.train import TrainConfig
 from dirprune.train.method import make_method
@@ -149,6 +150,25 @@ def test_a_group_shares_all_settings_but_the_strength():
     told = Space("rigl", BASE)
     tried = trial(told.propose(0.9, [], 2), 2)
     assert told.corrected(tried, 0.98, [tried]) == replace(tried.candidate, target=0.98)
+
+
+@pytest.mark.parametrize(("method", "mu"), [("grda", 0.6), ("grda-l0", 1.0)])
+def test_a_longer_run_ends_at_the_threshold_that_was_tried(method, mu):
+    """The threshold grows as c n^mu: without a correction the run on all images would be the sparser."""
+    space = Space(method, replace(BASE, mu=mu))
+    tried = trial(space.propose(0.9, [], 2), 2, 0.9)
+    lr, c = (tried.candidate.values[name] for name in ("lr", "c"))
+    corrected = space.corrected(tried, 0.9, [tried], longer=1.25).values
+    assert tuning_function(5000.0, lr, corrected["c"], mu) == pytest.approx(
+        tuning_function(4000.0, lr, c, mu), rel=1e-3
+    )
+    assert {**corrected, "c": c} == tried.candidate.values
+
+
+def test_a_method_that_is_told_its_target_is_not_corrected_for_a_longer_run():
+    space = Space("gradual", BASE)
+    tried = trial(space.propose(0.9, [], 2), 2, 0.9)
+    assert space.corrected(tried, 0.9, [tried], longer=1.25) == tried.candidate
 
 
 def at(group, sparsity, accuracy, method="grda"):

@@ -136,8 +136,9 @@ class Protocol:
             "same trials: it takes the settings that are predicted to be most accurate at the wanted "
             f"sparsity, where a trial that was too dense is thought to lose {100 * PRICE:g} points for each "
             "unit of the logit of the sparsity; its last trials try those settings at the other wanted "
-            "sparsities, between which accuracy is interpolated, and the strength is corrected once more. "
-            "Its own sparsity is what is shown.",
+            "sparsities, between which accuracy is interpolated, and the strength is corrected once more: by "
+            "what the trials say, and where the threshold grows with the steps, for those that the images "
+            "held back will add. Its own sparsity is what is shown.",
             f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
             "order of the data are those of the seed, whatever the method.",
             f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
@@ -230,7 +231,8 @@ class Comparison:
             tried = [trial for trial in self._trials if trial.candidate.method == method]
             trial = best(tried, target)
             space = Space(method, self._protocol.config)
-            candidate = space.corrected(trial, target, tried) if trial else None
+            longer = 1 / (1 - self._protocol.config.validation)  # nothing is held back any more
+            candidate = space.corrected(trial, target, tried, longer) if trial else None
             choice = Choice(method, target, candidate, trial, ())
             names = tuple(self._name(config) for config in self._final(choice))
             choices.append(replace(choice, runs=names))

@@ -149,11 +149,28 @@ class Space:
             values = self._steered(values, target, past, mates)
         return Candidate(self.method, target, values)
 
-    def corrected(self, trial: Trial, target: float | None, past: Sequence[Trial]) -> Candidate:
-        """Return a trial's settings for a wanted sparsity that need not be the trial's."""
+    def corrected(
+        self, trial: Trial, target: float | None, past: Sequence[Trial], longer: float = 1.0
+    ) -> Candidate:
+        """Return a trial's settings for a wanted sparsity that need not be the trial's.
+
+        Args:
+            trial: Whose settings.
+            target: The wanted sparsity; None: dense.
+            past: The method's finished trials, for all targets.
+            longer: Steps of the run that is to come, in those of a trial.
+        """
         values = trial.candidate.values
         if self.facts.strength is not None and target is not None:
             values = self._steered(values, target, past, [trial])
+        values = {
+            **values,
+            **{
+                s.setting: _figures(values[s.setting] * longer**s.steps_power)
+                for s in self.searches
+                if s.steps_power
+            },
+        }
         return Candidate(self.method, target, values)
 
     def _steered(
@@ -215,14 +232,14 @@ class Space:
         return (value - search.low) / (search.high - search.low)
 
     def _value(self, search: Search, place: float, values: Mapping[str, float]) -> float:
-        """Return the value at a place beside other settings, to four figures: a name has to hold it."""
+        """Return the value at a place beside other settings, to four figures or whole."""
         if search.log:
             value = search.low * (search.high / search.low) ** place
         else:
             value = search.low + (search.high - search.low) * place
         value *= self._unit(search, values)
         default = getattr(METHODS[self.method].settings, search.setting, 0.0)
-        return float(round(value)) if type(default) is int else float(f"{value:.4g}")
+        return float(round(value)) if type(default) is int else _figures(value)
 
 
 def best(trials: Sequence[Trial], target: float | None) -> Trial | None:
@@ -249,6 +266,11 @@ def best(trials: Sequence[Trial], target: float | None) -> Trial | None:
     group = max(dict.fromkeys(t.group for t in done), key=predicted)
     mates = [t for t in done if t.group == group]
     return min(mates, key=lambda t: abs(_logit(t.sparsity or 0.0) - wanted))
+
+
+def _figures(value: float) -> float:
+    """Round to four figures: a name has to hold it."""
+    return float(f"{value:.4g}")
 
 
 def _own_settings(method: str) -> set[str]:

@@ -78,7 +78,9 @@ class Search:
 
     where p, ``momentum_power``, is 1 for a learning rate, and negative for what acts beside the gradient.
     A greater learning rate may want another x, as its power q = ``lr_power``; ranges hold at rate 0.1. With
-    Adam's direction steps are as long as the rate, and x goes as its power p.
+    Adam's direction steps are as long as the rate, and x goes as its power p. A run of s times as many steps
+    wants x s^r, where r, ``steps_power``, is -mu for the scale of a threshold that grows as the power mu of
+    the steps.
     """
 
     setting: str
@@ -87,6 +89,7 @@ class Search:
     log: bool = True
     momentum_power: float = 0.0
     lr_power: float = 0.0
+    steps_power: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

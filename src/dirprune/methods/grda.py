@@ -46,7 +46,7 @@ class Grda(Method[GrdaSettings]):
         paper="Chao et al. 2020, Directional pruning of deep neural networks, 2006.09358",
         strength="c",
         # As in the paper, c for a fixed mu. The threshold goes as lr^(mu + 1/2), weights about as lr^(1/2).
-        search=(Search("c", 4e-4, 3.5e-2, momentum_power=-1.1, lr_power=-0.6),),
+        search=(Search("c", 4e-4, 3.5e-2, momentum_power=-1.1, lr_power=-0.6, steps_power=-0.6),),
     )
 
     def _make_optimizer(self) -> Optimizer:
@@ -86,5 +86,6 @@ class GrdaL0(Grda):
         title="gRDA, l0",
         paper="after Chao et al. 2020; hard threshold: Donoho and Johnstone 1994",
         strength="c",
-        search=(Search("c", 7e-5, 2e-3, momentum_power=-1.5, lr_power=-1),),  # as above, mu = 1
+        # As above, mu = 1.
+        search=(Search("c", 7e-5, 2e-3, momentum_power=-1.5, lr_power=-1, steps_power=-1),),
     )
