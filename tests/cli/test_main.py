@@ -52,6 +52,8 @@ BAD = [
     (["train", "digits", "--methods", "adam"], 2, "unknown method 'adam'"),
     (["train", "digits", "--tracker", "tensorbord"], 2, "unknown tracker 'tensorbord'"),
     (["train", "digits", "--snapshots", "1", "-1"], 2, "--snapshots must be >= 0, got -1"),
+    (["train", "digits", "--epochs", "3", "--snapshots", "1", "4"], 2, "within --epochs, which is 3: got 4"),
+    (["train", "digits", "--ray", "local", "--jobs", "2"], 2, "leave out --jobs"),
     (["train", "digits", "--checkpoint-every", "5"], 2, "such as '1ep' or '500it'"),
     (["train", "digits", "--dataset", "digit"], 2, "did you mean"),
     (["train", "digits", "--model", "lenet", *QUICK], 2, "unknown network 'lenet'"),

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from scipy.stats import ttest_rel
 
-from dirprune.compare import Candidate, Comparison, Protocol, Trial
+from dirprune.compare import Candidate, Comparison, Protocol, Space, Trial
 from dirprune.compare.archive import restore_runs, save_runs
 from dirprune.compare.search import best
 from dirprune.data import load_dataset
@@ -52,6 +52,11 @@ def compared(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
+def read_trials(folder, method):
+    trials = json.loads((folder / "trials.json").read_text())["trials"]
+    return [Trial(Candidate(**t.pop("candidate")), **t) for t in trials if t["candidate"]["method"] == method]
+
+
 def bench(folder):
     return Bench(dataset=load_dataset("digits"), folder=folder, console=Console(quiet=True), at_once=1)
 
@@ -73,8 +78,18 @@ def test_every_method_has_the_same_number_of_trials_and_none_sees_the_test_set(c
     assert tried["gradual"] == tried["small-dense"] == [(0.8, 0), (0.8, 1), (0.8, 2), (0.8, 3)]
     *aimed, last = tried["grda"]  # its strength at the other sparsity is sought with the best settings alone
     assert aimed == [(0.8, 0), (0.8, 1), (0.8, 2)]
-    grda = [Trial(Candidate(**t.pop("candidate")), **t) for t in trials if t["candidate"]["method"] == "grda"]
+    grda = read_trials(folder, "grda")
     assert last == (0.5, best(grda[:3], 0.8).group)
+
+
+def test_the_strength_is_corrected_for_the_steps_that_all_images_add(compared):
+    folder, choices = compared
+    tried, space = read_trials(folder, "grda"), Space("grda", CONFIG)
+    for choice in choices:
+        if choice.method == "grda":
+            as_tried = space.corrected(choice.trial, choice.target, tried).values["c"]
+            assert choice.candidate.values["c"] == pytest.approx(as_tried * 0.8**0.6, rel=1e-3)
+            assert RunFolder(folder / choice.runs[0]).config()["c"] == choice.candidate.values["c"]
 
 
 def test_what_is_reported_was_trained_on_everything_with_equal_budgets(compared):

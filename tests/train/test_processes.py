@@ -196,20 +196,23 @@ def test_how_many_fit(monkeypatch):
     assert engines.fitting(None) == 2
 
 
-def test_runs_that_would_each_take_all_cores_share_them(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("workers", "each"), [(None, 4), (5, 5), (0, 0)])
+def test_runs_that_would_each_take_all_cores_share_them(tmp_path, monkeypatch, workers, each):
     monkeypatch.setattr(engines, "_cores", lambda: 8)
+    monkeypatch.setattr(Execution, "decoders", lambda self: 8 if self.workers is None else self.workers)
     monkeypatch.setattr(engines, "_cuda_devices", list)
     seen = []
 
     def record(jobs, at_once, devices, shown):
-        seen.extend((job.threads, at_once) for job in jobs)
+        seen.extend((job.threads, job.execution.decoders(), at_once) for job in jobs)
         return []
 
     monkeypatch.setattr(engines, "run_in_processes", record)
-    jobs = Experiment(config=replace(CONFIG, epochs=1), seeds=3).jobs(tmp_path)
+    experiment = Experiment(config=replace(CONFIG, epochs=1), seeds=3)
+    jobs = experiment.jobs(tmp_path, execution=Execution(workers=workers))
     with pytest.raises(KeyError):
         run_jobs(jobs, load_dataset("digits"), display(), at_once=2)
-    assert seen == [(4, 2)] * 6
+    assert seen == [(4, each, 2)] * 6
 
 
 @pytest.mark.parametrize(("visible", "names"), [(None, ["0", "1"]), ("2,GPU-7", ["2", "GPU-7"]), ("", [])])

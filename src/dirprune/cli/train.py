@@ -55,6 +55,11 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if min(self.snapshots, default=0) < 0:
             raise UsageError(f"--snapshots must be >= 0, got {min(self.snapshots)}")
+        epochs = self.experiment.config.epochs
+        if max(self.snapshots, default=0) > epochs:
+            raise UsageError(
+                f"--snapshots must be within --epochs, which is {epochs}: got {max(self.snapshots)}"
+            )
 
 
 def train(arguments: list[str]) -> int:

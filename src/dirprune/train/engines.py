@@ -34,7 +34,7 @@ def run_jobs(
         display: Told about progress.
         at_once: How many; None for as many as :func:`fitting` says. With one, or with one run left, they are
             trained in this process.
-        ray: ``"local"``, ``"auto"`` or an address: let a ray cluster train them.
+        ray: ``"local"``, ``"auto"`` or an address: let a ray cluster train them, as many as it holds.
 
     Returns:
         What became of each, in their order.
@@ -54,6 +54,8 @@ def run_jobs(
         if any(job.execution.parallel == "fsdp2" and (job.snapshots or job.accumulators) for job in jobs):
             raise UsageError("snapshots are of a whole model in one process: --snapshots need --parallel ddp")
         return _one_after_the_other(jobs, dataset, display)
+    if ray is not None and at_once is not None:
+        raise UsageError("--ray: the cluster's CPUs and GPUs say how many runs fit at once; leave out --jobs")
     done, left = dict[str, Outcome](), list[Job]()
     for job in jobs:
         outcome = _done(job, dataset.digest)
@@ -105,8 +107,13 @@ def _done(job: Job, digest: str) -> Outcome | None:
 
 
 def _sharing(job: Job, count: int) -> Job:
-    """Divide the cores among runs that would each take all."""
-    return job if job.threads else replace(job, threads=max(1, _cores() // count))
+    """Divide the cores among runs that would each take all, and the processes that decode their images."""
+    execution = replace(job.execution, workers=max(1, job.execution.decoders() // count))
+    return replace(
+        job,
+        threads=job.threads or max(1, _cores() // count),
+        execution=job.execution if job.execution.workers is not None else execution,
+    )
 
 
 def _cores() -> int:

@@ -27,8 +27,8 @@ class Execution:
     """Take each batch in this many parts, one after the other: less memory, same gradient. BatchNorm sees
     the parts, as it sees each process's part."""
     workers: int | None = None
-    """Processes that decode images of streamed data sets; None: the cores, shared by the training processes
-    of this machine; 0: the training process itself."""
+    """Processes that decode images of streamed data sets, for each run; None: the cores, shared by the
+    training processes of this machine; 0: the training process itself."""
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:
