@@ -140,4 +140,11 @@ def _add_noise(gaussian: GaussianWeight, layer: Any, inputs: tuple[Tensor], outp
         else:
             variance = layer._conv_forward(squares, variance_of_weights, None)
     deviation = torch.sqrt(variance + _EPSILON)
-    return output + (deviation * torch.randn_like(deviation)).to(output.dtype)
+    return output + (deviation * _normal_like(deviation)).to(output.dtype)
+
+
+def _normal_like(tensor: Tensor) -> Tensor:
+    """Draw from N(0, 1) in the layout of a tensor; torch draws nine times as fast into a plain row."""
+    noise = torch.empty_like(tensor)
+    noise.as_strided((noise.numel(),), (1,)).normal_()  # empty_like leaves no gaps, whatever the layout
+    return noise
