@@ -1,4 +1,4 @@
-"""The documentation, built once for all tests that look at it."""
+"""What holds for every test, and the documentation, built once for all that look at it."""
 
 import os
 import subprocess
@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
+
+# Before any test is read: the examples are the same at every run, and a busy machine fails none.
+settings.register_profile("same", derandomize=True, deadline=None, database=None)
+settings.register_profile("search", deadline=None)  # new examples: HYPOTHESIS=search make unit
+settings.load_profile(os.environ.get("HYPOTHESIS", "same"))
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +24,15 @@ class Site:
 
     path: Path
     said: str
+
+
+@pytest.fixture(autouse=True)
+def _alone_as_in_company():
+    """Every test begins with the same random numbers, and leaves the threads as they were."""
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

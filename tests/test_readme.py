@@ -240,7 +240,7 @@ def test_ladder_agrees_with_the_results():
 
 
 def test_comparison_agrees_with_the_results():
-    told = passage("at the same sparsity. So they do here:", "(all methods: `benchmarks/README.md`)")
+    told = passage("at the same sparsity. Others win here too:", "(all methods: `benchmarks/README.md`)")
     comparison = measured("compare-lenet-300-100-momentum")
     (level,) = re.findall(r"at (\d+) %", told)
     rows = [row for row in comparison["rows"] if row["target"] == int(level) / 100]
@@ -287,6 +287,17 @@ def test_second_judgement_agrees_with_the_results():
     assert all(rows["st3", target]["difference"]["mean"] > 0 for target in (0.9, 0.95))
     for sentence in (above, below, zeros):
         assert sentence in page
+
+
+@pytest.mark.parametrize("name", ["digits", "lenet5-fashion_mnist", "vit2x64p7-fashion_mnist"])
+def test_kept_runs_have_the_settings_of_their_recipe(name):
+    """What docstrings and README tell of them is told of the recipe as it is."""
+    recipe = get_recipe(name).config
+    held = [TrainConfig.from_json(run["config"]) for run in measured(name)["runs"]]
+    for config in held:
+        told = replace(recipe, seed=config.seed, c=config.c, validation=config.validation)
+        assert config == told.with_method(config.method)
+    assert recipe.c in {config.c for config in held}
 
 
 @pytest.mark.parametrize("name", ["lenet5-fashion_mnist-l0", "vit2x64p7-fashion_mnist"])

@@ -21,7 +21,7 @@ from tests.report.test_landscape import folder as landscape_folder
 
 __all__ = ["experiment", "landscape_folder"]
 
-CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+CHROMIUM, DRIVER = (shutil.which(name) or f"/usr/bin/{name}" for name in ("chromium", "chromedriver"))
 FLAGS = (
     "--headless=new",
     "--no-sandbox",

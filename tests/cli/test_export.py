@@ -1,7 +1,9 @@
 """`export`, `inspect` and the bench of inference on a finished run."""
 
 import json
+import shutil
 
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -175,3 +177,39 @@ def test_unfinished_and_several_runs(tmp_path, capsys):
     (tmp_path / "a" / "model.safetensors").touch()
     assert main(["export", str(tmp_path / "a"), "--to", "dense"]) == 2
     assert "does not say which network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--to dense --values bf16", "--values and --compress are for sparse, slim and hub, not for dense"),
+        ("--to onnx --compress", "not for onnx"),
+        ("--to sparse --dense-weights", "--dense-weights is for onnx, not for sparse"),
+        ("--to dense --out nowhere/file.safetensors", "there is no folder nowhere"),
+        ("--to dense --out .", "--out . is a folder: name a file"),
+    ],
+)
+def test_what_a_file_cannot_have_is_refused(run, words, message, capsys):
+    assert main(["export", str(run), *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_name_from_a_stranger_is_text(tmp_path, capsys):
+    path = tmp_path / "file.safetensors"
+    save_sparse({"w\x1b[2J\x07": torch.ones(2)}, path)
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert r"w\x1b[2J\x07" in out
+
+
+def test_onnx_with_zeros_stored_or_not(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / run.name)
+    state = load_sparse(copy / "model.safetensors")
+    state["fc1.weight"][70:] = 0  # of 300 rows 20 are left: worth storing without zeros
+    save_sparse(state, copy / "model.safetensors")
+    for more, sparse in (([], True), (["--dense-weights"], False)):
+        assert main(["export", str(copy), "--to", "onnx", "--out", str(tmp_path / "file.onnx"), *more]) == 0
+        assert bool(onnx.load(tmp_path / "file.onnx").graph.sparse_initializer) == sparse

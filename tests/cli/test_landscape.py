@@ -117,6 +117,8 @@ def test_fewer_images_are_said_in_the_evidence(pair):
         (["plane", "{sgd}", "{grda}"], "run `dirprune landscape connect` first"),
         (["project", "{sgd}", "{grda}", "--epochs", "7"], "no snapshot of both runs at epoch 7"),
         (["norms", "{sgd}", "{sgd}/nowhere"], "is not a run folder"),
+        (["norms", "{grda}", "{sgd}"], "RUN_SGD comes first"),
+        (["norms", "{sgd}", "{sgd}"], "and another run after it"),
         (["connect", "{sgd}", "{grda}", "--points", "1"], "--points must be 2 or more"),
         (["connect", "{sgd}", "{grda}", "--images", "0"], "--images must be >= 1"),
         (["directional", "{sgd}", "--k", "9999999"], "--k must be less than the number of weights"),

@@ -256,6 +256,7 @@ def test_the_page_and_the_terminal_show_every_method(compared, tmp_path):
     assert "Accuracy against sparsity" in page
     assert page.count("<svg") >= 1
     assert "The course of training" not in page
+    assert len(results.protocol) > 3
     assert all(sentence.split("'")[0][:60] in page for sentence in results.protocol)
     path = write_results(folder, results, {"command": "test"})
     assert len(json.loads(path.read_text())["rows"]) == CELLS

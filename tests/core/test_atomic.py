@@ -121,3 +121,12 @@ def test_a_missing_folder_and_a_folder_as_target_are_os_errors(tmp_path: Path) -
     with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "folder"):
         pass
     assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("name", ["nowhere/file.bin", "folder"])
+def test_an_error_names_what_was_to_be_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=name) as caught, atomic_write(tmp_path / name) as file:
+        file.write(b"x")
+    assert caught.value.filename == str(tmp_path / name)
+    assert names(tmp_path) == ["folder"]

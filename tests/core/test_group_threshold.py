@@ -12,7 +12,7 @@ from dirprune.core.threshold import GroupSoftThreshold, SoftThreshold
 from tests.optim.common import same_bits
 from tests.oracles import numpy_grda
 
-PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=60)
 RULE = GroupSoftThreshold()
 SHAPES = [(5,), (), (4, 6), (1, 9), (7, 1), (0, 3), (3, 0), (5, 3, 2, 2), (6, 2, 4)]
 

@@ -51,7 +51,7 @@ def test_erk_gives_lenet_300_100_the_densities_of_hand():
 
 
 @given(SHAPES, st.sampled_from(["uniform", "erk"]), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_shares_are_exact_within_the_layers_and_never_grow_when_less_is_kept(shapes, distribution, data):
     shapes = [torch.Size(s) for s in shapes]
     total = sum(s.numel() for s in shapes)

@@ -18,7 +18,7 @@ def filled(shape: tuple[int, ...], zeros: int, dtype: torch.dtype = torch.float3
     return flat.reshape(shape)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.lists(st.integers(0, 5), max_size=3).flatmap(

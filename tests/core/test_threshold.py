@@ -18,7 +18,7 @@ from dirprune.core.threshold import (
 )
 from tests.oracles import numpy_grda
 
-PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=100)
 SOFT, HARD = SoftThreshold(), HardThreshold()
 RULES = pytest.mark.parametrize("rule", [SOFT, HARD], ids=["soft", "hard"])
 

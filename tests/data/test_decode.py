@@ -130,14 +130,30 @@ def test_more_rows_than_memory_should_be_asked_for(tmp_path: Path, monkeypatch: 
         decode(write(tmp_path / "train.parquet", cells(GOOD, GOOD, GOOD), [0, 1, 2]))
 
 
+def test_a_large_cell_that_a_dictionary_repeats_is_in_memory_a_few_times(tmp_path: Path) -> None:
+    """A thousand images of a megabyte, in a file of some kilobytes."""
+    padded = GOOD + bytes(2**20)  # which PNG readers ignore
+    path = write(tmp_path / "train.parquet", cells(*[padded] * 1000), [0] * 1000)
+    assert path.stat().st_size < 10**5
+    pool = pa.system_memory_pool()
+    default = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        split = decode(path)
+    finally:
+        pa.set_memory_pool(default)
+    assert split.images.shape == (1000, 1, 28, 28)
+    assert pool.max_memory() < 10**8
+
+
 def test_column_shorter_than_claimed() -> None:
     table = pa.table({"image": cells(GOOD), "label": [0]})
-    rows = module.Rows("here", table.schema, 2, table.column, ())
+    rows = module.Rows("here", table.schema, 2, lambda name: table.column(name).chunks, ())
     with pytest.raises(DataError, match="claims 2 rows; column 'label' has 1"):
         decode_split(rows, SPEC)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_file_gives_a_data_error_or_a_valid_split(data: st.DataObject, tmp_path: Path) -> None:
     raw = bytearray(write(tmp_path / "whole.parquet", cells(*[GOOD] * 3), [0, 1, 2]).read_bytes())

@@ -144,7 +144,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
     return torch.from_numpy(elements.reshape(-1)).view(dtype).reshape(shape)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(state=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), tensors(), max_size=4))
 def test_every_bit_comes_back(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "file"
@@ -557,3 +557,15 @@ def test_a_file_for_another_model_leaves_the_model_alone(
         load_sparse(tmp_path / "file", model)
     assert fragment in str(caught.value)
     assert_same(model.state_dict(), before)
+
+
+def test_a_model_without_values_is_not_loaded_in_silence(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = nn.Linear(3, 2)
+    save_sparse(nn.Linear(3, 2).state_dict(), tmp_path / "file.safetensors")
+    with pytest.raises(
+        SparseFileError, match=r"'weight' of the model is on the meta device: call model\.to_empty"
+    ):
+        load_sparse(tmp_path / "file.safetensors", model)
+    model.to_empty(device="cpu")
+    load_sparse(tmp_path / "file.safetensors", model)

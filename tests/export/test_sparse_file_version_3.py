@@ -36,7 +36,7 @@ def coded(positions, n, k):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(n=st.integers(0, 3000), density=st.sampled_from([0.0, 0.001, 0.05, 0.3, 1.0]), seed=st.integers(0, 99))
 def test_the_code_is_that_of_the_layout(n, density, seed):
     positions = np.flatnonzero(np.random.default_rng(seed).random(n) < density)

@@ -55,7 +55,7 @@ def run(layer, shape, x, threads, **state):
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     kernel=pairs,
     stride=pairs,
@@ -93,7 +93,7 @@ def test_a_convolution_is_the_numpy_one(
     np.testing.assert_allclose(actual.numpy(), expected, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     maximum=st.booleans(),
     kernel=pairs,

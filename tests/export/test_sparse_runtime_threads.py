@@ -6,6 +6,7 @@ The oracle is the run on one thread, which test_sparse_runtime.py holds to NumPy
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -96,12 +97,15 @@ def test_workers_stay_sleep_leave_signals_alone_and_are_new_after_a_fork():
 
 
 def test_times_of_operations_add_up(model):
-    runtime = SparseModel(model, (3, 32, 32), threads=2)
-    x = torch.randn(1, 3, 32, 32)
+    runtime, x = SparseModel(model, (3, 32, 32), threads=1), torch.randn(1, 3, 32, 32)
     expected = runtime(x)
     (plan,) = [plan for images, plan in runtime._plans.items() if images == 1]
-    seconds, result = np.full(len(runtime._program), -1.0), torch.empty_like(expected)
-    plan.run(x, result, 2, seconds)
-    assert torch.equal(result, expected)
-    assert (seconds >= 0).all()
-    assert 0 < seconds.sum() < 10
+    shares = []
+    for _ in range(20):
+        seconds, result = np.full(len(runtime._program), -1.0), torch.empty_like(expected)
+        started = time.perf_counter()
+        plan.run(x, result, 1, seconds)
+        shares.append(seconds.sum() / (time.perf_counter() - started))
+        assert torch.equal(result, expected)
+        assert (seconds >= 0).all()
+    assert 0.5 < max(shares) <= 1  # an interruption may cost some rounds

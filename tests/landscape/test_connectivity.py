@@ -175,3 +175,14 @@ def test_settled_compares_the_last_fifths():
     assert settled((*[5.0] * 6, 1.0, 1.0, 1.05, 1.05))
     assert not settled((*[5.0] * 6, 1.3, 1.3, 1.0, 1.0))
     assert not settled((1.0,))
+
+
+def test_the_bend_is_trained_on_the_batches_that_are_given_and_measured_on_the_objectives():
+    one, two, asked = mlp(0), mlp(1), []
+    objective = Objective(one, nn.CrossEntropyLoss(), blobs())
+    call = (objective, one.state_dict(), two.state_dict(), CurveSettings(epochs=3, points=3))
+    given = connect(*call, batches=lambda epoch: asked.append(epoch) or blobs()[::-1])
+    plain = connect(*call)
+    assert asked == [1, 2, 3]
+    assert given.epoch_losses != plain.epoch_losses
+    assert given.line == plain.line

@@ -1,5 +1,7 @@
 """Oracles: closed forms, central differences in float64, torch's dense Hessian, numpy's eigenvalues."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -280,3 +282,45 @@ def test_k_must_be_less_than_the_number_of_weights():
     state = {"net.weight": torch.zeros(1, 3, dtype=torch.float64)}
     with pytest.raises(UsageError, match="less than the number of weights, 3"):
         top_eigenpairs(quadratic([1.0, 2.0, 3.0]), state, EigenSettings(k=3))
+
+
+class Square(torch.autograd.Function):
+    """x^2 without a forward mode."""
+
+    @staticmethod
+    def forward(x):
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # noqa: ARG004 - torch calls it so
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * ctx.saved_tensors[0] * grad
+
+    generate_vmap_rule = True
+
+
+class SquareOfWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+
+    def forward(self, x):
+        return x @ Square.apply(self.w)
+
+
+def test_an_operation_without_a_forward_mode_goes_the_reverse_way():
+    """L = mean_i (x_i . w^2): the Hessian is diag(2 mean x)."""
+    net, x = SquareOfWeight(), torch.tensor([[1.0, 2.0], [3.0, 6.0]], dtype=torch.float64)
+    objective = Objective(net, lambda outputs, _: outputs.mean(), [(x, torch.zeros(2))], errors=None)
+    operator = HessianOperator(objective, net.state_dict())
+    close(operator @ torch.tensor([1.0, 1.0], dtype=torch.float64), 2 * x.mean(0))
+
+
+def test_weights_whose_loss_is_not_finite_are_named():
+    net, data = mlp(), blobs()
+    state = {name: tensor * math.nan for name, tensor in net.state_dict().items()}
+    with pytest.raises(DataError, match="the loss at these weights is not finite: nan"):
+        HessianOperator(Objective(net, nn.CrossEntropyLoss(), data), state)

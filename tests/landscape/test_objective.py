@@ -148,3 +148,20 @@ def test_bad_input_is_refused_in_one_line(make, error, message):
         make()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_single_sample_at_the_end_joins_the_batch_before_it():
+    net, (x, _) = with_batchnorm(), (torch.cat(parts) for parts in zip(*blobs(9), strict=True))
+    cut, joined = (
+        reestimate(net, net.state_dict(), [(part, None) for part in x.split(sizes)])
+        for sizes in ([4, 4, 1], [4, 5])
+    )
+    assert cut.keys() == joined.keys() > set()
+    for name, value in joined.items():
+        assert torch.equal(cut[name], value)
+
+
+def test_a_loss_that_weighs_classes_is_refused():
+    """Its mean over a batch is one over weights, so that batches could not be put together."""
+    with pytest.raises(UsageError, match="weighs classes"):
+        Objective(mlp(), nn.CrossEntropyLoss(weight=torch.ones(3).double()), blobs())

@@ -5,13 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from dirprune.errors import UsageError
+from dirprune.core.directional import direction_scores
+from dirprune.errors import RunFolderError, UsageError
 from dirprune.landscape import (
     EigenSettings,
     Norms,
     Objective,
     OneShotSettings,
+    ProjectionSeries,
     Store,
+    keep,
     norm_series,
     project,
     projection_request,
@@ -61,13 +64,34 @@ def test_chance_is_the_root_mean_square_over_random_directions():
     assert math.sqrt(np.mean(squares)) == pytest.approx(math.sqrt(4 / 40), rel=0.03)
 
 
+def test_the_series_of_another_pair_is_not_handed_out(tmp_path):
+    objective, settings = quadratic(CURVATURES), EigenSettings(k=2)
+
+    def kept(step):
+        def load(epoch):
+            return state(np.ones(20)), state(np.ones(20) + step * np.eye(20)[0])
+
+        request = projection_request(objective, (1,), load, settings)
+        return keep(
+            ProjectionSeries,
+            tmp_path,
+            request,
+            {},
+            lambda store: project(objective, (1,), load, settings, store=store),
+        )
+
+    assert kept(3.0).steps[0].distance == kept(3.0).steps[0].distance == pytest.approx(3.0)
+    with pytest.raises(RunFolderError, match=r"project\.json was made with networks"):
+        kept(4.0)
+
+
 def test_a_stopped_series_keeps_every_epoch_that_is_done(tmp_path):
-    objective, loaded = quadratic(CURVATURES), []
-    request = projection_request(objective, (1, 2, 3), EigenSettings(k=2))
+    objective, loaded, hashed = quadratic(CURVATURES), [], [1, 2, 3]
+    request = {"any": 1}
 
     def load(epoch):
         loaded.append(epoch)
-        if loaded == [1, 2]:
+        if loaded == [*hashed, 1, 2]:
             raise KeyboardInterrupt
         return state(np.ones(20)), state(np.ones(20) + epoch * np.eye(20)[0])
 
@@ -76,7 +100,7 @@ def test_a_stopped_series_keeps_every_epoch_that_is_done(tmp_path):
     series = project(
         objective, (1, 2, 3), load, EigenSettings(k=2), store=Store(tmp_path, request, "project")
     )
-    assert loaded == [1, 2, 2, 3]
+    assert loaded == [*hashed, 1, 2, *hashed, 2, 3]
     assert [step.epoch for step in series.steps] == [1, 2, 3]
     assert [step.distance for step in series.steps] == pytest.approx([1, 2, 3])
     assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]  # no products of finished epochs
@@ -118,12 +142,14 @@ def test_one_shot_pruning_leaves_the_sharp_directions_alone():
     assert max(result.soft.train_loss) < 1e-4
     assert max(result.magnitude.train_loss) < 1e-4
     assert result.mean_score == pytest.approx(0.9)
+    assert result.targets == (0.1, 0.5)
+    assert result.strengths == pytest.approx((1.0, 1.4))  # the smallest, and the fifth, of the flat weights
 
 
 def test_one_shot_at_equal_sparsity_and_before():
     net, data = mlp(), blobs()
     objective = Objective(net, nn.CrossEntropyLoss(), data, data)
-    pairs = top_eigenpairs(objective, net.state_dict(), EigenSettings(k=4))
+    pairs = top_eigenpairs(objective, net.state_dict(), EigenSettings(k=20))
     result = prune_in_one_shot(objective, net.state_dict(), pairs, OneShotSettings(sparsities=(0.0, 0.5)))
     dense = objective.measure({}).train.loss
     assert result.dense.train_loss == (dense,)
@@ -134,6 +160,8 @@ def test_one_shot_at_equal_sparsity_and_before():
     cut = w.abs().sort().values[math.ceil(0.5 * len(w)) - 1]
     kept = objective.measure(objective.weights(w * (w.abs() > cut)))
     assert result.magnitude.train_loss[1] == kept.train.loss
+    scores = direction_scores(w, pairs.vectors)
+    assert result.negative_scores == (scores < 0).double().mean().item() > 0
 
 
 def test_eigenpairs_of_other_weights_are_refused():

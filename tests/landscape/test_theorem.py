@@ -1,6 +1,7 @@
 """Where the theorem is exact - a quadratic whose curvature is nothing or a lot - and what it says then."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,13 @@ def test_on_a_quadratic_the_distance_falls_to_zero_over_time():
     assert last.loss_sgd < 1e-20
 
 
+def test_the_strength_is_that_of_the_steps_that_were_taken():
+    """At rate .7 and t = 1 there is one step, and gRDA stands at t = .7."""
+    (row,) = check_theorem(Rotated(), loss, DATA, replace(SETTINGS, rates=(0.7,), times=(1.0,))).rows
+    assert row.steps == 1
+    assert row.strength == pytest.approx(0.02 * 0.7**1.1)
+
+
 def test_at_a_finite_time_the_response_of_the_quadratic_is_met_early_on():
     """Long before the limit: small threshold, so that no sign changes; Euler steps are what is left."""
     settings = TheoremSettings(rates=(0.005,), times=(0.5, 2.0), c=0.02, mu=0.6)
@@ -75,18 +83,20 @@ def test_the_finite_time_response_is_its_integral(h, t, mu):
 
 
 def test_the_terms_of_the_comparison():
-    sgd = torch.tensor([2.0, -1.0, 0.5, 3.0], dtype=torch.float64)
-    grda = torch.tensor([1.5, 0.0, 0.0, 3.0], dtype=torch.float64)
+    sgd = torch.tensor([2.0, -1.0, 0.5, 0.6], dtype=torch.float64)
+    grda = torch.tensor([1.5, 0.0, 0.0, 0.6], dtype=torch.float64)
     hessian = torch.diag(torch.tensor([0.0, 0.0, 0.0, 5.0], dtype=torch.float64))
     found = compare(sgd, grda, hessian, rate=1.0, time=1.0, settings=TheoremSettings(c=0.8))
-    v = np.array([1.2, -0.2, 0.0, 3.0])  # s = (1, 1, 1, 0), lambda = 0.8
+    v = np.array([1.2, -0.2, 0.0, 0.6])  # s = (1, 1, 1, 0), lambda = 0.8
     assert found["zeros_directional"] == 0.25
     assert found["zeros_grda"] == 0.5
     assert found["overlap"] == 0.5
+    assert found["overlap_plain"] == pytest.approx(1 / 3)
+    assert (found["mean_score"], found["strength"], found["sharp"]) == (0.75, pytest.approx(0.8), 1)
     assert found["signs"] == 1.0
     moved = np.linalg.norm([0.5, 1.0, 0.5, 0.0])
     assert found["distance"] == pytest.approx(np.linalg.norm(grda.numpy() - v) / moved)
-    soft = np.array([1.2, -0.2, 0.0, 2.2])
+    soft = np.array([1.2, -0.2, 0.0, 0.0])
     assert found["distance_plain"] == pytest.approx(np.linalg.norm(grda.numpy() - soft) / moved)
     assert found["correlation"] == pytest.approx(1.0)  # two points: (0.625, 1) and (0, 0)
     assert found["mean_effective"] == pytest.approx(0.625 / 2)

@@ -258,13 +258,27 @@ def test_facts_and_settings_are_complete(name):
     assert (entry.facts.strength in searched) == (name in FREE)
 
 
+COSTS = {
+    (3, 0): ("sgd", "small-dense", "l0"),
+    (1, 2): ("grda", "grda-l0", "st3", "l1", "rda", "linbreg", "adabreg"),  # gradient of the weights: dense
+    (0, 3): (  # nothing that is pruned is multiplied
+        *("magnitude", "directional", "gradual", "gradual-uniform", "gradual-erk", "random", "snip"),
+        *("set", "rigl", "acdc", "str"),
+    ),
+    (6, 0): ("variational-dropout",),  # means and variances
+}
+USUAL = {name: Work(*work) for work, names in COSTS.items() for name in names}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_work_is_three_passes_or_more(name):
-    run = Run(name)
-    for step in (1, 2, STEPS):
-        work = run.method.work(step)
-        assert isinstance(work, Work)
-        assert work.dense + work.sparse >= 3
+def test_what_a_step_costs(name):
+    method = Run(name).method
+    expected = dict.fromkeys(range(1, STEPS + 1), USUAL[name])
+    if name == "rigl":  # every=5, until three quarters of the steps
+        expected |= dict.fromkeys((5, 10, 15, 20, 25), Work(1, 2))
+    if name == "snip":  # one batch for the saliency
+        expected[1] = Work(3, 3)
+    assert {step: method.work(step) for step in expected} == expected
 
 
 @pytest.mark.parametrize("name", PRUNING)
@@ -276,3 +290,15 @@ def test_settings_outside_their_range_are_refused(name):
         number = "decay"
     with pytest.raises(HyperparameterError, match=f"{number} must be .*, got -1"):
         create_method(name, **{number: -1})
+
+
+@pytest.mark.parametrize("name", ["acdc", "magnitude", "snip", "gradual"])
+def test_an_unknown_distribution_is_refused_at_once(name):
+    with pytest.raises(HyperparameterError, match="did you mean 'erk'"):
+        create_method(name, distribution="erx")
+
+
+@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"eps": -1.0}, {"betas": (1.0, 0.9)}, {"betas": (0.9,)}])
+def test_settings_of_adabreg_out_of_range_are_refused(settings):
+    with pytest.raises(HyperparameterError, match=next(iter(settings))):
+        create_method("adabreg", **settings)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 from torch import nn
+from torch.func import functional_call
 from torch.nn.utils import prune
 
 from dirprune.core.masks import Masks
@@ -24,6 +25,7 @@ from dirprune.methods.str import LearntThreshold
 from dirprune.methods.variational_dropout import VariationalDropoutSettings, divergence
 from dirprune.models import create_model
 from dirprune.optim import GRDA
+from tests.landscape.problems import blobs, mlp
 from tests.methods.common import STEPS, Run, batch, network, plan_for
 
 
@@ -148,6 +150,14 @@ def test_snip_saliency_is_the_normalised_effect_of_removing_a_connection():
     assert sum(s.sum() for s in saliency.values()).item() == pytest.approx(1)
 
 
+def test_snip_refuses_what_it_cannot_rank():
+    """A last layer at zero hands no gradient on, and is nothing times its own: all saliencies are zero."""
+    model = network()
+    nn.init.zeros_(model[-1].weight)
+    with pytest.raises(UsageError, match="SNIP cannot rank these weights"):
+        create_method("snip").start(model, plan_for("snip"))
+
+
 def test_snip_leaves_statistics_and_gradients_alone():
     run = Run("snip")
     assert run.model[1].num_batches_tracked == 0
@@ -170,6 +180,52 @@ def test_set_replaces_its_share_of_every_layer_after_each_epoch_but_the_last():
     assert steps == [10, 20, 30]
     share = int(0.3 * int(run.method.masks["4.weight"].sum()))
     assert all(0.6 * share < moved["4.weight"][step] <= share for step in steps)  # some are drawn again
+
+
+def test_set_gives_new_weights_the_deviation_of_the_first_ones():
+    first = network()[4].weight.detach().std(correction=0).item()
+    run, unmoved = with_and_without("set", 10, drop=0.0)  # an epoch
+    new = run.method.masks["4.weight"] & ~unmoved.method.masks["4.weight"]
+    values = run.method.prunable["4.weight"].detach()[new]
+    assert len(values) > 100
+    assert values.std().item() == pytest.approx(first, rel=0.2)
+    assert abs(values.mean().item()) < 0.3 * first
+
+
+def test_directional_pruning_is_the_definition_from_the_whole_hessian():
+    """Scores, the strength that meets the target, and the weights pushed by it, by NumPy."""
+    model, data, names = mlp(), blobs(), ("0.weight", "2.weight")
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    start = {name: model.get_parameter(name).detach().clone() for name in names}
+    method = create_method("directional", sharp=3, images=40, tolerance=1e-8)
+    plan = plan_for(
+        "directional",
+        sparsity=0.5,
+        examples=40,
+        steps_per_epoch=2,
+        total_steps=8,
+        batches=lambda: iter(data),
+    )
+    method.start(model, plan)
+    masks = method.prune()
+
+    def loss(vector):
+        parts = vector.split([t.numel() for t in start.values()])
+        held = {name: part.view_as(start[name]) for name, part in zip(names, parts, strict=True)}
+        return nn.functional.cross_entropy(functional_call(mlp(), held, (x,)), y)
+
+    flat = torch.cat([t.flatten() for t in start.values()])
+    sharp = np.linalg.eigh(torch.autograd.functional.hessian(loss, flat).numpy())[1][:, -3:]
+    w, signs = flat.numpy(), np.sign(flat.numpy())
+    s = signs * (signs - sharp @ (sharp.T @ signs))
+    vanish = np.where(s > 0, np.abs(w) / np.where(s > 0, s, 1), np.inf)
+    strength = np.sort(vanish)[round(0.5 * len(w)) - 1]
+    expected = np.where(vanish <= strength, 0, signs * (np.abs(w) - strength * s))
+    got = torch.cat([model.get_parameter(name).detach().flatten() for name in names]).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+    assert masks.kept == np.count_nonzero(expected)
+    by_magnitude = np.abs(w) <= np.sort(np.abs(w))[round(0.5 * len(w)) - 1]
+    assert (by_magnitude != (expected == 0)).any()  # else magnitude pruning would do
 
 
 def test_rigl_drops_the_smallest_and_grows_the_greatest_gradients():

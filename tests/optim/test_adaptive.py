@@ -20,6 +20,7 @@ OPTIONS = {
     "decay": {**ADAM, "weight_decay": 0.1},
     "eps": {**ADAM, "eps": 0.1},
     "maximize": {**ADAM, "maximize": True},
+    "all": {**ADAM, "weight_decay": 0.1, "eps": 0.1, "maximize": True},
 }
 PROXES = {
     "l1": numpy_grda.soft_threshold,
@@ -51,17 +52,18 @@ def test_equals_the_oracle(name: str, penalty: str, foreach: bool | None) -> Non
         w.grad = torch.from_numpy(gradient(n, w.detach().numpy()))
         optimizer.step()
         np.testing.assert_allclose(w.detach(), expected.weights[n], rtol=1e-10, atol=1e-11)
-    if name != "maximize":
+    if "maximize" not in OPTIONS[name]:
         assert (w == 0).any()
     assert (w != 0).any()
 
 
 @pytest.mark.parametrize("foreach", [None, True])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_c_zero_is_adamw(decay: float, foreach: bool | None) -> None:
+@pytest.mark.parametrize("maximize", [False, True])
+def test_c_zero_is_adamw(decay: float, foreach: bool | None, maximize: bool) -> None:
     ours, theirs = parameters(torch.float64), parameters(torch.float64)
-    optimizer = adaptive(ours, weight_decay=decay, foreach=foreach)
-    adamw = torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.99), weight_decay=decay)
+    optimizer = adaptive(ours, weight_decay=decay, foreach=foreach, maximize=maximize)
+    adamw = torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.99), weight_decay=decay, maximize=maximize)
     before = [p.detach().clone() for p in ours]
     for each in (optimizer, adamw):
         train(each, steps=30)

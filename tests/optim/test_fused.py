@@ -480,24 +480,19 @@ def step_in_child(optimizer: GRDA, connection) -> None:
 def test_a_forked_child_can_step_after_its_parent_did() -> None:
     """The threads of the parent do not exist in the child; waiting for them would be for ever."""
     torch.set_num_threads(2)
+    optimizer = GRDA(large(), lr=0.1)
+    train(optimizer, steps=1)
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process = multiprocessing.get_context("fork").Process(target=step_in_child, args=(optimizer, theirs))
+        process.start()
     try:
-        optimizer = GRDA(large(), lr=0.1)
-        train(optimizer, steps=1)
-        ours, theirs = multiprocessing.Pipe(duplex=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            process = multiprocessing.get_context("fork").Process(
-                target=step_in_child, args=(optimizer, theirs)
-            )
-            process.start()
-        try:
-            assert ours.poll(30)
-            assert ours.recv() == "done"
-        finally:
-            process.kill()
-            process.join()
+        assert ours.poll(30)
+        assert ours.recv() == "done"
     finally:
-        torch.set_num_threads(1)
+        process.kill()
+        process.join()
 
 
 def test_inference_mode_makes_no_difference() -> None:

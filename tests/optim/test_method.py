@@ -56,7 +56,7 @@ def schedules(draw: st.DrawFn) -> list[float]:
     return [levels[n * len(levels) // steps] for n in range(steps)]
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000),
     rates=schedules(),

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 import itertools
+from contextlib import nullcontext
 import torch
 from dirprune.optim import paths
 from dirprune.optim.kernels import cuda
@@ -40,6 +41,9 @@ def compare(params, lr=0.1, **options):
             assert fused.state[p][key].dtype == value.dtype
     assert zeros > 10
 
+assert cuda._current(torch.device("cuda", 1)).idx == 1  # which can be made without a GPU
+current = []
+cuda._current = lambda device: (current.append(device), nullcontext())[1]
 launched = []
 launch = cuda._launch
 cuda._launch = lambda *arguments: (launched.append(len(arguments[3].params)), launch(*arguments))
@@ -47,6 +51,7 @@ paths._kernel_or_reason = lambda kind: cuda.step
 for dtype, name, penalty in itertools.product(DTYPES, OPTIONS, PENALTIES):
     compare(lambda: parameters(dtype), penalty=penalty, **OPTIONS[name])
 assert set(launched) == {5}, launched  # all but the one with gaps
+assert current == [torch.device("cpu")] * len(launched)  # each on the device of its parameters
 for dtype, penalty in itertools.product((torch.float16, torch.float32), PENALTIES):
     compare(lambda: parameters(dtype), lr=0.125, penalty=penalty, accumulator_dtype=torch.bfloat16)
     compare(lambda: parameters(dtype), lr=0.125, penalty=penalty, maximize=True)

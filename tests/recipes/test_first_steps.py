@@ -24,13 +24,6 @@ def run(folder, *options):
     return code, json.loads(output.read_text())["runs"] if output.is_file() else {}
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def plain_losses(steps):
     """Train with SGD in plain PyTorch."""
     config = get_recipe("digits").config

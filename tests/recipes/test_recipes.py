@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from dirprune.data import DATASETS
 from dirprune.errors import UsageError
@@ -18,13 +19,16 @@ def test_recipe_describes_a_network_for_its_data(name):
     spec = DATASETS[config.dataset]
     channels, height, _ = spec.image_shape
     assert len(config.mean) == channels
-    create_model(
-        config.model,
-        num_classes=spec.num_classes,
-        in_channels=channels,
-        image_size=height,
-        width=config.width,
-    )
+    size = config.image_size or height
+    with torch.device("meta"):  # shapes, without drawing a hundred million weights
+        model = create_model(
+            config.model,
+            num_classes=spec.num_classes,
+            in_channels=channels,
+            image_size=size,
+            width=config.width,
+        )
+        assert model(torch.zeros(2, channels, size, size)).shape == (2, spec.num_classes)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,6 +1,8 @@
 """Comparisons from files that nobody has checked; those of `dirprune compare` are in tests/compare."""
 
 import json
+import math
+import re
 from typing import Any
 
 import pytest
@@ -81,7 +83,25 @@ def test_a_title_is_text_whatever_it_holds(compared: Experiment) -> None:
     assert "\\ud800\\x1b[31m" in page
 
 
-@pytest.mark.parametrize("changes", [{"choices": []}, {"choices": [{}]}, {"methods": {}}])
+def test_a_title_is_no_formula(compared: Experiment) -> None:
+    content = read(compared)
+    content["methods"]["other"]["title"] = r"a $\foo$ b"
+    write(compared, content)
+    page = write_report(compared.path).read_text()
+    (svg,) = re.findall(r"<svg.*?</svg>", page, re.DOTALL)[:1]
+    assert r"a $\foo$ b" in svg
+
+
+@pytest.mark.parametrize("wanted", ["0.9", -math.inf, 1, 10**400])
+def test_a_target_that_is_none_is_damage(compared: Experiment, wanted: object) -> None:
+    content = read(compared)
+    content["choices"][0]["target"] = wanted
+    write(compared, content)
+    with pytest.raises(RunFolderError, match="run `dirprune compare` again"):
+        write_report(compared.path)
+
+
+@pytest.mark.parametrize("changes", [{"choices": []}, {"choices": [{}]}, {"methods": {}}, {"protocol": [1]}])
 def test_a_comparison_without_what_it_needs_is_damaged(compared: Experiment, changes: dict[str, Any]) -> None:
     write(compared, read(compared) | changes)
     with pytest.raises(RunFolderError, match="run `dirprune compare` again"):

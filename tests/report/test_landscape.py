@@ -168,6 +168,7 @@ def test_values_that_are_missing_draw_nothing(folder):
         ("grda-0/landscape/plane.json", {"environment": 3}),
         ("grda-0/landscape/project.json", {"steps": []}),
         ("grda-0/landscape/norms.json", {"sgd": []}),
+        ("grda-0/landscape/project.json", {"by_chance": 10**400}),
         ("sgd-0/landscape/directional.json", {"request": {}}),
         ("landscape/small/theorem.json", {"rows": []}),
         ("landscape/small/theorem.json", {"rows": 3}),

@@ -1,5 +1,9 @@
 """Each warning comes when its condition is made to hold, and not otherwise."""
 
+import gc
+import weakref
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -148,3 +152,35 @@ def test_warnings_of_a_resumed_run_are_not_repeated_and_training_is_not_changed(
         checkpoint.unlink()
     Trainer(config, digits, RunFolder(tmp_path / "watched"), callbacks=[Diagnosis()]).run()
     assert kinds(RunFolder(tmp_path / "watched")) == before != []
+
+
+def test_the_remedy_is_one_that_the_method_has(watch):
+    diagnosis, folder, _ = watch(network(), replace(CONFIG, sparsity=0.99, method="magnitude"), c=0.0)
+    diagnosis.on_epoch({"test_accuracy": 0.9}, HEALTHY)
+    diagnosis.on_epoch({"test_accuracy": 0.1}, SparsityReport((LayerSparsity("0.weight", (100,), 100),)))
+    messages = [warning["message"] for warning in folder.warnings()]
+    assert [message.rpartition("; ")[2] for message in messages] == ["lower --sparsity or --lr"] * 2
+
+
+def test_a_layer_with_parametrisations_is_watched_and_they_are_not(watch):
+    model = network()
+    nn.utils.parametrize.register_parametrization(model[2], "bias", nn.Identity())
+    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model[2].parametrizations.bias.original)
+    diagnosis, folder, _ = watch(model)
+    model.eval()(torch.ones(4, 2))
+    diagnosis.on_epoch({"test_accuracy": 0.9}, HEALTHY)
+    assert kinds(folder) == [("dead outputs", "2")]
+
+
+def test_a_run_that_is_over_is_let_go(tmp_path):
+    """The next one of a set may need its memory."""
+    diagnosis = Diagnosis()
+    trainer = Trainer(
+        replace(CONFIG, epochs=1), load_dataset("digits"), RunFolder(tmp_path), callbacks=[diagnosis]
+    )
+    model = weakref.ref(trainer._model)
+    trainer.run()
+    del trainer
+    gc.collect()
+    assert model() is None

@@ -17,7 +17,8 @@ def digits(config, **execution):
 
 
 @pytest.mark.parametrize(
-    ("method", "momentum", "copies"), [("sgd", 0.0, 0), ("sgd", 0.9, 1), ("grda", 0.0, 1), ("grda", 0.9, 2)]
+    ("method", "momentum", "copies"),
+    [("sgd", 0.0, 0), ("sgd", 0.9, 1), ("grda", 0.0, 1), ("grda", 0.9, 2), ("linbreg", 0.0, 1)],
 )
 def test_memory_of_weights_gradients_and_state(method, momentum, copies):
     found = digits(replace(CONFIG, momentum=momentum).with_method(method))

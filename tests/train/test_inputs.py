@@ -39,6 +39,19 @@ def test_validation_is_held_back_from_the_training_images(dataset):
         make_inputs(replace(CONFIG, validation=1e-6), dataset, CPU, Execution())
 
 
+def test_all_runs_hold_back_the_same_images():
+    """Answers are paired image by image, over seeds and methods."""
+    digits = load_dataset("digits")
+    config = replace(CONFIG, dataset="digits", image_size=None, validation=0.2)
+    one, other = (
+        make_inputs(replace(config, seed=seed).with_method(method), digits, CPU, Execution())
+        for seed, method in ((0, "sgd"), (5, "grda"))
+    )
+    assert len(one.evaluated.images) == round(0.2 * len(digits.train))
+    assert torch.equal(one.evaluated.images, other.evaluated.images)
+    assert torch.equal(one.training.split.images, other.training.split.images)
+
+
 def test_settings_that_do_not_suit(dataset):
     with pytest.raises(UsageError, match="--crop-padding does not apply to imagenet"):
         make_inputs(replace(CONFIG, crop_padding=4), dataset, CPU, Execution())

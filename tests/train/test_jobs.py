@@ -1,7 +1,9 @@
 """Sets of runs: one that fails is recorded, does not lose the others, and is tried again."""
 
 import errno
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from dirprune.train import (
     TrainConfig,
     raise_failures,
     run_experiment,
+    trainer,
 )
+from dirprune.train.jobs import attempt
 
 CONFIG = TrainConfig(
     recipe="test", dataset="digits", model="lenet-300-100", c=5e-3, mu=0.6, batch_size=256, epochs=1
@@ -108,6 +112,45 @@ def test_a_failed_run_is_recorded_does_not_lose_the_others_and_is_tried_again(di
     assert runs[0].result()["status"] == "finished"
     assert [run.failure() for run in runs] == [None] * 4
     assert "epoch 1/1" in runs[0].log.read_text()
+
+
+def test_a_failed_run_keeps_no_memory(digits, tmp_path):
+    """The other runs of the set may need it."""
+    seen = []
+
+    class Full(Callback):
+        def on_start(self, run):
+            seen.append(weakref.ref(run.model))
+
+        def on_step(self, _):
+            try:
+                int("a cause")
+            except ValueError as error:
+                raise RuntimeError("out of memory") from error
+
+    (job, *_) = Experiment(config=CONFIG).jobs(tmp_path)
+    outcome = attempt(job, digits, [Full()])
+    gc.collect()
+    assert str(outcome.error) == "out of memory"
+    assert seen[0]() is None
+
+
+def test_a_run_that_another_process_trains_has_not_failed(digits, tmp_path, monkeypatch):
+    """Of two that begin at once the second may be short of memory before it comes to the lock."""
+    (job, *_) = Experiment(config=CONFIG).jobs(tmp_path)
+    run = RunFolder(job.folder)
+    attempt(job, digits, [Fail("sgd-seed0", RuntimeError("stopped"))])
+    run.clear_failure()
+
+    def full(*_):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(trainer, "place_model", full)
+    with filelock.FileLock(job.folder / ".lock"):
+        assert attempt(job, digits).status == "failed"
+        assert run.failure() is None
+    attempt(job, digits)
+    assert run.failure()["message"] == "RuntimeError: no memory"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), UsageError("no such network")])

@@ -1,5 +1,6 @@
 """Runs in processes of their own: real ones once, and shell scripts in their place for what can go wrong."""
 
+import errno
 import json
 import os
 import signal
@@ -115,14 +116,39 @@ def test_a_process_that_ends_without_a_word_gives_its_last_line(tmp_path, in_pla
 
 
 def test_a_wrong_request_stops_the_others_and_is_raised(tmp_path, in_place_of_python):
-    stopped = tmp_path / "stopped"
+    ready, stopped = tmp_path / "ready", tmp_path / "stopped"
     in_place_of_python(
-        f"{FIRST} sleep 0.3; {say(REFUSED)};;"
-        f" *) trap 'touch {stopped}; exit 130' TERM; for i in $(seq 200); do sleep 0.05; done;; esac"
+        f"{FIRST} until [ -e {ready} ]; do sleep 0.05; done; {say(REFUSED)};;"
+        f" *) trap 'touch {stopped}; exit 130' TERM; touch {ready};"
+        " for i in $(seq 200); do sleep 0.05; done;; esac"
     )
     with pytest.raises(UsageError, match="no network"):
         processes.run_in_processes(jobs_of(tmp_path), 2, [], display())
     assert stopped.exists()
+
+
+def test_a_stop_while_the_processes_end_is_not_lost(tmp_path, in_place_of_python, monkeypatch):
+    """All runs are over, but a comparison would begin its next round."""
+    in_place_of_python("exit 3")
+    end = processes._end
+    monkeypatch.setattr(
+        processes, "_end", lambda workers: (os.kill(os.getpid(), signal.SIGTERM), end(workers))
+    )
+    with pytest.raises(StopRequested):
+        processes.run_in_processes(jobs_of(tmp_path), 2, [], display())
+
+
+def test_a_display_that_fails_ends_the_set(tmp_path, in_place_of_python):
+    """As when the terminal is gone; nobody would read what the processes say, and they would wait."""
+    event = json.dumps({"kind": "epoch", "run": "sgd-seed0", "metrics": {}})
+    in_place_of_python(f"echo '{event}'; {say(DONE)}; read end")
+
+    class Gone(ProgressDisplay):
+        def show(self, _):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        processes.run_in_processes(jobs_of(tmp_path), 2, [], Gone(Console(quiet=True), 2))
 
 
 def test_each_process_sees_one_device(tmp_path, in_place_of_python):

@@ -68,8 +68,14 @@ def test_a_scheduler_of_torch_gives_the_rates_that_it_gives_in_a_loop(name, argu
         ("StepLR", ("step_size=__import__('os')",), "name=value"),
         ("ReduceLROnPlateau", (), "unknown schedule"),
         ("constant", ("gamma=1",), "takes none"),
+        ("ExponentialLR", ("gamma='a'",), "fails after epoch 1"),
     ],
 )
 def test_a_schedule_that_cannot_be_made_is_explained(name, arguments, words):
     with pytest.raises(UsageError, match=words.replace("(", r"\(")):
         check_schedule(name, arguments)
+
+
+def test_a_rate_below_zero_is_refused():
+    with pytest.raises(UsageError, match="a rate cannot be -1 times the base rate"):
+        learning_rate_factor("ExponentialLR", ("gamma=-1",), 1, 4)

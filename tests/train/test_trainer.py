@@ -13,14 +13,16 @@ import torch
 from torch.nn import functional
 
 from dirprune.core.sparsity import sparsity_report
-from dirprune.data import Augmentation, Batches, Split
+from dirprune.data import Augmentation, Batches, Split, epoch_permutation
 from dirprune.errors import DataError, RunFolderError, UsageError
 from dirprune.export import load_sparse
 from dirprune.models import MODELS, create_model
+from dirprune.optim import GRDA
 from dirprune.runs import RunFolder
 from dirprune.train import Callback, Duration, Experiment, StopRequested, TrainConfig, Trainer, run_experiment
 from dirprune.train.interruption import stop_requests
 from dirprune.train.measures import evaluate, first_non_finite
+from dirprune.train.reopen import reopen
 from tests.train.dropout_net import dropout_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,6 +66,56 @@ def test_equals_a_plain_loop(digits, tmp_path):
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
     assert result["train_loss"] == pytest.approx(total / len(digits.train), rel=1e-9)
     assert result["test_accuracy"] == pytest.approx(accuracy, abs=1e-9)
+
+
+LOOPS = {  # optimiser, its own options, and the configuration's where they are named otherwise
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}, {}),
+    "adamw": (
+        torch.optim.AdamW,
+        {"lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.1},
+        {"lr": 1e-3, "momentum": 0.9, "beta2": 0.99, "weight_decay": 0.1},
+    ),
+    "grda": (
+        GRDA,
+        {"c": 0.05, "mu": 0.7, "penalty": "l0", "momentum": 0.5, "nesterov": True, "weight_decay": 1e-2},
+        {},
+    ),
+    "adaptive grda": (
+        GRDA,
+        {"lr": 1e-3, "c": 2.0, "momentum": 0.9, "beta2": 0.99, "weight_decay": 0.1},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_every_option_reaches_the_optimiser(digits, tmp_path, name):
+    optimiser, options, settings = LOOPS[name]
+    method = "grda" if optimiser is GRDA else "sgd"
+    config = replace(CONFIG, crop_padding=0, epochs=1, **(settings or options)).with_method(method)
+    Trainer(config, digits, RunFolder(tmp_path)).run()
+
+    torch.manual_seed(0)
+    model = create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=8)
+    chosen = {"lr": 0.1, "mu": CONFIG.mu, **options} if optimiser is GRDA else {"lr": 0.1, **options}
+    optimizer = optimiser(model.parameters(), **chosen)
+    for _, images, labels in Batches(digits.train, 64, 0, Augmentation(mean=(0.5,), std=(0.5,))).epoch(1):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    saved = load_sparse(tmp_path / "model.safetensors")
+    assert all(torch.equal(saved[key], tensor) for key, tensor in model.state_dict().items())
+    assert any((tensor == 0).any() for tensor in saved.values()) == (method == "grda")
+
+
+def test_a_reopened_run_gives_the_batches_that_it_was_trained_on(digits, tmp_path):
+    Trainer(replace(CONFIG, epochs=1, seed=3), digits, RunFolder(tmp_path)).run()
+    run = reopen(RunFolder(tmp_path), digits)
+    images, labels = (torch.cat(parts) for parts in zip(*run.shuffled(2), strict=True))
+    order = epoch_permutation(len(digits.train), 3, 2)
+    assert torch.equal(labels, digits.train.labels[order])
+    plain = (digits.train.images[order] / 255 - 0.5) / 0.5
+    assert (images != plain).flatten(1).any(1).double().mean() > 0.8  # cropped at random
 
 
 def test_twins_start_alike_and_differ_only_by_the_method(digits, tmp_path):

@@ -56,6 +56,8 @@ def test_a_rule_that_errs_within_the_accumulators_widens_the_interval(valley):
     wary = predict_sparsity([*early, *late], CONFIG, STEPS)
     assert wary.sparsity == straight.sparsity
     assert wary.upper - wary.lower > 1.5 * (straight.upper - straight.lower)
+    more = [accumulators_at(1, weights, scores), accumulators_at(2, weights, scores)]
+    assert predict_sparsity([*more, *early, *late], CONFIG, STEPS) == wary
 
 
 def test_two_accumulators_are_too_few(valley):

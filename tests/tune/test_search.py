@@ -48,6 +48,12 @@ def test_the_next_c_finds_the_root_of_any_increasing_curve():
 
 def test_after_a_diverged_trial_c_is_halved():
     assert next_c([Trial(0.5, 0.6, None, None)], 0.9) == 0.25
+    good = [Trial(c, 0.6, 0.1, Prediction(s, s - 0.1, s + 0.1)) for c, s in ((0.01, 0.706), (0.0208, 0.823))]
+    lost = Trial(0.03, 0.6, None, None)
+    after = next_c([*good, lost], 0.9)
+    assert 0.0208 < after < 0.03  # 0.0208 is known to be good, and too dense
+    third = Trial(after, 0.6, 0.1, Prediction(0.85, 0.8, 0.9))
+    assert after < next_c([*good, lost, third], 0.9) < 0.03
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(4, (1, 2, 4)), (7, (2, 4, 7)), (50, (3, 6, 12, 25, 50))])

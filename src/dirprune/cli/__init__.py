@@ -15,7 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tune": ("tune RECIPE", "choose c from short runs: by accuracy, or for a sparsity"),
     "compare": ("compare RECIPE", "compare pruning methods on equal terms, tuned on held-back images"),
     "landscape": ("landscape TOPIC", "ask whether the sparse network lies in the valley of its dense twin"),
-    "export": ("export RUN --to KIND", "write a finished network as a sparse, slim, dense or ONNX file"),
+    "export": ("export RUN --to KIND", "write a finished network as a sparse, slim, dense, ONNX or hub file"),
     "inspect": ("inspect FILE|RUN", "layers, shapes, sparsity and bytes of a sparse file"),
     "report": ("report FOLDER", "make the report of a folder of runs again"),
     "bench": ("bench WHAT", "measure on this machine: an optimiser's step, training, inference"),
@@ -27,6 +27,7 @@ def _usage() -> str:
     lines = "".join(f"  dirprune {form:24} {what}\n" for form, what in COMMANDS.values())
     return (
         f"usage: dirprune COMMAND ...\n\n{lines}\n"
+        "  To begin: dirprune train digits, embedded data, about a minute\n\n"
         "  dirprune COMMAND --help  the options of a command\n"
         "  dirprune --version       the version\n"
         "  --debug                  with any command: show where an error was raised\n"
@@ -104,7 +105,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
                 f"no space left ({what}): free some, then the same command goes on from the last checkpoint",
                 1,
             )
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        folders = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *folders):
             return f"{what}: choose a folder that you may read and write", 2
         return what, 1
     return str(error), 2 if isinstance(error, UsageError) else 1

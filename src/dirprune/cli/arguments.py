@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -53,6 +54,15 @@ def at_least_one(**options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be >= 1, got {value}")
+
+
+def in_a_folder(**options: Path | None) -> None:
+    """Raise UsageError for a file to be written, named as its option, whose folder does not exist."""
+    for name, path in options.items():
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"--{name} {path}: there is no folder {path.parent}")
+        if path is not None and path.is_dir():
+            raise UsageError(f"--{name} {path} is a folder: name a file")
 
 
 def _in_one_line(complaint: str) -> str:

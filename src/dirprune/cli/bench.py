@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from dirprune.bench import StepTable, TrainingTable, measure_step, measure_training, parameter_shapes
 from dirprune.bench.step import BASE, MOMENTUM
 from dirprune.bench.training import WAYS
-from dirprune.cli.arguments import at_least_one, parse
+from dirprune.cli.arguments import at_least_one, in_a_folder, parse
 from dirprune.cli.bench_inference import bench_inference
 from dirprune.cli.train import recipe_list
 from dirprune.core.atomic import atomic_write
@@ -22,7 +22,7 @@ from dirprune.data.catalogue import find_spec
 from dirprune.errors import UsageError, unknown
 from dirprune.models import create_model
 from dirprune.recipes import get_recipe
-from dirprune.train import TrainConfig, describe_environment, shape_of
+from dirprune.train import Experiment, describe_environment, shape_of
 
 _LARGEST = 1_000_000  # elements of a tensor, where only their sum is given
 
@@ -46,12 +46,24 @@ class StepOptions:
     json: Path | None = None
     """Also write the table and the environment to this file."""
 
+    def __post_init__(self) -> None:
+        in_a_folder(json=self.json)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """Time a recipe's training step in float32, bf16, channels_last and compiled, in turns."""
 
-    config: TrainConfig
+    model: str
+    """The network."""
+    width: float
+    """Factor on its widths."""
+    dataset: str
+    """The data, of which no more than shape and classes are needed."""
+    image_size: int | None
+    """Height and width that images are brought to; None: as they are."""
+    batch_size: int
+    """Images of a step."""
     ways: tuple[str, ...] = tuple(WAYS)
     """Which ways to compute it."""
     repetitions: int = 10
@@ -62,6 +74,16 @@ class TrainingOptions:
     """Threads of the CPU; default: the recipe's choice."""
     json: Path | None = None
     """Also write the table and the environment to this file."""
+
+    def __post_init__(self) -> None:
+        in_a_folder(json=self.json)
+        at_least_one(image_size=self.image_size, batch_size=self.batch_size)
+
+    @classmethod
+    def of(cls, recipe: Experiment) -> "TrainingOptions":
+        """Return what a recipe says of a step's computation."""
+        told = ("model", "width", "dataset", "image_size", "batch_size")
+        return cls(**{name: getattr(recipe.config, name) for name in told}, threads=recipe.threads)
 
 
 def bench(arguments: list[str]) -> int:
@@ -101,13 +123,14 @@ def bench_train(arguments: list[str]) -> int:
         return 0 if arguments else 2
     name, *rest = arguments
     recipe = get_recipe(name)
-    default = TrainingOptions(config=recipe.config, threads=recipe.threads)
+    default = TrainingOptions.of(recipe)
     options = parse(TrainingOptions, rest, prog=f"dirprune bench train {name}", default=default)
     for way in options.ways:
         if way not in WAYS:
             raise UsageError(unknown("way", way, WAYS))
     _set_threads(options.threads)
-    config, spec = options.config, find_spec(options.config.dataset)
+    spec = find_spec(options.dataset)
+    config = replace(recipe.config, model=options.model, width=options.width, image_size=options.image_size)
     shape = shape_of(config, spec)
     console = Console()
     with console.status("training"):
@@ -121,7 +144,7 @@ def bench_train(arguments: list[str]) -> int:
             ),
             shape,
             spec.num_classes,
-            batch_size=config.batch_size,
+            batch_size=options.batch_size,
             names=options.ways,
             repetitions=options.repetitions,
             device=_device(options.device),

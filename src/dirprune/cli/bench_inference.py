@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dirprune.cli.arguments import parse
+from dirprune.cli.arguments import in_a_folder, parse
 from dirprune.cli.networks import load_network, one_run
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import UsageError, unknown
@@ -33,9 +33,12 @@ class BenchInferenceOptions:
     json: Path | None = None
     """Write the figures here too."""
 
+    def __post_init__(self) -> None:
+        in_a_folder(json=self.json)
+
 
 def bench_inference(arguments: list[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Time a finished network in every program that is installed."""
     options = parse(BenchInferenceOptions, arguments, prog="dirprune bench inference")
     for name, numbers in (
         ("batches", options.batches),

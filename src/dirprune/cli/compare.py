@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dirprune.cli.arguments import at_least_one, parse
+from dirprune.cli.arguments import at_least_one, in_a_folder, parse
 from dirprune.cli.train import recipe_list
 from dirprune.compare import Comparison, Protocol
 from dirprune.data import load_dataset
@@ -59,8 +59,7 @@ class CompareOptions:
         if processes() > 1:
             raise UsageError("compare trains each run in one process: --jobs, not torchrun, uses several")
         at_least_one(threads=self.threads, jobs=self.jobs)
-        if self.archive is not None and not self.archive.parent.is_dir():
-            raise UsageError(f"--archive {self.archive}: there is no folder {self.archive.parent}")
+        in_a_folder(archive=self.archive)
 
 
 def compare(arguments: list[str]) -> int:

@@ -8,8 +8,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dirprune.cli.arguments import parse
+from dirprune.cli.arguments import in_a_folder, parse
 from dirprune.cli.networks import architecture, load_network, one_run
+from dirprune.errors import UsageError
 from dirprune.export import Slim, save_sparse, slim
 from dirprune.export.onnx_file import export_onnx
 from dirprune.export.packing import Values
@@ -41,6 +42,14 @@ class ExportOptions:
     """sparse, slim, hub: Zstandard."""
     dense_weights: bool = False
     """onnx: store zeros too, for programs that do not read sparse initialisers."""
+
+    def __post_init__(self) -> None:
+        if self.to in ("onnx", "dense") and (self.values != "same" or self.compress):
+            raise UsageError(f"--values and --compress are for sparse, slim and hub, not for {self.to}")
+        if self.to != "onnx" and self.dense_weights:
+            raise UsageError(f"--dense-weights is for onnx, not for {self.to}")
+        if self.to != "hub":
+            in_a_folder(out=self.out)
 
 
 def export(arguments: list[str]) -> int:

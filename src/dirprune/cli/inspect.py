@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dirprune.cli.arguments import parse
 from dirprune.cli.networks import one_run
+from dirprune.core.wording import plain
 from dirprune.export.sparse_file import StoredTensor, describe_sparse
 
 
@@ -30,7 +31,8 @@ def inspect(arguments: list[str]) -> int:
     if path.is_dir():
         run = one_run(path)
         config, path = run.config(), run.sparse_file
-        line = f"{config.get('model')} on {config.get('dataset')}, trained by {config.get('method')}"
+        model, data, method = (plain(config.get(key)) for key in ("model", "dataset", "method"))
+        line = f"{model} on {data}, trained by {method}"
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     tensors = describe_sparse(path)
     table = Table("tensor", "shape", "dtype", "stored as", "zeros", "sparsity", "bytes", "of dense")
@@ -39,7 +41,8 @@ def inspect(arguments: list[str]) -> int:
     for tensor in tensors:
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         dtype = str(tensor.dtype).removeprefix("torch.")
-        table.add_row(escape(tensor.name), shape, dtype, escape(tensor.encoding), *_figures([tensor]))
+        name, encoding = (escape(plain(text)) for text in (tensor.name, tensor.encoding))
+        table.add_row(name, shape, dtype, encoding, *_figures([tensor]))
     table.add_section()
     table.add_row("total", "", "", "", *_figures([t for t in tensors if not t.encoding.startswith("= ")]))
     # names stay whole: where the terminal is narrower, its own line breaks are clearer than cut names

@@ -149,7 +149,7 @@ def _project(options: ProjectOptions, environment: dict[str, Any], bars: StageBa
     result = ls.keep(
         ls.ProjectionSeries,
         pair.out,
-        ls.projection_request(pair.objective, epochs, options.settings),
+        ls.projection_request(pair.objective, epochs, pair.load, options.settings),
         environment,
         lambda store: ls.project(
             pair.objective, epochs, pair.load, options.settings, store=store, progress=bars
@@ -243,7 +243,7 @@ def _usage() -> str:
         for name, (kind, _) in TOPICS.items()
     )
     return (
-        f"usage: dirprune landscape TOPIC RUN_SGD RUN_GRDA [OPTIONS]\n\n{lines}\n"
+        f"usage: dirprune landscape TOPIC RUN_SGD RUN_GRDA [OPTIONS]   (directional: one RUN)\n\n{lines}\n"
         "  dirprune landscape TOPIC --help  the options of a topic\n"
         "  Work that is stopped goes on with the same command; what is done is not done again.\n"
     )

@@ -50,6 +50,11 @@ class Pair:
 
     def __init__(self, options: PairOptions, bars: StageBars) -> None:
         sgd, grda = (run_config(RunFolder(path)) for path in (options.run_sgd, options.run_grda))
+        if sgd.method != "sgd" or sgd == grda:
+            raise UsageError(
+                f"RUN_SGD comes first, and another run after it: got {options.run_sgd}, trained by "
+                f"{sgd.method}, and {options.run_grda}, trained by {grda.method}"
+            )
         pruning = {key: getattr(grda, key) for key in ("method", "c", "mu", "penalty", "prune")}
         held = {**asdict(sgd), **pruning}
         differing = [key for key, value in asdict(grda).items() if held[key] != value]

@@ -44,8 +44,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-    except BaseException:  # an interrupt must not leave the temporary file behind either
+    except BaseException as error:  # an interrupt must not leave the temporary file behind either
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(target)) from None  # the name that was asked for
         raise
     _flush_folder(target.parent)
 

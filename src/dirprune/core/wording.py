@@ -1,6 +1,8 @@
 """Numbers in words."""
 
+import json
 import math
+from decimal import Decimal
 
 _SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -27,3 +29,17 @@ def size(count: float) -> str:
     value = count / 1024**power
     digits = 0 if power == 0 or value >= 100 else 1
     return f"{value:.{digits}f} {_SIZES[power]}"
+
+
+def plain(value: object) -> str:
+    """Write a setting for a person.
+
+    Example:
+        >>> plain(0.0005), plain(0.1), plain(True), plain("no")
+        ('5e-4', '0.1', 'true', 'no')
+    """
+    if isinstance(value, float) and 0 < abs(value) < 0.01:
+        return format(Decimal(repr(value)).normalize(), "e")
+    if isinstance(value, str):
+        return value if value.isprintable() else ascii(value)
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)

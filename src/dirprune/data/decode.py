@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dirprune.data.catalogue import DatasetSpec, Split
 from dirprune.errors import DataError
 
 MAX_ROWS = 1_000_000  # run-length coding lets a tiny file claim any number of rows
+_ROWS_AT_ONCE = 16  # and a dictionary lets it hold a large image once for all of them
 FORMATS = ("PNG", "WEBP", "JPEG")  # Pillow's other readers are not for files from strangers
 PILLOW_MODE = {1: "L", 3: "RGB"}
 
@@ -30,20 +32,21 @@ class Rows:
         origin: the file or hub split, for messages.
         schema: the Arrow schema (pyarrow.Schema).
         count: number of rows.
-        read: returns one column by name (pyarrow.ChunkedArray).
+        read: returns one column by name, piece after piece (pyarrow.Array).
         files: the files that hold the rows.
 
     Example:
         >>> import pyarrow as pa
         >>> table = pa.table({"label": [3, 1]})
-        >>> Rows("here", table.schema, 2, table.column, ()).read("label").to_pylist()
-        [3, 1]
+        >>> rows = Rows("here", table.schema, 2, lambda name: table.column(name).chunks, ())
+        >>> [piece.to_pylist() for piece in rows.read("label")]
+        [[3, 1]]
     """
 
     origin: str
     schema: Any
     count: int
-    read: Callable[[str], Any]
+    read: Callable[[str], Iterable[Any]]
     files: tuple[Path, ...]
 
     def check(self, spec: DatasetSpec, most: int) -> None:
@@ -104,20 +107,32 @@ def parquet_rows(path: Path) -> Rows:
     """
     import pyarrow.parquet as pq
 
-    def guarded(action: Callable[[], Any]) -> Any:
+    @contextmanager
+    def guarded() -> Iterator[None]:
         try:
-            return action()
+            yield
         except Exception as error:  # pyarrow raises many kinds on damaged files
             raise DataError(
                 f"{path} cannot be read as parquet ({first_line(error)}); fetch it again"
             ) from error
 
-    file = guarded(lambda: pq.ParquetFile(path))
+    def read(column: str) -> Iterator[Any]:
+        with guarded():
+            batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[column])
+        while True:
+            with guarded():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch.column(column)
+
+    with guarded():
+        file = pq.ParquetFile(path)
     return Rows(
         origin=str(path),
         schema=file.schema_arrow,
         count=file.metadata.num_rows,
-        read=lambda column: guarded(lambda: file.read(columns=[column]).column(column)),
+        read=read,
         files=(path,),
     )
 
@@ -144,7 +159,8 @@ def decode_split(rows: Rows, spec: DatasetSpec) -> Split:
         >>> Image.new("L", (8, 8), 7).save(png, "PNG")
         >>> table = pa.table({"image": [{"bytes": png.getvalue()}], "label": [3]})
         >>> spec = DatasetSpec("tiny", None, "image", "label", 10, (1, 8, 8), (1, 1))
-        >>> split = decode_split(Rows("here", table.schema, 1, table.column, ()), spec)
+        >>> rows = Rows("here", table.schema, 1, lambda name: table.column(name).chunks, ())
+        >>> split = decode_split(rows, spec)
         >>> split.images.shape, split.images.unique(), split.labels
         (torch.Size([1, 1, 8, 8]), tensor([7], dtype=torch.uint8), tensor([3]))
     """
@@ -172,18 +188,21 @@ def read_labels(rows: Rows, spec: DatasetSpec) -> NDArray[np.int64]:
         >>> import pyarrow as pa
         >>> spec = DatasetSpec("pets", None, "image", "label", 2, (1, 8, 8), (2, 1))
         >>> table = pa.table({"label": [1, 0]})
-        >>> read_labels(Rows("here", table.schema, 2, table.column, ()), spec)
+        >>> read_labels(Rows("here", table.schema, 2, lambda name: table.column(name).chunks, ()), spec)
         array([1, 0])
     """
     import pyarrow as pa
 
-    column = _column(rows, spec.label_column)
-    if not pa.types.is_integer(column.type) or column.null_count:
-        got = f"{column.type} with {column.null_count:,} missing"
+    stored = rows.schema.field(spec.label_column).type
+    whole = pa.types.is_integer(stored)
+    pieces = list(_pieces(rows, spec.label_column)) if whole else []  # others may be large
+    missing = sum(piece.null_count for piece in pieces)
+    if not whole or missing:
+        got = f"{stored} with {missing:,} missing" if whole else str(stored)
         raise DataError(
             f"{rows.origin}: column {spec.label_column!r} should hold integers, none missing; it is {got}"
         )
-    values: NDArray[np.int64] = column.to_numpy()
+    values: NDArray[np.int64] = np.concatenate([piece.to_numpy() for piece in pieces])
     wrong = np.flatnonzero((values < 0) | (values >= spec.num_classes))
     if wrong.size:
         row = int(wrong[0])
@@ -224,20 +243,25 @@ def class_names(schema: Any, spec: DatasetSpec) -> tuple[str, ...]:
     return names
 
 
-def _column(rows: Rows, name: str) -> Any:
-    """Read a column, which must be as long as the file says."""
-    column = rows.read(name)
-    if len(column) != rows.count:
-        raise DataError(f"{rows.origin} claims {rows.count:,} rows; column {name!r} has {len(column):,}")
-    return column
+def _pieces(rows: Rows, name: str) -> Iterator[Any]:
+    """Read a column piece after piece; it must be as long as the file says."""
+    seen = 0
+    for piece in rows.read(name):
+        seen += len(piece)
+        if seen > rows.count:
+            break
+        yield piece
+    if seen != rows.count:
+        more = " or more" if seen > rows.count else ""
+        raise DataError(f"{rows.origin} claims {rows.count:,} rows; column {name!r} has {seen:,}{more}")
 
 
 def _images(rows: Rows, spec: DatasetSpec) -> NDArray[np.uint8]:
     """Decode every image, uint8 [n, channels, height, width]."""
-    column = _column(rows, spec.image_column)
     images = np.empty((rows.count, *spec.image_shape), np.uint8)
     # One thread: small images spend their time under the interpreter's lock; two threads measured slower.
-    for row, cell in enumerate(cell for chunk in column.chunks for cell in chunk.field("bytes")):
+    cells = (cell for piece in _pieces(rows, spec.image_column) for cell in piece.field("bytes"))
+    for row, cell in enumerate(cells):
         try:
             images[row] = _pixels(cell.as_py(), spec.image_shape)
         except DataError as error:

@@ -118,7 +118,7 @@ def table_rows(origin: str, table: Any) -> Rows:
         origin=origin,
         schema=table.features.arrow_schema,
         count=len(table),
-        read=lambda column: table.select_columns([column])[:].column(column),
+        read=lambda column: table.select_columns([column])[:].column(column).chunks,
         files=tuple(Path(file["filename"]) for file in table.cache_files),
     )
 

@@ -63,7 +63,7 @@ def export_onnx(
     Raises:
         ExportError: The exporter fails or fixes the batch size, a parameter is not float32, the output is
             not one tensor, a package is missing, or onnxruntime's outputs differ by more than 1e-4 of the
-            greatest.
+            greatest, or of 1.
         OSError: The file cannot be written.
 
     Example:

@@ -71,7 +71,8 @@ def slim(model: nn.Module, input_shape: Shape, *, example: Tensor | None = None)
         The smaller module and what was gained.
 
     Raises:
-        ExportError: The network is not understood, or the outputs differ by more than 1e-5 of the greatest.
+        ExportError: The network is not understood, or the outputs differ by more than 1e-5 of the
+            greatest, or of 1.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))

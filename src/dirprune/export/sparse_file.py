@@ -188,7 +188,7 @@ def describe_sparse(path: str | os.PathLike[str]) -> list[StoredTensor]:
 
 
 def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
-    """Refuse a state whose names or shapes are not the model's, before anything is copied."""
+    """Refuse a state that the model cannot take, before anything is copied."""
     own = model.state_dict()
     faults = [f"the file lacks {name!r}" for name in own if name not in state]
     faults += [f"the model lacks {short.repr(name)}" for name in state if name not in own]
@@ -196,6 +196,11 @@ def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
         f"{name!r} is {tuple(state[name].shape)} in the file, {tuple(tensor.shape)} in the model"
         for name, tensor in own.items()
         if name in state and state[name].shape != tensor.shape
+    ]
+    faults += [
+        f"{name!r} of the model is on the meta device: call model.to_empty(device='cpu') first"
+        for name, tensor in own.items()
+        if tensor.is_meta
     ]
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""

@@ -36,7 +36,8 @@ class SparseModel:
         example: float32 [n, *input_shape] to compare outputs on; default: two of normal noise.
 
     Raises:
-        ExportError: The network does something else, or the outputs differ by more than 1e-4 of the greatest.
+        ExportError: The network does something else, or the outputs differ by more than 1e-4 of the
+            greatest, or of 1.
         CompilerError: C code cannot be compiled here.
 
     Example:

@@ -1,6 +1,6 @@
 """BatchNorm statistics that belong to given weights: re-estimated on the training data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ def reestimate(
     try:
         for layer in layers.values():
             layer.train()
-        for inputs, _ in data:
+        for inputs in _two_or_more(data):
             seen += len(inputs)
             for layer in layers.values():
                 layer.momentum = len(inputs) / seen  # a smaller last batch counts as much as it holds
@@ -65,6 +65,20 @@ def reestimate(
             layer.momentum = momenta[name]
             layer.eval()
     return statistics
+
+
+def _two_or_more(data: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+    """Yield the inputs of batches; a single sample, which has no variance, joins the batch before it."""
+    held: Tensor | None = None
+    for inputs, _ in data:
+        if held is not None and len(inputs) == 1:
+            held = torch.cat([held, inputs])
+            continue
+        if held is not None:
+            yield held
+        held = inputs
+    if held is not None:
+        yield held
 
 
 def _layers(module: nn.Module) -> dict[str, _BatchNorm]:

@@ -122,6 +122,8 @@ class HessianOperator:
         self.products = 0
         with torch.random.fork_rng(devices=objective.cuda):  # a network may draw, which is then refused
             losses = [self._mean_loss() for _ in range(2)]
+        if not all(map(math.isfinite, losses)):
+            raise DataError(f"the loss at these weights is not finite: {losses[0]:.6g}")
         if not math.isclose(*losses, rel_tol=_REPEATS):
             raise DataError(
                 f"two passes over the same data disagree (losses {losses[0]:.6g} and {losses[1]:.6g}): "
@@ -156,10 +158,12 @@ class HessianOperator:
         inputs, targets = next(iter(self._objective.batches("train")))
         generator = torch.Generator().manual_seed(0)
         vector = torch.randn(self.numel, generator=generator, dtype=self.dtype).to(self.device)
-        forward, reverse = (
-            self._of_batch(way, self._objective.weights(vector), inputs, targets)
-            for way in (_forward_slope, _reverse_slope)
-        )
+        direction = self._objective.weights(vector)
+        reverse = self._of_batch(_reverse_slope, direction, inputs, targets)
+        try:
+            forward = self._of_batch(_forward_slope, direction, inputs, targets)
+        except NotImplementedError:  # an operation of the network has no forward mode
+            return _reverse_slope
         agree = torch.linalg.vector_norm(forward - reverse) <= _AGREES * torch.linalg.vector_norm(reverse)
         return _forward_slope if agree else _reverse_slope
 

@@ -67,7 +67,8 @@ class Objective:
         errors: Number of wrong samples from (outputs, targets); None for tasks that know no wrong and right.
 
     Raises:
-        UsageError: Nothing in the model is trainable, the loss is not a mean, or data can be read only once.
+        UsageError: Nothing in the model is trainable, the loss is not a mean over samples, or data can be
+            read only once.
 
     Example:
         >>> data = [(torch.ones(2, 1), torch.zeros(2, 1))]
@@ -88,6 +89,8 @@ class Objective:
         reduction = getattr(loss, "reduction", "mean")
         if reduction != "mean":
             raise UsageError(f"the loss must be a mean over the batch; its reduction is {reduction!r}")
+        if getattr(loss, "weight", None) is not None:
+            raise UsageError("the loss weighs classes: its mean over a batch is none over samples")
         for name, data in (("train", train), ("test", test)):
             if isinstance(data, Iterator):
                 raise UsageError(

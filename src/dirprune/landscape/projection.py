@@ -87,9 +87,15 @@ def subspace_fraction(difference: Tensor, directions: Tensor) -> float | None:
     return float(inside / length)
 
 
-def projection_request(objective: Objective, epochs: tuple[int, ...], settings: EigenSettings) -> Json:
-    """Return all that the projections depend on beside the weights, whose hashes they carry."""
-    return {**asdict(settings), "epochs": list(epochs), **objective.identity()}
+def projection_request(
+    objective: Objective,
+    epochs: tuple[int, ...],
+    load: Callable[[int], tuple[State, State]],
+    settings: EigenSettings,
+) -> Json:
+    """Return all that the projections depend on: of each network, its hash."""
+    networks = [[objective.digest(state) for state in load(epoch)] for epoch in epochs]
+    return {**asdict(settings), "epochs": list(epochs), "networks": networks, **objective.identity()}
 
 
 def project(
@@ -127,7 +133,8 @@ def project(
     settings = settings or EigenSettings()
     if not epochs:
         raise UsageError("no epoch has a snapshot of both runs: train both with --snapshots")
-    store = store or Store(None, projection_request(objective, epochs, settings), "project")
+    request = projection_request(objective, epochs, load, settings)
+    store = store or Store(None, request, "project")
     done: dict[str, dict[str, Any]] = store.values.setdefault("steps", {})
     for index, epoch in enumerate(epochs):
         progress("checkpoints", index, len(epochs))
@@ -138,7 +145,6 @@ def project(
     progress("checkpoints", len(epochs), len(epochs))
     steps = tuple(_step(done[str(epoch)]) for epoch in epochs)
     by_chance = math.sqrt(settings.k / objective.numel)
-    request = projection_request(objective, epochs, settings)
     return ProjectionSeries(request, steps, by_chance, converged=True)
 
 

@@ -297,7 +297,7 @@ def _row(
         raise DivergenceError(f"the loss is not finite at rate {rate:g}, t = {time:g}: take smaller rates")
     hessian = HessianOperator(objective, states[0]).dense()
     sgd, grda = (objective.vector(state) for state in states)
-    found = compare(sgd, grda, hessian, rate=rate, time=time, settings=settings)
+    found = compare(sgd, grda, hessian, rate=rate, time=step * rate, settings=settings)
     return Agreement(
         rate=rate,
         time=time,

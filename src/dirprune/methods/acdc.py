@@ -6,7 +6,7 @@ from itertools import pairwise
 from dirprune.core.masks import Distribution, all_kept, keep_largest
 from dirprune.errors import HyperparameterError
 from dirprune.methods.base import Facts, Search, require
-from dirprune.methods.masked import Masked
+from dirprune.methods.masked import Masked, check_distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class AcdcSettings:
     """How the kept weights are shared out among layers."""
 
     def __post_init__(self) -> None:
+        check_distribution(self.distribution)
         require(self, warm_up=(0, 1), phase=(0.001, 1), last_dense=(0, 1), last_compressed=(0.001, 1))
         if self.warm_up + self.last_dense + self.last_compressed > 1 + 1e-9:
             raise HyperparameterError(

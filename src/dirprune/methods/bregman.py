@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dirprune.core.threshold import SoftThreshold
+from dirprune.errors import HyperparameterError
 from dirprune.methods.base import DENSE_GRADIENT_WORK, Facts, Method, Search, Work, require
 from dirprune.methods.dual import DualOptimizer, direction
 
@@ -37,6 +38,12 @@ class AdaBregSettings(BregmanSettings):
     """Decay of the two moments."""
     eps: float = 1e-8
     """Added to the root of the second."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, lr=(0, None), eps=(0, None))
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise HyperparameterError(f"betas must be two numbers in [0, 1), got {self.betas}")
 
 
 class LinBregOptimizer(DualOptimizer):

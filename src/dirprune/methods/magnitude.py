@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dirprune.core.masks import Distribution, Masks, keep_largest
 from dirprune.methods.base import Facts, Search
-from dirprune.methods.masked import Gradual, OneShot, OneShotSettings
+from dirprune.methods.masked import Gradual, OneShot, OneShotSettings, check_distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,10 @@ class MagnitudeSettings(OneShotSettings):
 
     distribution: Distribution = "global"
     """How the kept weights are shared out among layers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_distribution(self.distribution)
 
 
 class Magnitude(OneShot[MagnitudeSettings]):

@@ -58,6 +58,12 @@ class Masked(Method[Settings]):
         self.masks = Masks({name: mask.to(self.masks[name].device) for name, mask in state["masks"].items()})
 
 
+def check_distribution(name: str) -> None:
+    """Raise HyperparameterError for a way to share weights out among layers that there is not."""
+    if name not in DISTRIBUTIONS:
+        raise HyperparameterError(unknown("distribution", name, DISTRIBUTIONS))
+
+
 @dataclass(frozen=True, kw_only=True)
 class OneShotSettings:
     """When a network is pruned that is pruned once."""
@@ -107,8 +113,7 @@ class GradualSettings:
 
     def __post_init__(self) -> None:
         require(self, begin=(0, 1), end=(self.begin, 1), every=(1, None))
-        if self.distribution not in DISTRIBUTIONS:
-            raise HyperparameterError(unknown("distribution", self.distribution, DISTRIBUTIONS))
+        check_distribution(self.distribution)
 
 
 class Gradual(Masked[GradualSettings]):

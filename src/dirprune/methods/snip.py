@@ -10,7 +10,7 @@ from torch.func import functional_call
 from dirprune.core.masks import Distribution, keep_largest
 from dirprune.errors import UsageError
 from dirprune.methods.base import Facts, Search, Work, require
-from dirprune.methods.masked import Masked
+from dirprune.methods.masked import Masked, check_distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class SnipSettings:
 
     def __post_init__(self) -> None:
         require(self, batches=(1, None))
+        check_distribution(self.distribution)
 
 
 class Snip(Masked[SnipSettings]):
@@ -68,6 +69,11 @@ class Snip(Masked[SnipSettings]):
                 total += gradient
         sensitivities = [(total * p.detach()).abs() for total, p in zip(sums, parameters, strict=True)]
         whole = torch.stack([sensitivity.sum() for sensitivity in sensitivities]).sum()
+        if not 0 < whole < torch.inf:
+            raise UsageError(
+                "SNIP cannot rank these weights, for their saliencies are all zero or not finite: a last "
+                "layer that starts at zero hands no gradient on"
+            )
         return {name: s / whole for name, s in zip(self.prunable, sensitivities, strict=True)}
 
     def work(self, step: int) -> Work:

@@ -8,10 +8,10 @@ from typing import Any
 
 from dirprune.core.atomic import atomic_write
 from dirprune.core.sparsity import LayerSparsity
+from dirprune.core.wording import plain
 from dirprune.errors import RunFolderError
 from dirprune.report.reading import Run, read_runs
 from dirprune.report.statistics import Estimate, estimate, paired_difference
-from dirprune.report.summary import plain
 from dirprune.runs import RunFolder
 
 
@@ -107,7 +107,7 @@ def read_comparison(folder: Path) -> Results | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return _results(content, folder, runs)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise RunFolderError(
             f"{path} cannot be read ({type(error).__name__}: {error}): run `dirprune compare` again"
         ) from None
@@ -127,6 +127,11 @@ def _results(content: Mapping[str, Any], folder: Path, runs: Mapping[str, Run]) 
     reference = content["reference"]
     if not content["choices"]:
         raise ValueError("no method was chosen for")
+    if not all(isinstance(sentence, str) for sentence in content["protocol"]):
+        raise TypeError("the protocol is not a list of sentences")
+    for choice in content["choices"]:
+        if (wanted := choice["target"]) is not None and not 0 <= wanted < 1:
+            raise ValueError(f"{wanted} is no sparsity")
     done: dict[tuple[str, float | None], dict[int, _Done]] = {}
     for choice in content["choices"]:
         found = [runs[name] for name in choice["runs"] if name in runs]

@@ -176,11 +176,13 @@ def _figure(results: Results) -> Figure:
                 ms=6 if ours else 4.5,
                 capsize=2,
                 zorder=3 if ours else 2,
-                label=rows[0].title if rows else name,
+                label=_literal(rows[0].title if rows else name),
             )
         for row in _of(results, None):
             if row.accuracy:
-                axes.axhline(100 * row.accuracy.mean, color=INK, lw=1, ls=(0, (1.5, 1.5)), label=row.title)
+                axes.axhline(
+                    100 * row.accuracy.mean, color=INK, lw=1, ls=(0, (1.5, 1.5)), label=_literal(row.title)
+                )
         if (bottom := _bottom(results)) is not None:
             axes.set_ylim(bottom=bottom)
         axes.set_xlabel("sparsity in %, as it came out (full lines: no target is given)", color=INK)
@@ -206,6 +208,11 @@ def _figure(results: Results) -> Figure:
         caption += f" Below the figure: {_told(hidden)}."
     described = _told(results.rows)
     return Figure("Accuracy against sparsity", caption, described, svg, wide=True)
+
+
+def _literal(text: str) -> str:
+    """Have matplotlib draw a dollar sign where it would read mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _told(rows: Iterable[Row]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dirprune.core.atomic import atomic_write
+from dirprune.core.wording import plain
 from dirprune.errors import RunFolderError
 from dirprune.report import figures, wording
 from dirprune.report.comparison import Results, read_comparison
@@ -15,7 +16,7 @@ from dirprune.report.comparison_page import comparison_headline, comparison_sect
 from dirprune.report.landscape import landscape_sections
 from dirprune.report.reading import Run
 from dirprune.report.sections import Figure, Section
-from dirprune.report.summary import VariantSummary, differing, plain, summarise
+from dirprune.report.summary import VariantSummary, differing, summarise
 
 _MOST_BARS = 40  # rows that can be taken in at a glance
 _MOST_ENDS = 4  # final values that fit into a caption

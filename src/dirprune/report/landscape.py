@@ -66,10 +66,10 @@ def run_section(name: str, folder: Path) -> Section | None:
     figures: list[Figure] = []
     evidence: dict[str, str] = {}
     for kind, draw in _FIGURES:
-        result = kind.load(folder)
-        if result is None:
-            continue
         with named_if_damaged(folder / f"{kind.kind}.json"):
+            result = kind.load(folder)
+            if result is None:
+                continue
             figures += draw(name, result)
             evidence |= evidence_of(folder, result)
     if not evidence:

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dirprune.core.wording import plain
 from dirprune.errors import RunFolderError
 from dirprune.report.reading import Run, Status, read_runs
 
@@ -185,20 +185,6 @@ def _foreign(method: str) -> frozenset[str]:
     if method == "sgd":
         return _ONLY_PRUNING
     return _ONLY_OTHERS if method == "grda" else _ONLY_GRDA
-
-
-def plain(value: object) -> str:
-    """Write a setting for a person.
-
-    Example:
-        >>> plain(0.0005), plain(0.1), plain(True), plain("no")
-        ('5e-4', '0.1', 'true', 'no')
-    """
-    if isinstance(value, float) and 0 < abs(value) < 0.01:
-        return format(Decimal(repr(value)).normalize(), "e")
-    if isinstance(value, str):
-        return value if value.isprintable() else ascii(value)
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _settings(run: Run) -> Config:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dirprune.core.wording import percent as percent  # noqa: PLC0414 - handed on
+from dirprune.core.wording import plain
 from dirprune.core.wording import size as size  # noqa: PLC0414 - handed on
 from dirprune.report.reading import Status
-from dirprune.report.summary import Spread, VariantSummary, plain
+from dirprune.report.summary import Spread, VariantSummary
 
 CLOSE = 0.01  # a point of accuracy: up to this far below SGD, a setting counts as keeping the accuracy
 NOTHING = "\u2013"

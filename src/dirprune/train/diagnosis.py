@@ -53,6 +53,9 @@ class Diagnosis(Callback):
         accuracies = [record["test_accuracy"] for record in run.folder.metrics()]
         self._best = max(accuracies, default=0.0)
         self._thresholds = any(group.get("c", 0) > 0 for group in run.optimizer.param_groups)
+        self._remedy = "lower --lr" if run.config.sparsity is None else "lower --sparsity or --lr"
+        if self._thresholds:
+            self._remedy = "lower --c or --mu"
         self._silent: set[str] = set()
         self._watch(run.model)
         if not self._thresholds:
@@ -76,14 +79,14 @@ class Diagnosis(Callback):
                 self._warn(
                     "dead layer",
                     name,
-                    f"every element of {name} is zero: what enters that layer is lost; lower --c or --mu",
+                    f"every element of {name} is zero: what enters that layer is lost; {self._remedy}",
                 )
         for name in sorted(self._silent):
             self._warn(
                 "dead outputs",
                 name,
                 f"all outputs of {name} are zero on the whole evaluation set: nothing gets past it; "
-                "lower --c or --mu, or --lr",
+                f"{self._remedy}" + (", or --lr" if self._thresholds else ""),
             )
         self._silent.clear()
         accuracy = metrics["test_accuracy"]
@@ -95,13 +98,17 @@ class Diagnosis(Callback):
                 "lower --mu, or --c, or train for fewer epochs",
             )
         if accuracy < COLLAPSE * self._best and self._best >= _LEARNT:
-            remedy = "lower --mu or --c" if self._thresholds else "lower --lr"
             self._warn(
                 "collapse",
                 "",
-                f"accuracy fell to {100 * accuracy:.2f} % from {100 * self._best:.2f} %; {remedy}",
+                f"accuracy fell to {100 * accuracy:.2f} % from {100 * self._best:.2f} %; {self._remedy}",
             )
         self._best = max(self._best, accuracy)
+
+    def close(self) -> None:
+        """Let go of the run, which the next one may need the memory of."""
+        if hasattr(self, "_run"):
+            del self._run
 
     def _warn(self, kind: str, where: str, message: str) -> None:
         """Record a warning and say it, unless it has been said."""
@@ -130,7 +137,8 @@ class Diagnosis(Callback):
             return look
 
         for name, module in model.named_modules():
-            if next(module.children(), None) is None:
+            inside = {child for child, _ in module.named_children()} - {"parametrizations"}
+            if not inside and "parametrizations" not in name.split("."):
                 module.register_forward_hook(watch(name))
 
 

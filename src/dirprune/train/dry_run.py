@@ -137,7 +137,8 @@ def estimate(
     update_seconds = _timed(optimizer.step, device, _STEPS)
 
     gradients = sum(local(p.grad).nbytes for p in bare.parameters() if p.grad is not None)
-    held = (tensor for state in optimizer.state.values() for tensor in state.values())
+    state = (value for state in optimizer.state.values() for value in state.values())
+    held = (value for value in state if isinstance(value, Tensor))  # some count their steps in an int
     return Estimate(
         parameters=parameters,
         weights=sum(local(tensor).nbytes for tensor in [*bare.parameters(), *bare.buffers()]),

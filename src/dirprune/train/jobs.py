@@ -178,8 +178,17 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
             record_failure(run, message, traceback.format_exc())
         if not known_to_all(error):
             raise  # to go on to another run would leave the others waiting; this one's end ends them
+        _forget_frames(error)
         return Outcome(job.name, "failed", message, error)
     return Outcome(job.name, result["status"], result.get("message", ""))
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of what the frames of a traceback hold, which is the whole run; the log has its text."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def record_failure(run: RunFolder, message: str, details: str = "") -> None:
@@ -187,8 +196,11 @@ def record_failure(run: RunFolder, message: str, details: str = "") -> None:
     if not (run.path / "config.json").is_file():
         return
     try:
-        run.write_failure(message)
-        _log(run, f"failed: {message}\n{details}".rstrip())
+        with run.locked():
+            run.write_failure(message)
+            _log(run, f"failed: {message}\n{details}".rstrip())
+    except RunInUseError:  # another process trains it, which has not failed
+        return
     except OSError as error:  # perhaps the very disk that failed the run, which the caller still says
         warnings.warn(f"{run.path}: the failure could not be recorded ({error})", stacklevel=2)
 

@@ -65,6 +65,8 @@ def run_in_processes(
                 time.sleep(_POLL_SECONDS)
         finally:
             _end(list(workers.values()))
+        if stop:  # while they ended: all runs are over, but the caller may have more to do
+            raise StopRequested
     return [outcomes[job.name] for job in jobs]
 
 
@@ -75,6 +77,7 @@ class _Worker:
         self._job: Job | None = None
         self._display = display
         self._outcome: Outcome | None = None
+        self._broken: BaseException | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - what is printed between runs has no log
         environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
         self.process = subprocess.Popen(
@@ -104,8 +107,12 @@ class _Worker:
             event = json.loads(line)
             if event["kind"] == "outcome":
                 self._outcome = Outcome.from_json(event["outcome"])
-            else:
+                continue
+            try:
                 self._display.show(event)
+            except BaseException as error:  # rich exits where the pipe it prints to is closed
+                self._broken = error
+                return
 
     @property
     def busy(self) -> bool:
@@ -118,7 +125,13 @@ class _Worker:
         return self.process.poll() is None
 
     def outcome(self) -> Outcome | None:
-        """Return what became of its run, once; None while it is at work, or has none."""
+        """Return what became of its run, once; None while it is at work, or has none.
+
+        Raises:
+            BaseException: What the display failed with: nobody reads on, and the process would wait for ever.
+        """
+        if self._broken is not None:
+            raise self._broken
         if self._job is None:
             return None
         code = self.process.poll()

@@ -107,8 +107,10 @@ def _torch_factors(name: str, arguments: tuple[str, ...], epochs: int) -> list[f
         optimizer.step()
         try:
             scheduler.step()
-        except (ValueError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, ZeroDivisionError) as error:
             raise UsageError(f"--schedule {name} fails after epoch {len(factors)}: {error}") from error
+    if wrong := [factor for factor in factors if not 0 <= factor < math.inf]:
+        raise UsageError(f"--schedule {name}: a rate cannot be {wrong[0]:g} times the base rate")
     return factors
 
 

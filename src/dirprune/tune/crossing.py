@@ -64,7 +64,7 @@ def predict_sparsity(
     sparsity = _follow(accumulators[-3:], thresholds, config.epochs * steps_per_epoch)
     width = _WIDTH
     if len(accumulators) >= 5:
-        hindcast = _follow(accumulators[:-2], thresholds, last.step)
+        hindcast = _follow(accumulators[-5:-2], thresholds, last.step)
         width = max(width, abs(_log_odds(hindcast, last.numel) - _log_odds(last.sparsity, last.numel)))
     odds = _log_odds(sparsity, last.numel)
     return Prediction(sparsity, _from_log_odds(odds - width), _from_log_odds(odds + width))

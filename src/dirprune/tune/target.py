@@ -111,7 +111,9 @@ def next_c(trials: Sequence[Trial], target: float) -> float | None:
         0.0339
     """
     if trials[-1].prediction is None:
-        return _rounded(trials[-1].c / 2)
+        c = trials[-1].c  # half of it, unless more is known to be good
+        good = max((trial.c for trial in trials if trial.prediction and trial.c < c), default=c / 4)
+        return _rounded(math.sqrt(good * c))
     points = sorted(
         (math.log(t.c), _odds(t.prediction.sparsity) - _odds(target)) for t in trials if t.prediction
     )
@@ -129,6 +131,9 @@ def next_c(trials: Sequence[Trial], target: float) -> float | None:
         x, y = above[0] if above else below[-1]
         reach = math.log(_LARGEST_FACTOR)
         log_c = x + min(max(-y / _SLOPE, -reach), reach)
+    ceiling = min((math.log(trial.c) for trial in trials if trial.prediction is None), default=math.inf)
+    if log_c >= ceiling:
+        log_c = (max(x for x, _ in points if x < ceiling) + ceiling) / 2
     c = _rounded(math.exp(log_c))
     return None if any(trial.c == c for trial in trials) else c
 

@@ -1,5 +1,6 @@
 """One step on a GPU by a Triton kernel, one launch for each combination of types in a group."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from itertools import repeat
 from typing import Any
@@ -94,24 +95,30 @@ def _launch(
     if not len(pieces):
         return
     wide = torch.promote_types(types[0], torch.float32)
-    grda[(len(pieces),)](
-        table,
-        pieces,
-        count,
-        options,
-        WEIGHT=_TYPES[types[0]],
-        ACCUMULATOR=_TYPES[types[1]],
-        REAL=_TYPES[wide],
-        MOMENTUM=group["momentum"] != 0,
-        NESTEROV=bool(group["nesterov"]),
-        DECAY=group["weight_decay"] != 0,
-        MAXIMIZE=bool(group["maximize"]),
-        UNSCALE=unscale != 1,
-        ROUND=types[1] == torch.bfloat16,
-        HARD=type(rule) is HardThreshold,
-        SIZE=BLOCK,
-        enable_fp_fusion=False,
-    )
+    with _current(device):
+        grda[(len(pieces),)](
+            table,
+            pieces,
+            count,
+            options,
+            WEIGHT=_TYPES[types[0]],
+            ACCUMULATOR=_TYPES[types[1]],
+            REAL=_TYPES[wide],
+            MOMENTUM=group["momentum"] != 0,
+            NESTEROV=bool(group["nesterov"]),
+            DECAY=group["weight_decay"] != 0,
+            MAXIMIZE=bool(group["maximize"]),
+            UNSCALE=unscale != 1,
+            ROUND=types[1] == torch.bfloat16,
+            HARD=type(rule) is HardThreshold,
+            SIZE=BLOCK,
+            enable_fp_fusion=False,
+        )
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one, on which Triton launches whatever the tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @lru_cache(maxsize=64)
