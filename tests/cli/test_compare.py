@@ -23,6 +23,15 @@ def test_compares_and_says_where_the_results_are(tmp_path, capsys):
     assert "Methods beside each other" in (folder / "report.html").read_text()
 
 
+def test_a_recipe_with_the_hard_threshold_compares_grda_as_published(capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr("dirprune.cli.compare._expectation", lambda protocol, _: seen.append(protocol) or "")
+    assert main(["compare", "lenet5-fashion_mnist-l0", "--dry-run", "--methods", "grda", "grda-l0"]) == 0
+    assert (seen[0].config.penalty, seen[0].config.mu, seen[0].config.lr) == ("l1", 0.6, 0.1)
+    assert main(["compare", "lenet5-fashion_mnist-l0", "--dry-run", "--penalty", "l0"]) == 2
+    assert "grda-l0 is a method of its own" in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(tmp_path, capsys):
     assert main(["compare", "digits", "--dry-run", "--threads", "1", "--out", str(tmp_path)]) == 0
     assert "or more in all" in capsys.readouterr().out

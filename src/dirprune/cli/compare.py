@@ -72,6 +72,9 @@ def compare(arguments: list[str]) -> int:
     recipe = get_recipe(name)
     # Some methods prune weights of linear and convolutional layers only, so all do.
     config = replace(recipe.config, prune="weights", validation=0.1)
+    if config.penalty != "l1":  # grda is compared as published; with the hard threshold it is grda-l0
+        published = METHODS["grda"].settings
+        config = replace(config, penalty=published.penalty, mu=published.mu, c=published.c)
     methods = tuple(m for m, entry in METHODS.items() if entry.facts.adaptive or not config.beta2)
     default = CompareOptions(config=config, methods=methods, threads=recipe.threads)
     options = parse(CompareOptions, rest, prog=f"dirprune compare {name}", default=default)

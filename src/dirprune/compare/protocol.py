@@ -73,6 +73,11 @@ class Protocol:
                 raise UsageError(f"--{name} must be >= 1, got {getattr(self, name)}")
         if self.config.prune != "weights":
             raise UsageError("--prune must be weights: some methods prune nothing else")
+        if "grda" in self.methods and self.config.penalty != "l1":
+            raise UsageError(
+                f"grda is compared as published, with --penalty l1, not {self.config.penalty}: "
+                "grda-l0 is a method of its own"
+            )
         if self.config.sparsity is not None or self.config.settings:
             raise UsageError("--sparsity and --settings are searched here: leave them out")
         if not self.config.validation > 0:
