@@ -77,6 +77,21 @@ class HalfPower(Rule):
         )
 
 
+class Rescaled(Rule):
+    """Soft, times what gives each output unit back its l1 norm, as ST-3 does: a_o = 1.01 / (rho_o + 0.01)."""
+
+    elementwise = False
+
+    def __call__(self, v: Tensor, tau: Any) -> Tensor:
+        """Return the weight."""
+        soft = SoftThreshold()(v, tau)
+        if v.ndim < 2:
+            return soft
+        norm = v.abs().flatten(1).sum(dim=1)
+        left = (v.abs() * (v.abs() > tau)).flatten(1).sum(dim=1) / norm.clamp(min=1e-30)
+        return soft * (1.01 / (left + 0.01)).view(-1, *[1] * (v.ndim - 1))
+
+
 class Variants(GRDA):
     """GRDA with the rules of this page too."""
 
@@ -86,6 +101,7 @@ class Variants(GRDA):
         "scad": Scad(),
         "garrote": Garrote(),
         "half": HalfPower(),
+        "rescaled": Rescaled(),
     }
 
 
@@ -247,6 +263,15 @@ VARIANTS = {
         "hard -> nonnegative garrote", "between soft and hard", 1.2e-3, {"penalty": "garrote"}
     ),
     "half power": Variant("hard -> l 1/2", "between soft and hard", 1.2e-3, {"penalty": "half"}),
+    "rescaled": Variant(
+        "hard -> soft, each unit's l1 norm given back",
+        "as published, up to a factor for each unit",
+        1.2e-3,
+        {"penalty": "rescaled"},
+    ),
+    "rescaled, Nesterov": Variant(
+        "the same with Nesterov's momentum", "the same", 1.2e-3, {"penalty": "rescaled"}, {"nesterov": True}
+    ),
     "hard, mu .6": Variant("hard, mu 1 -> .6", "the paper's growth", 0.01, {"mu": 0.6}),
     "nesterov": Variant("hard, Nesterov", "as momentum", 1.2e-3, {}, {"nesterov": True}),
     "no momentum": Variant(

@@ -12,6 +12,7 @@ from dirprune.methods import METHODS
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report.summary import variant_labels
 from dirprune.train import TrainConfig
+from dirprune.train.schedules import half_linear
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -331,3 +332,28 @@ def test_page_of_the_hard_threshold_tells_what_was_measured():
     assert f"{100 * result['grda']['test_accuracy']:.2f} % on the test set" in told
     assert f"its SGD twin {100 * result['sgd']['test_accuracy']:.2f} %" in told
     assert {run["train_accuracy"] for run in result.values()} == {1.0}
+
+
+def test_the_recommended_schedule_is_the_one_that_was_measured():
+    page = (ROOT / "docs" / "frontier.md").read_text(encoding="utf-8")
+    code = page.partition("## The setting that we recommend")[2].split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(code, names)
+    rates = []
+    for _ in range(names["epochs"]):
+        rates.append(names["optimizer"].param_groups[0]["lr"])
+        names["optimizer"].step()
+        names["scheduler"].step()
+    expected = [0.05 * half_linear((epoch + 1) / len(rates)) for epoch in range(len(rates))]
+    assert rates == pytest.approx(expected)
+    options = names["optimizer"].param_groups[0]
+    words = " ".join(page.split()).partition("On the command line: `")[2].partition("`")[0]
+    assert [options[key] for key in ("penalty", "mu", "c", "momentum", "nesterov")] == [
+        "l0",
+        1,
+        4e-3,
+        0.9,
+        True,
+    ]
+    for word in ("--penalty l0", "--mu 1", "--c 4e-3", "--lr 0.05", "--momentum 0.9", "--nesterov"):
+        assert word in words
