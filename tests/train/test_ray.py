@@ -45,7 +45,6 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-@pytest.mark.slow
 def test_a_lost_worker_loses_nothing(cluster, tmp_path):
     """The same bits as in one process, although a worker was killed in the middle of its run."""
     cluster, workers = cluster

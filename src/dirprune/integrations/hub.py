@@ -103,13 +103,16 @@ def from_pretrained(
     """
     folder = Path(source) if Path(source).is_dir() else _download(str(source), download_options)
     path = folder / SPARSE_FILE
-    if model is None:
-        architecture = _read_architecture(folder / CONFIG_FILE)
-        if architecture is None:
-            raise UsageError(f"{source} is of its author's own architecture: pass a module of it, model=...")
-        _check_shapes(load_sparse(path), architecture, str(path))
-        model = create_model(**architecture)
-    load_sparse(path, model)
+    if model is not None:
+        load_sparse(path, model)
+        return model.eval()
+    architecture = _read_architecture(folder / CONFIG_FILE)
+    if architecture is None:
+        raise UsageError(f"{source} is of its author's own architecture: pass a module of it, model=...")
+    state = load_sparse(path)
+    _check_shapes(state, architecture, str(path))
+    model = create_model(**architecture)
+    model.load_state_dict(state)
     return model.eval()
 
 
