@@ -280,7 +280,7 @@ def _protocol() -> str:
     given = CompareOptions(config=config)
     protocol = Protocol(
         config=config,
-        methods=given.methods,
+        methods=tuple(METHODS),
         sparsities=given.sparsities,
         seeds=given.seeds,
         trials=given.trials,

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dirprune.cli import main
+from dirprune.methods import METHODS
 
 SHORT = ["--epochs", "1", "--threads", "1", "--jobs", "1"]
 
@@ -30,6 +31,23 @@ def test_a_recipe_with_the_hard_threshold_compares_grda_as_published(capsys, mon
     assert (seen[0].config.penalty, seen[0].config.mu, seen[0].config.lr) == ("l1", 0.6, 0.1)
     assert main(["compare", "lenet5-fashion_mnist-l0", "--dry-run", "--penalty", "l0"]) == 2
     assert "grda-l0 is a method of its own" in capsys.readouterr().err
+
+
+def test_methods_that_cannot_prune_the_network_are_left_out_unless_they_are_named(capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr("dirprune.cli.compare._expectation", lambda protocol, _: seen.append(protocol) or "")
+    words = ["compare", "vit2x64p7-fashion_mnist", "--dry-run"]
+    assert main(words) == 0
+    left_out = set(METHODS) - set(seen[0].methods)
+    sgd_only = {name for name, entry in METHODS.items() if not entry.facts.adaptive}
+    # No form for Adam; no rule for attention; and torchvision's last layer starts at zero.
+    assert left_out == {*sgd_only, "variational-dropout", "snip"}
+    for name, reason in (
+        ("variational-dropout", "no rule for MultiheadAttention"),
+        ("snip", "starts at zero"),
+    ):
+        assert main([*words, "--methods", "sgd", name]) == 2
+        assert reason in capsys.readouterr().err
 
 
 def test_dry_run_writes_nothing(tmp_path, capsys):

@@ -154,8 +154,11 @@ def test_snip_refuses_what_it_cannot_rank():
     """A last layer at zero hands no gradient on, and is nothing times its own: all saliencies are zero."""
     model = network()
     nn.init.zeros_(model[-1].weight)
-    with pytest.raises(UsageError, match="SNIP cannot rank these weights"):
+    with pytest.raises(UsageError, match=r"SNIP cannot rank weights where 7\.weight starts at zero"):
         create_method("snip").start(model, plan_for("snip"))
+    plan = plan_for("snip", loss=lambda outputs, _: 0 * outputs.sum())
+    with pytest.raises(UsageError, match="saliencies are all zero"):
+        create_method("snip").start(network(), plan)
 
 
 def test_snip_leaves_statistics_and_gradients_alone():

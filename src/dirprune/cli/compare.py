@@ -17,6 +17,7 @@ from dirprune.methods import METHODS
 from dirprune.recipes import get_recipe
 from dirprune.report import print_comparison, read_comparison, wording, write_report, write_results
 from dirprune.train import Execution, TrainConfig, describe_environment, estimate, fitting, shape_of
+from dirprune.train.build import build_model
 from dirprune.train.ranks import processes
 from dirprune.tune.trials import Bench
 
@@ -32,8 +33,8 @@ class CompareOptions:
     """
 
     config: TrainConfig
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Which methods."""
+    methods: tuple[str, ...] = ()
+    """Which methods; default: all that can prune the network."""
     sparsities: tuple[float, ...] = (0.8, 0.9, 0.95, 0.98)
     """Wanted sparsities of the weights."""
     seeds: int = field(default=3)
@@ -75,12 +76,11 @@ def compare(arguments: list[str]) -> int:
     if config.penalty != "l1":  # grda is compared as published; with the hard threshold it is grda-l0
         published = METHODS["grda"].settings
         config = replace(config, penalty=published.penalty, mu=published.mu, c=published.c)
-    methods = tuple(m for m, entry in METHODS.items() if entry.facts.adaptive or not config.beta2)
-    default = CompareOptions(config=config, methods=methods, threads=recipe.threads)
+    default = CompareOptions(config=config, threads=recipe.threads)
     options = parse(CompareOptions, rest, prog=f"dirprune compare {name}", default=default)
     protocol = Protocol(
         config=options.config,
-        methods=options.methods,
+        methods=_methods(options.config, options.methods),
         sparsities=options.sparsities,
         seeds=options.seeds,
         trials=options.trials,
@@ -113,6 +113,26 @@ def compare(arguments: list[str]) -> int:
     for what, path in (("results", written), ("report", write_report(folder))):
         console.print(f"{what}: {path}", soft_wrap=True, highlight=False, markup=False)
     return 0
+
+
+def _methods(config: TrainConfig, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the methods that were asked for, or all that can prune a recipe's network.
+
+    Raises:
+        UsageError: One that was asked for cannot.
+    """
+    spec = find_spec(config.dataset)
+    model = build_model(config.with_method("sgd"), shape_of(config, spec), spec.num_classes)
+    refusals = {
+        name: reason
+        for name, entry in METHODS.items()
+        if (reason := entry.method.refusal(model, config.prune))
+    }
+    for name in wanted:
+        if name in refusals:
+            raise UsageError(f"{name} {refusals[name]}; or leave it out of --methods")
+    able = [name for name in METHODS if name not in refusals]
+    return wanted or tuple(name for name in able if METHODS[name].facts.adaptive or not config.beta2)
 
 
 def _expectation(protocol: Protocol, options: CompareOptions) -> str:

@@ -172,6 +172,14 @@ class Method(Generic[Settings]):
         """Return the factor on the network's widths that the run is to have; ``build`` makes one by width."""
         return 1.0
 
+    @classmethod
+    def refusal(cls, model: nn.Module, include: Include) -> str | None:
+        """Say why the method cannot prune a network with its initial weights; None if it can."""
+        if cls.facts.weights_only and (name := _other_than_weights(model, include)):
+            only = "prunes weights of linear and convolutional layers only"
+            return f"{only}, not {name}: include 'weights' instead"
+        return None
+
     @final
     def start(self, model: nn.Module, plan: Plan) -> Optimizer:
         """Prepare a network and return the optimiser that trains it.
@@ -198,8 +206,8 @@ class Method(Generic[Settings]):
                 f"{title} takes no target sparsity"
                 + (f": it follows from {self.facts.strength}" if self.facts.strength else "")
             )
-        if self.facts.weights_only:
-            _require_weights(model, plan.include, title)
+        if reason := self.refusal(model, plan.include):
+            raise UsageError(f"{title} {reason}")
         self.model, self.plan = model, plan
         self.prunable = {n: p for n, p in prunable_parameters(model, plan.include).items() if p.requires_grad}
         if not self.prunable:
@@ -294,17 +302,13 @@ def wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _require_weights(model: nn.Module, include: Include, title: str) -> None:
-    """Raise UsageError if anything but weights of linear and convolutional layers would be pruned."""
+def _other_than_weights(model: nn.Module, include: Include) -> str | None:
+    """Return the first prunable parameter that is no weight of a linear or convolutional layer."""
     weights = {
         parameter
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
         if is_linear_or_conv_weight(name, module)
     }
-    for name, parameter in prunable_parameters(model, include).items():
-        if parameter not in weights:
-            raise UsageError(
-                f"{title} prunes weights of linear and convolutional layers only, not {name}: "
-                "include 'weights' instead"
-            )
+    prunable = prunable_parameters(model, include)
+    return next((name for name, parameter in prunable.items() if parameter not in weights), None)

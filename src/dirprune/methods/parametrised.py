@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dirprune.errors import UsageError
+from dirprune.core.prunable import Include, prunable_parameters
 from dirprune.methods.base import Method, Settings
 
 
@@ -25,15 +25,19 @@ class Parametrised(Method[Settings]):
     def parametrisation(self, weight: nn.Parameter) -> nn.Module:
         """Return a new parametrisation of a weight: the one decision of such a method."""
 
+    @classmethod
+    def refusal(cls, model: nn.Module, include: Include) -> str | None:
+        """A parametrisation belongs to one module."""
+        homes = [p for m in model.modules() for _, p in m.named_parameters(recurse=False)]
+        for name, parameter in prunable_parameters(model, include).items():
+            if parameter.requires_grad and sum(other is parameter for other in homes) > 1:
+                return f"cannot reparametrise {name}, which several modules share: exclude it"
+        return super().refusal(model, include)
+
     def _prepare(self) -> None:
         self.modules = {}
         self._order: dict[str, list[str]] = {}
-        homes = [(n, p) for m in self.model.modules() for n, p in m.named_parameters(recurse=False)]
         for name, parameter in self.prunable.items():
-            if sum(other is parameter for _, other in homes) > 1:
-                raise UsageError(
-                    f"{self.facts.title} cannot reparametrise {name}, which several modules share: exclude it"
-                )
             path, attribute = _split(name)
             module = self.model.get_submodule(path)
             self._order.setdefault(path, list(module._parameters))

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from dirprune.core.masks import Distribution, keep_largest
+from dirprune.core.prunable import Include, prunable_parameters
 from dirprune.errors import UsageError
 from dirprune.methods.base import Facts, Search, Work, require
 from dirprune.methods.masked import Masked, check_distribution
@@ -50,6 +51,14 @@ class Snip(Masked[SnipSettings]):
         search=(Search("batches", 1, 10),),
     )
 
+    @classmethod
+    def refusal(cls, model: nn.Module, include: Include) -> str | None:
+        """A layer that starts at zero has no saliency, and leaves none to those before it."""
+        for name, parameter in prunable_parameters(model, include).items():
+            if parameter.requires_grad and parameter.ndim > 1 and not parameter.any():
+                return f"cannot rank weights where {name} starts at zero: give it other initial weights"
+        return super().refusal(model, include)
+
     def _prepare(self) -> None:
         self.masks = keep_largest(self.saliency(), self._kept(self._target), self.settings.distribution)
         self.masks.zero_(self.prunable)
@@ -71,8 +80,7 @@ class Snip(Masked[SnipSettings]):
         whole = torch.stack([sensitivity.sum() for sensitivity in sensitivities]).sum()
         if not 0 < whole < torch.inf:
             raise UsageError(
-                "SNIP cannot rank these weights, for their saliencies are all zero or not finite: a last "
-                "layer that starts at zero hands no gradient on"
+                "SNIP cannot rank these weights, for their saliencies are all zero or not finite"
             )
         return {name: s / whole for name, s in zip(self.prunable, sensitivities, strict=True)}
 

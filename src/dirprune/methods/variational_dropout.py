@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 
-from dirprune.errors import UsageError
+from dirprune.core.prunable import Include, prunable_parameters
 from dirprune.methods.base import Facts, Search, Work, require, wide
 from dirprune.methods.parametrised import Parametrised
 
@@ -88,16 +88,22 @@ class VariationalDropout(Parametrised[VariationalDropoutSettings]):
         """Return a Gaussian weight."""
         return GaussianWeight(weight, self.settings)
 
+    @classmethod
+    def refusal(cls, model: nn.Module, include: Include) -> str | None:
+        """Noise is put on the outputs of linear and convolutional layers."""
+        if reason := super().refusal(model, include):
+            return reason
+        prunable = {n: p for n, p in prunable_parameters(model, include).items() if p.requires_grad}
+        attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+        if any(weight in {*m.parameters()} for m in attentions for weight in prunable.values()):
+            return "has no rule for MultiheadAttention: exclude its weights"
+        for name in prunable:
+            layer = model.get_submodule(name.rpartition(".")[0])
+            if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                return f"has no rule for {type(layer).__name__}: exclude its weight"
+        return None
+
     def _prepare(self) -> None:
-        for name in self.prunable:
-            layer = self.model.get_submodule(name.rpartition(".")[0])
-            if not isinstance(layer, nn.MultiheadAttention | nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-                raise UsageError(
-                    f"variational dropout has no rule for {type(layer).__name__}: exclude its weight"
-                )
-        attentions = [m for m in self.model.modules() if isinstance(m, nn.MultiheadAttention)]
-        if any(weight in {*m.parameters()} for m in attentions for weight in self.prunable.values()):
-            raise UsageError("variational dropout has no rule for MultiheadAttention: exclude its weights")
         super()._prepare()
         self._hooks = []
         for name, gaussian in self.modules.items():
