@@ -16,8 +16,9 @@ methods compare on this budget, not what they reach at their best. The images of
 16 pixels, for four epochs at that size cost no more than one at full size. The schedule of the rate is
 half-linear (constant for half of the epochs, then falling to a hundredth), as in the gRDA paper, without
 weight decay; rate and momentum are searched for every method. The methods that were strongest on
-LeNet-300-100 are compared twice more, each time with five other seeds: as all were, and with a search that
-begins, for every method, at a rate of 0.05 with Nesterov's momentum, not at 0.1 without. The transformer has
+LeNet-300-100 are compared again, each time with five other seeds: as all were, and twice with a search that
+begins, for every method, at a rate of 0.05 with Nesterov's momentum, not at 0.1 without; the second time
+beside gRDA that gives output channels their norm back. The transformer has
 AdamW, with its weight decay, and gRDA's adaptive form beside the methods that people prune transformers with.
 """
 
@@ -68,6 +69,15 @@ PARTS = {
         methods=STRONGEST,
         seeds=5,
         reference="grda-l0",
+    ),
+    "lenet-300-100-rescaled": Part(
+        "lenet5-fashion_mnist",
+        10,
+        9,
+        ("--model", "lenet-300-100", "--precision", "bf16", "--seed", "30", *MOMENTUM),
+        methods=("sgd", "gradual", "gradual-erk", "st3", "grda", "grda-l0", "grda-rescaled"),
+        seeds=5,
+        reference="grda-rescaled",
     ),
     "lenet5": Part("lenet5-fashion_mnist", 5, 6, ("--precision", "bf16", "--channels-last")),
     "wrn10x1": Part(

@@ -77,21 +77,6 @@ class HalfPower(Rule):
         )
 
 
-class Rescaled(Rule):
-    """Soft, times what gives each output unit back its l1 norm, as ST-3 does: a_o = 1.01 / (rho_o + 0.01)."""
-
-    elementwise = False
-
-    def __call__(self, v: Tensor, tau: Any) -> Tensor:
-        """Return the weight."""
-        soft = SoftThreshold()(v, tau)
-        if v.ndim < 2:
-            return soft
-        norm = v.abs().flatten(1).sum(dim=1)
-        left = (v.abs() * (v.abs() > tau)).flatten(1).sum(dim=1) / norm.clamp(min=1e-30)
-        return soft * (1.01 / (left + 0.01)).view(-1, *[1] * (v.ndim - 1))
-
-
 class Variants(GRDA):
     """GRDA with the rules of this page too."""
 
@@ -101,7 +86,6 @@ class Variants(GRDA):
         "scad": Scad(),
         "garrote": Garrote(),
         "half": HalfPower(),
-        "rescaled": Rescaled(),
     }
 
 

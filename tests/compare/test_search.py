@@ -152,7 +152,7 @@ def test_a_group_shares_all_settings_but_the_strength():
     assert told.corrected(tried, 0.98, [tried]) == replace(tried.candidate, target=0.98)
 
 
-@pytest.mark.parametrize(("method", "mu"), [("grda", 0.6), ("grda-l0", 1.0)])
+@pytest.mark.parametrize(("method", "mu"), [("grda", 0.6), ("grda-l0", 1.0), ("grda-rescaled", 1.0)])
 def test_a_longer_run_ends_at_the_threshold_that_was_tried(method, mu):
     """The threshold grows as c n^mu: without a correction the run on all images would be the sparser."""
     space = Space(method, replace(BASE, mu=mu))

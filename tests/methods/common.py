@@ -28,6 +28,7 @@ CHANGES = {
     "adabreg": {"l1": 0.02, "density": 0.1, "lr": 0.005},
     "grda": {"c": 0.03, "mu": 0.7},
     "grda-l0": {"c": 0.2},
+    "grda-rescaled": {"c": 0.2},
 }
 NAMES = list(METHODS)
 PRUNING = [name for name in NAMES if name not in ("sgd", "small-dense")]

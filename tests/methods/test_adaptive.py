@@ -65,7 +65,7 @@ def test_without_threshold_grda_is_the_dense_network_with_adamw():
         torch.testing.assert_close(weight, weights[1][name], rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["sgd", "gradual", "rigl", "st3", "l0", "grda", "grda-l0"])
+@pytest.mark.parametrize("name", ["sgd", "gradual", "rigl", "st3", "l0", "grda", "grda-l0", "grda-rescaled"])
 def test_attention_can_be_pruned(name):
     model = create_model("vit1x16p4", num_classes=3, in_channels=1, image_size=8)
     inputs, labels = torch.randn(12, 1, 8, 8), torch.arange(12) % 3

@@ -260,7 +260,9 @@ def test_facts_and_settings_are_complete(name):
 
 COSTS = {
     (3, 0): ("sgd", "small-dense", "l0"),
-    (1, 2): ("grda", "grda-l0", "st3", "l1", "rda", "linbreg", "adabreg"),  # gradient of the weights: dense
+    (1, 2): (  # gradient of the weights: dense
+        *("grda", "grda-l0", "grda-rescaled", "st3", "l1", "rda", "linbreg", "adabreg"),
+    ),
     (0, 3): (  # nothing that is pruned is multiplied
         *("magnitude", "directional", "gradual", "gradual-uniform", "gradual-erk", "random", "snip"),
         *("set", "rigl", "acdc", "str"),

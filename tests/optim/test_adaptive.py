@@ -26,6 +26,7 @@ PROXES = {
     "l1": numpy_grda.soft_threshold,
     "l0": numpy_grda.hard_threshold,
     "group": numpy_grda.group_soft_threshold,
+    "rescaled": numpy_grda.rescaled_soft_threshold,
 }
 
 

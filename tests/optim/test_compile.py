@@ -86,8 +86,15 @@ def function(backend: Any) -> StepOf:
 @pytest.mark.parametrize("how", [method, function])
 @pytest.mark.parametrize(
     "options",
-    [{}, OPTIONS["all"], {"capturable": True}, {"penalty": "l0"}, {"penalty": "group"}],
-    ids=["plain", "all", "capturable", "l0", "group"],
+    [
+        {},
+        OPTIONS["all"],
+        {"capturable": True},
+        {"penalty": "l0"},
+        {"penalty": "group"},
+        {"penalty": "rescaled"},
+    ],
+    ids=["plain", "all", "capturable", "l0", "group", "rescaled"],
 )
 def test_a_compiled_step_equals_an_eager_one(options: dict[str, Any], how: Callable[[Any], StepOf]) -> None:
     compare(how("aot_eager"), torch.float64, torch.tensor, **options)

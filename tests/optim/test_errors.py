@@ -40,8 +40,9 @@ ERRORS = [
     ErrorCase("momentum", HyperparameterError, "momentum must be .* got -0.5", {"momentum": -0.5}),
     ErrorCase("weight decay", HyperparameterError, "weight_decay must be", {"weight_decay": -0.5}),
     ErrorCase("nesterov alone", HyperparameterError, "nesterov needs momentum > 0", {"nesterov": True}),
-    ErrorCase("penalty", HyperparameterError, "must be 'l1' or 'l0' or 'group', got 'l2'", {"penalty": "l2"}),
+    ErrorCase("penalty", HyperparameterError, "'group' or 'rescaled', got 'l2'", {"penalty": "l2"}),
     ErrorCase("kernel", HyperparameterError, "no fused kernel", {"penalty": "group", "fused": True}),
+    ErrorCase("no kernel", HyperparameterError, "no fused kernel", {"penalty": "rescaled", "fused": True}),
     ErrorCase("cliques", HyperparameterError, "foreach=False", {"foreach": True, "differentiable": True}),
     ErrorCase(
         "group option", HyperparameterError, "mu must be", params=lambda: [{"params": [ones(2)], "mu": 2.0}]

@@ -57,6 +57,17 @@ def group_soft_threshold(v: Array, tau: float) -> Array:
     return result
 
 
+def rescaled_soft_threshold(v: Array, tau: float) -> Array:
+    """Soft, times 1.01 / (rho + 0.01) for each row, rho the part of its l1 norm above tau."""
+    result = soft_threshold(v, tau)
+    if v.ndim < 2:
+        return result
+    for row, out in zip(v, result, strict=True):
+        size = np.abs(row)
+        out *= 1.01 / (np.sum(size[size > tau]) / np.sum(size) + 0.01)
+    return result
+
+
 def mean(values: Sequence[Array] | Array, beta: float) -> Array:
     """Mean with weights beta^age, the last value being of age 0."""
     ages = np.arange(len(values))[::-1]

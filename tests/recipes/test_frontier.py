@@ -45,18 +45,6 @@ def test_a_rule_is_zero_within_the_threshold_and_alone_there(name):
     assert torch.equal(rule(values, 0.0), values)
 
 
-def test_rescaling_gives_each_unit_its_norm_back():
-    """The l1 norm of a unit is that of its accumulator, up to the 1 % that keeps the factor finite."""
-    v = torch.tensor([[3.0, -1.0, 0.5], [0.9, -0.2, 0.1]], dtype=torch.float64)
-    weight = Variants.threshold_rules["rescaled"](v, 0.7)
-    # Of the first 4 of 4.5 are left, 2.6 after the soft threshold; of the second .9 of 1.2, and .2.
-    factors = [1.01 / (4 / 4.5 + 0.01), 1.01 / (0.9 / 1.2 + 0.01)]
-    expected = [[2.3 * factors[0], -0.3 * factors[0], 0.0], [0.2 * factors[1], 0.0, 0.0]]
-    np.testing.assert_allclose(weight, expected, rtol=1e-12)
-    alone = Variants.threshold_rules["rescaled"](v[0], 0.7)  # no unit has a norm to give back
-    np.testing.assert_allclose(alone, [2.3, -0.3, 0.0])
-
-
 def test_strengths_are_steered_to_the_sparsity():
     def sparsity(c):
         return 1 / (1 + math.exp(-3 * math.log(c / 2e-3)))

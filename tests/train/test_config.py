@@ -17,7 +17,7 @@ BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
         ("c", float("nan"), "--c must be"),
         ("mu", 0.0, r"--mu must be in \(0, 1\], got 0.0"),
         ("mu", 1.5, "--mu must be"),
-        ("penalty", "l2", "--penalty must be one of l1, l0, group, got l2"),
+        ("penalty", "l2", "--penalty must be one of l1, l0, group, rescaled, got l2"),
         ("lr", -0.1, "--lr must be"),
         ("lr", float("inf"), "--lr must be"),
         ("lr", 1e39, "--lr must be"),

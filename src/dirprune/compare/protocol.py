@@ -76,7 +76,7 @@ class Protocol:
         if "grda" in self.methods and self.config.penalty != "l1":
             raise UsageError(
                 f"grda is compared as published, with --penalty l1, not {self.config.penalty}: "
-                "grda-l0 is a method of its own"
+                "grda-l0 and grda-rescaled are methods of their own"
             )
         if self.config.sparsity is not None or self.config.settings:
             raise UsageError("--sparsity and --settings are searched here: leave them out")

@@ -248,11 +248,68 @@ class GroupSoftThreshold:
         return shares.clamp(max=1)
 
 
+@dataclass(frozen=True)
+class RescaledSoftThreshold:
+    r"""Soft threshold, and each output channel given back the l1 norm that its zeros took.
+
+    .. math::
+        w_j = a_o S(v, \tau)_j, \qquad a_o = \frac{1 + \epsilon}{\rho_o + \epsilon}, \qquad
+        \rho_o = \frac{\sum_{j \in o} |v_j| \, [\, |v_j| > \tau \,]}{\sum_{j \in o} |v_j|}
+
+    with o what stands at one index of the first dimension, and epsilon = 0.01, so that a channel that has
+    lost nearly all is not scaled up without bound. A weight is zero for the same accumulators as by
+    :class:`SoftThreshold`; the factor makes up for part of the bias of those that survive. Tensors of fewer
+    than two dimensions are not scaled. No penalty has this proximal map.
+
+    Example:
+        >>> RescaledSoftThreshold()(torch.tensor([[3.0, 1.0], [3.0, 0.0]]), 1.0)
+        tensor([[2.6579, 0.0000],
+                [2.0000, 0.0000]])
+
+    References:
+        Vanderschueren and De Vleeschouwer 2023, "Are straight-through gradients and soft-thresholding all you
+        need for sparse training?", section 3: the factor, for a threshold that is set by a wanted sparsity.
+    """
+
+    elementwise: ClassVar[bool] = False
+
+    def __call__(self, accumulator: Tensor, threshold: Any) -> Tensor:
+        """Return the weight, of the shape and dtype of ``accumulator``; a row that is not finite stays so."""
+        soft = _ELEMENTWISE(accumulator, threshold)
+        return soft if accumulator.ndim < 2 else soft * self._factor(accumulator, threshold)
+
+    def write(self, accumulator: Tensor, threshold: Any, weight: Tensor) -> None:
+        """Write the same weight into ``weight``."""
+        if _is_zero(threshold):
+            weight.copy_(accumulator)
+        else:
+            weight.copy_(self(accumulator, threshold))
+
+    def foreach_write(self, accumulators: list[Tensor], thresholds: list[Any], weights: list[Tensor]) -> None:
+        """Write many weights: one by one, for torch has no norms of rows over lists."""
+        for accumulator, threshold, weight in zip(accumulators, thresholds, weights, strict=True):
+            self.write(accumulator, threshold, weight)
+
+    @staticmethod
+    def _factor(accumulator: Tensor, threshold: Any) -> Tensor:
+        """Return a_o of each row, [rows, 1, ...]."""
+        magnitude, within_row = accumulator.abs(), tuple(range(1, accumulator.ndim))
+        whole = magnitude.sum(within_row, keepdim=True).clamp(min=torch.finfo(magnitude.dtype).tiny)
+        left = magnitude.masked_fill(magnitude <= threshold, 0).sum(within_row, keepdim=True) / whole
+        return (1 + _DAMPING) / (left + _DAMPING)
+
+
+_DAMPING = 0.01
 _ELEMENTWISE = SoftThreshold()
 
-Penalty = Literal["l1", "l0", "group"]
-RULES: dict[str, ThresholdRule] = {"l1": _ELEMENTWISE, "l0": HardThreshold(), "group": GroupSoftThreshold()}
-"""Rules by the penalty whose proximal map they are: :data:`Penalty`."""
+Penalty = Literal["l1", "l0", "group", "rescaled"]
+RULES: dict[str, ThresholdRule] = {
+    "l1": _ELEMENTWISE,
+    "l0": HardThreshold(),
+    "group": GroupSoftThreshold(),
+    "rescaled": RescaledSoftThreshold(),
+}
+"""Rules by name: :data:`Penalty`; but for the last, of the penalty whose proximal map they are."""
 
 
 def _is_zero(threshold: Any) -> bool:

@@ -21,7 +21,7 @@ class GrdaSettings:
     """Exponent of its growth (the paper: 0.4 to 0.7)."""
     penalty: Penalty = "l1"
     """"l1": single weights become zero (the paper); "l0": they do, the others keep their size; "group": whole
-    output channels."""
+    output channels; "rescaled": single weights, and each output channel keeps its l1 norm."""
 
     def __post_init__(self) -> None:
         require(self, c=(0, None), mu=(1e-6, 1))
@@ -35,7 +35,8 @@ class Grda(Method[GrdaSettings]):
     .. math:: v_{n+1} = v_n - \gamma \nabla f(w_n), \quad w_{n+1} = S(v_{n+1}, c \gamma^{\mu + 1/2} (n+1)^\mu)
 
     With the group penalty S acts on whole channels, by :class:`~dirprune.core.threshold.GroupSoftThreshold`;
-    with l0 the hard threshold is in its place, :class:`~dirprune.core.threshold.HardThreshold`.
+    with l0 the hard threshold is in its place, :class:`~dirprune.core.threshold.HardThreshold`; rescaled is
+    :class:`~dirprune.core.threshold.RescaledSoftThreshold`.
 
     References:
         Chao, Wang, Xing, Cheng 2020, "Directional pruning of deep neural networks", section 3.
@@ -88,4 +89,24 @@ class GrdaL0(Grda):
         strength="c",
         # As above, mu = 1.
         search=(Search("c", 7e-5, 2e-3, momentum_power=-1.5, lr_power=-1, steps_power=-1),),
+    )
+
+
+class GrdaRescaled(Grda):
+    r"""gRDA that gives each output channel its l1 norm back; the threshold grows as that of grda-l0.
+
+    .. math:: w_n = a \odot S(v_n, \tau_n), \qquad \tau_n = c \sum_{i<n} \gamma_i^{3/2} \quad (\mu = 1)
+
+    with a the factors of ST-3, which sets tau by a wanted sparsity where here it grows with the rates.
+
+    References:
+        Chao et al. 2020, section 3; Vanderschueren and De Vleeschouwer 2023, "Are straight-through gradients
+        and soft-thresholding all you need for sparse training?", section 3.
+    """
+
+    facts = Facts(
+        title="gRDA, rescaled",
+        paper="after Chao et al. 2020, and Vanderschueren and De Vleeschouwer 2023, ST-3, 2212.01076",
+        strength="c",
+        search=GrdaL0.facts.search,
     )

@@ -7,11 +7,9 @@ from torch import Tensor, nn
 
 from dirprune.core.masks import kth_smallest
 from dirprune.core.schedules import Cubic
-from dirprune.core.threshold import SoftThreshold
+from dirprune.core.threshold import RescaledSoftThreshold, SoftThreshold
 from dirprune.methods.base import DENSE_GRADIENT_WORK, Facts, Search, Work, require, wide
 from dirprune.methods.parametrised import Parametrised
-
-_DAMPING = 0.01  # a unit that has lost nearly everything is not scaled up without bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +34,14 @@ class SoftTopK(nn.Module):
 
     def __init__(self, weight: Tensor, rescale: bool) -> None:
         super().__init__()
-        self.rescale = rescale and weight.ndim > 1
+        self.rescale = rescale
         self.register_buffer("threshold", torch.zeros((), dtype=wide(weight), device=weight.device))
 
     def forward(self, v: Tensor) -> Tensor:
         """Return the weight."""
         with torch.no_grad():
-            full = v.to(self.threshold.dtype)
-            sparse = SoftThreshold()(full, self.threshold)
-            if self.rescale:
-                sparse *= _scale(full, self.threshold)
+            rule = RescaledSoftThreshold() if self.rescale else SoftThreshold()
+            sparse = rule(v.to(self.threshold.dtype), self.threshold)
         return sparse.to(v.dtype) + (v - v.detach())  # the bracket is zero; its gradient is one
 
 
@@ -90,11 +86,3 @@ class ST3(Parametrised[St3Settings]):
     def work(self, step: int) -> Work:  # noqa: ARG002
         """Return the gradient of the weights as dense."""
         return DENSE_GRADIENT_WORK
-
-
-def _scale(v: Tensor, threshold: Tensor) -> Tensor:
-    """Return a_o of each output unit, the first dimension."""
-    magnitude = v.abs().flatten(1)
-    whole = magnitude.sum(dim=1).clamp(min=torch.finfo(v.dtype).tiny)
-    left = (magnitude * (magnitude > threshold)).sum(dim=1) / whole
-    return ((1 + _DAMPING) / (left + _DAMPING)).view(-1, *[1] * (v.ndim - 1))

@@ -52,8 +52,10 @@ class GRDA(Optimizer):
             the others keep their size, by :class:`~dirprune.core.threshold.HardThreshold`. ``"group"``:
             output channels do, each as a whole, by :class:`~dirprune.core.threshold.GroupSoftThreshold`, so
             that :func:`dirprune.export.slim` leaves a network that is smaller and faster where dense ones
-            run; a sharded parameter must be so along dimension 0, as FSDP2 does it. ``c`` and ``mu`` mean
-            the same for all; the fused kernels take l1 and l0, not group.
+            run. ``"rescaled"``: single weights do, and each output channel has its l1 norm back, by
+            :class:`~dirprune.core.threshold.RescaledSoftThreshold`. ``c`` and ``mu`` mean the same for all.
+            For the last two, which look at whole channels, a sharded parameter must be so along dimension 0,
+            as FSDP2 does it, and there is no fused kernel.
         momentum: beta, >= 0.
         nesterov: Nesterov's form of the momentum.
         beta2: Decay of Adam's mean of squared gradients, 0 <= beta2 < 1; 0: none, as above. With it the step

@@ -1,0 +1,123 @@
+"""GRDA that gives output channels their l1 norm back, on every path."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dirprune.core.threshold import RescaledSoftThreshold, SoftThreshold
+from dirprune.optim import GRDA
+from tests.optim.common import DTYPES, OPTIONS, assert_same, parameters, same_bits, train
+from tests.oracles import numpy_grda
+
+RULE = RescaledSoftThreshold()
+
+
+def rescaled(params, **options) -> GRDA:
+    return GRDA(params, **{"lr": 0.1, "c": 4.0, "penalty": "rescaled", **options})
+
+
+def zeros(optimizer: GRDA) -> float:
+    weights = torch.cat([p.detach().flatten() for p in optimizer.param_groups[0]["params"]])
+    return (weights == 0).double().mean().item()
+
+
+def test_each_channel_has_its_norm_back() -> None:
+    """Of the first 4 of 4.5 are left, 2.6 after the soft threshold; of the second 0.9 of 1.2, and 0.2."""
+    v = torch.tensor([[3.0, -1.0, 0.5], [0.9, -0.2, 0.1], [0.1, 0.2, 0.0]], dtype=torch.float64)
+    factors = [1.01 / (4 / 4.5 + 0.01), 1.01 / (0.9 / 1.2 + 0.01)]
+    expected = [[2.3 * factors[0], -0.3 * factors[0], 0.0], [0.2 * factors[1], 0.0, 0.0], [0.0] * 3]
+    np.testing.assert_allclose(RULE(v, 0.7), expected, rtol=1e-12)
+    np.testing.assert_allclose(RULE(v.view(3, 1, 3), torch.tensor(0.7)).view(3, 3), expected, rtol=1e-7)
+    np.testing.assert_allclose(RULE(v[0], 0.7), [2.3, -0.3, 0.0])  # fewer than two dimensions: soft
+
+
+def test_the_zeros_are_those_of_the_soft_threshold_and_positive() -> None:
+    v = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+    v[3] = 0
+    for tau in (0.0, 0.5, 2.0, 9.0):
+        weight = RULE(v, tau)
+        assert torch.equal(weight == 0, SoftThreshold()(v, tau) == 0)
+        assert not torch.signbit(weight[weight == 0]).any()
+        assert weight.isfinite().all()
+    assert torch.equal(RULE(v, 0.0), v)
+    v[1, 1] = torch.nan
+    assert RULE(v, 0.5)[1].isnan().all()
+    assert RULE(v, 0.5)[2].isfinite().all()
+
+
+@pytest.mark.parametrize("foreach", [None, False, True])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_equals_the_oracle(name: str, foreach: bool | None) -> None:
+    rng = np.random.default_rng(0)
+    start, target = (rng.normal(size=(6, 2, 3)) for _ in range(2))
+    rates = [0.1] * 20 + [0.03] * 20
+    expected = numpy_grda.grda(
+        start,
+        lambda n, w: (w - target) * (1 + n % 3),
+        rates,
+        0.4,
+        0.6,
+        prox=numpy_grda.rescaled_soft_threshold,
+        **OPTIONS[name],
+    )
+    w = nn.Parameter(torch.from_numpy(start.copy()))
+    optimizer = rescaled([w], c=0.4, foreach=foreach, **OPTIONS[name])
+    for n, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"] = rate
+        w.grad = (w.detach() - torch.from_numpy(target)) * (1 + n % 3)
+        optimizer.step()
+        np.testing.assert_allclose(w.detach(), expected.weights[n], rtol=1e-10, atol=1e-11)
+    if not OPTIONS[name].get("maximize"):
+        assert 0 < zeros(optimizer) < 1
+
+
+@pytest.mark.parametrize("foreach", [None, False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_c_zero_is_sgd_to_the_bit(dtype: torch.dtype, foreach: bool | None) -> None:
+    ours, theirs = parameters(dtype), parameters(dtype)
+    optimizer = rescaled(ours, c=0.0, foreach=foreach, **OPTIONS["all"])
+    sgd = torch.optim.SGD(theirs, lr=0.1, foreach=False, **OPTIONS["all"])
+    for each in (optimizer, sgd):
+        train(each, steps=10)
+    assert all(same_bits(p, q) for p, q in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lists_equal_one_by_one_to_the_bit(dtype: torch.dtype) -> None:
+    pair = [rescaled(parameters(dtype), foreach=foreach, **OPTIONS["nesterov"]) for foreach in (False, True)]
+    for n in range(20):
+        for optimizer in pair:
+            train(optimizer, steps=1, first=n)
+        assert_same(*pair)
+    assert 0.1 < zeros(pair[0]) < 1
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_capturable_equals_the_usual_path(foreach: bool) -> None:
+    usual = rescaled(parameters(torch.float64), **OPTIONS["all"])
+    on_device = rescaled(parameters(torch.float64), capturable=True, foreach=foreach, **OPTIONS["all"])
+    for n in range(20):
+        for optimizer in (usual, on_device):
+            train(optimizer, steps=1, first=n)
+        for p, q in zip(usual.param_groups[0]["params"], on_device.param_groups[0]["params"], strict=True):
+            torch.testing.assert_close(q, p, rtol=1e-12, atol=1e-12)
+    assert zeros(usual) > 0
+
+
+def test_pieces_never_cut_a_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for piece in (10, 10**9):
+        monkeypatch.setattr("dirprune.optim.update._PIECE", piece)
+        generator = torch.Generator().manual_seed(0)
+        params = [
+            nn.Parameter(torch.randn(s, generator=generator))
+            for s in [(12, 3, 2, 2), (9, 4), (2, 100), (40,)]
+        ]
+        params[0].data = params[0].data.contiguous(memory_format=torch.channels_last)
+        optimizer = rescaled(params, foreach=False, **OPTIONS["all"])
+        train(optimizer, steps=12)
+        results.append(optimizer)
+    assert 0.1 < zeros(results[0]) < 1
+    for p, q in zip(*(optimizer.param_groups[0]["params"] for optimizer in results), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
