@@ -77,7 +77,7 @@ PARTS = {
         ("--model", "lenet-300-100", "--precision", "bf16", "--seed", "30", *MOMENTUM),
         methods=("sgd", "gradual", "gradual-erk", "st3", "grda", "grda-l0", "grda-rescaled"),
         seeds=5,
-        reference="grda-rescaled",
+        reference="grda-l0",
     ),
     "lenet5": Part("lenet5-fashion_mnist", 5, 6, ("--precision", "bf16", "--channels-last")),
     "wrn10x1": Part(

@@ -308,6 +308,7 @@ _GENERATED = {
         "frontier": _frontier,
         "judged": partial(_judged, "strongest"),
         "judged-momentum": partial(_judged, "momentum"),
+        "judged-rescaled": partial(_judged, "rescaled"),
         "readings": _readings,
     },
     "evidence.md": {"theorem": _theorem, "cost": _cost, "pairs": _pairs},
