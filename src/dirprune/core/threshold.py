@@ -1,6 +1,7 @@
 """The threshold of gRDA over time, and the rules that take the accumulator to the weight."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -131,8 +132,21 @@ class SoftThreshold:
         torch._foreach_copy_(weights, torch._foreach_sub(accumulators, clamped))
 
 
+class _OneByOne(ABC):
+    """Writes many weights one by one: torch has neither hard thresholds nor norms of rows over lists."""
+
+    @abstractmethod
+    def write(self, accumulator: Tensor, threshold: Any, weight: Tensor) -> None:
+        """Write one weight."""
+
+    def foreach_write(self, accumulators: list[Tensor], thresholds: list[Any], weights: list[Tensor]) -> None:
+        """Write many weights."""
+        for accumulator, threshold, weight in zip(accumulators, thresholds, weights, strict=True):
+            self.write(accumulator, threshold, weight)
+
+
 @dataclass(frozen=True)
-class HardThreshold:
+class HardThreshold(_OneByOne):
     r"""Hard threshold, the proximal map of the l0 count.
 
     .. math::
@@ -174,14 +188,9 @@ class HardThreshold:
         else:
             weight.copy_(self(accumulator, threshold))
 
-    def foreach_write(self, accumulators: list[Tensor], thresholds: list[Any], weights: list[Tensor]) -> None:
-        """Write many weights: one by one, for torch has no hard threshold over lists."""
-        for accumulator, threshold, weight in zip(accumulators, thresholds, weights, strict=True):
-            self.write(accumulator, threshold, weight)
-
 
 @dataclass(frozen=True)
-class GroupSoftThreshold:
+class GroupSoftThreshold(_OneByOne):
     r"""Soft threshold of whole output channels, the proximal map of the group lasso.
 
     .. math::
@@ -231,11 +240,6 @@ class GroupSoftThreshold:
         else:
             weight.copy_(self(accumulator, threshold))
 
-    def foreach_write(self, accumulators: list[Tensor], thresholds: list[Any], weights: list[Tensor]) -> None:
-        """Write many weights: one by one, for torch has no norms of rows over lists."""
-        for accumulator, threshold, weight in zip(accumulators, thresholds, weights, strict=True):
-            self.write(accumulator, threshold, weight)
-
     @staticmethod
     def _taken(accumulator: Tensor, threshold: Any) -> Tensor:
         """Share of each row that the threshold takes: min(tau sqrt(|g|) / norm, 1), [rows, 1, ...].
@@ -249,7 +253,7 @@ class GroupSoftThreshold:
 
 
 @dataclass(frozen=True)
-class RescaledSoftThreshold:
+class RescaledSoftThreshold(_OneByOne):
     r"""Soft threshold, and each output channel given back the l1 norm that its zeros took.
 
     .. math::
@@ -284,11 +288,6 @@ class RescaledSoftThreshold:
             weight.copy_(accumulator)
         else:
             weight.copy_(self(accumulator, threshold))
-
-    def foreach_write(self, accumulators: list[Tensor], thresholds: list[Any], weights: list[Tensor]) -> None:
-        """Write many weights: one by one, for torch has no norms of rows over lists."""
-        for accumulator, threshold, weight in zip(accumulators, thresholds, weights, strict=True):
-            self.write(accumulator, threshold, weight)
 
     @staticmethod
     def _factor(accumulator: Tensor, threshold: Any) -> Tensor:

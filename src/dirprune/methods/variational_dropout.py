@@ -150,7 +150,7 @@ def _add_noise(gaussian: GaussianWeight, layer: Any, inputs: tuple[Tensor], outp
 
 
 def _normal_like(tensor: Tensor) -> Tensor:
-    """Draw from N(0, 1) in the layout of a tensor; torch draws nine times as fast into a plain row."""
+    """Draw from N(0, 1) in the layout of a tensor; torch is slow at any but a plain row."""
     noise = torch.empty_like(tensor)
     noise.as_strided((noise.numel(),), (1,)).normal_()  # empty_like leaves no gaps, whatever the layout
     return noise
