@@ -50,6 +50,17 @@ def test_methods_that_cannot_prune_the_network_are_left_out_unless_they_are_name
         assert reason in capsys.readouterr().err
 
 
+def test_a_network_of_one_width_has_no_small_dense_form(capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr("dirprune.cli.compare._expectation", lambda protocol, _: seen.append(protocol) or "")
+    words = ["compare", "resnet50-imagenet", "--dry-run", "--precision", "no"]
+    assert main(words) == 0
+    assert "small-dense" not in seen[0].methods
+    assert "gradual" in seen[0].methods
+    assert main([*words, "--methods", "sgd", "small-dense"]) == 2
+    assert "small-dense needs narrower networks of this kind: resnet50" in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(tmp_path, capsys):
     assert main(["compare", "digits", "--dry-run", "--threads", "1", "--out", str(tmp_path)]) == 0
     assert "or more in all" in capsys.readouterr().out

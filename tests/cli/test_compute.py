@@ -11,7 +11,7 @@ from dirprune.cli import compute, main
 from dirprune.errors import UsageError
 from dirprune.recipes import get_recipe
 from dirprune.runs import find_runs
-from dirprune.train import TrainConfig, build
+from dirprune.train import Execution, TrainConfig, build
 from dirprune.train.environment import bf16_hardware
 
 QUICK = [
@@ -121,6 +121,51 @@ def test_a_dry_run_writes_nothing(machine, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_step_is_timed_on_what_a_process_takes_at_once_and_on_less_where_memory_ends(tmp_path):
+    tried = []
+
+    def measure(images):
+        tried.append(images)
+        if images > 10:
+            raise compute.torch.OutOfMemoryError
+        return images
+
+    assert compute._timed(measure, 32) == 8
+    assert tried == [32, 16, 8]
+    with pytest.raises(compute.torch.OutOfMemoryError):
+        compute._timed(lambda images: measure(images + 10), 4)
+
+
+@pytest.mark.parametrize(("accumulation", "images"), [(1, 8), (16, 2)])
+def test_accumulation_leaves_fewer_images_at_once(accumulation, images, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(compute, "_timed", lambda _, images: seen.append(images) or 1 / 0)
+    asked = replace(get_recipe("digits"), compute="auto")
+    with pytest.raises(ZeroDivisionError):
+        compute.choose(asked, lambda _: tmp_path, [], execution=Execution(accumulation=accumulation))
+    assert seen == [images]
+
+
+@pytest.mark.parametrize("command", ["tune", "compare"])
+def test_tune_and_compare_compute_as_train_does(command, machine, monkeypatch, tmp_path, capsys):
+    """What they train in short is what the line they print will train."""
+    machine(FAST)
+    recipe = replace(get_recipe("digits"), compute="auto")
+    monkeypatch.setattr(f"dirprune.cli.{command}.get_recipe", lambda _: recipe)
+    options = {
+        "tune": ["--target-sparsity", "0.5", "--trial-epochs", "4"],
+        "compare": ["--methods", "grda", "--sparsities", "0.5", "--trials", "1", "--seeds", "1"],
+    }
+    words = [command, "digits", "--epochs", "4", "--threads", "1", "--jobs", "1", *options[command]]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "computes in bf16, channels_last: the fastest here" in said
+    runs = [json.loads(path.read_text()) for path in tmp_path.rglob("config.json")]
+    assert {(run["precision"], run["channels_last"]) for run in runs} == {("bf16", True)}
+    if command == "tune":
+        assert "--precision bf16 --channels-last" in said.replace("\n", " ")
+
+
 def test_a_damaged_record_is_one_line(machine, tmp_path, capsys):
     (tmp_path / "runs" / "digits-epochs1").mkdir(parents=True)
     (tmp_path / "runs" / "digits-epochs1" / "compute.json").write_text("{")
@@ -139,7 +184,7 @@ def test_this_machine_is_timed_as_it_is(monkeypatch, tmp_path):
             *given, **options
         ),
     )  # fmt: skip
-    chosen, notes = compute.choose(asked, recipe, [], tmp_path)
+    chosen, notes = compute.choose(asked, lambda config: tmp_path / config.experiment_name(recipe.config), [])
     (record,) = tmp_path.glob("*/compute.json")
     held = json.loads(record.read_text())
     assert record.parent.name == chosen.config.experiment_name(recipe.config)

@@ -27,7 +27,6 @@ BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
         ("batch_size", 0, "--batch-size must be >= 1, got 0"),
         ("epochs", 0, "--epochs must be"),
         ("width", 0.0, "--width must be"),
-        ("schedule_epochs", 99, "--schedule-epochs must be >= --epochs, got 99"),
         ("crop_padding", -1, "--crop-padding must be"),
         ("mean", (0.1, 0.2), "--mean must be as long as --std"),
         ("std", (0.0,), "--std must be > 0"),
@@ -38,6 +37,12 @@ BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
 def test_refused_values(field, value, message):
     with pytest.raises(UsageError, match=message):
         replace(BASE, **{field: value})
+
+
+def test_a_schedule_is_at_least_as_long_as_the_training_and_a_constant_one_has_no_end():
+    with pytest.raises(UsageError, match="--schedule-epochs must be at least --epochs, which is 100, got 99"):
+        replace(BASE, schedule="half-linear", schedule_epochs=99)
+    assert replace(BASE, schedule_epochs=99).rate_factor(100) == 1
 
 
 def test_runs_of_an_experiment_are_paired_by_seed():

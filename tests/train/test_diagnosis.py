@@ -1,6 +1,7 @@
 """Each warning comes when its condition is made to hold, and not otherwise."""
 
 import gc
+import time
 import weakref
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from dirprune.core.sparsity import LayerSparsity, SparsityReport
-from dirprune.data import load_dataset
+from dirprune.data import Batches, load_dataset
 from dirprune.methods import create_method
 from dirprune.runs import RunFolder
 from dirprune.train import Diagnosis, Run, TrainConfig, Trainer
@@ -106,6 +107,47 @@ def test_a_collapse_is_a_fall_below_half_of_the_best(watch):
     assert "39.00 % from 80.00 %" in said[0]
 
 
+def test_with_many_classes_a_low_accuracy_can_collapse_too(watch):
+    config = TrainConfig(recipe="", dataset="cifar100", model="wrn10x1")
+    diagnosis, folder, _ = watch(network(), config)
+    for accuracy in (0.015, 0.005):  # chance is 0.01
+        diagnosis.on_epoch({"test_accuracy": accuracy}, HEALTHY)
+    assert kinds(folder) == []
+    for accuracy in (0.15, 0.01):
+        diagnosis.on_epoch({"test_accuracy": accuracy}, HEALTHY)
+    assert kinds(folder) == [("collapse", "")]
+
+
+@pytest.mark.parametrize(
+    ("training", "waiting", "expected"), [(100.0, 9.0, 0), (100.0, 11.0, 1), (5.0, 4.0, 0)]
+)
+def test_training_that_waits_for_its_images_is_told_what_to_do(watch, training, waiting, expected):
+    diagnosis, folder, said = watch(network())
+    timing = {"epoch": 1, "train_seconds": training, "input_seconds": waiting}
+    folder.append_epoch({"epoch": 1, "test_accuracy": 0.9}, timing)
+    diagnosis.on_epoch({"test_accuracy": 0.9}, HEALTHY)
+    assert kinds(folder) == [("slow input", "")] * expected
+    if expected:
+        assert "11 % of the training time" in said[0]
+        assert "--workers" in said[0]
+
+
+def test_the_time_that_a_run_waits_for_images_is_recorded(tmp_path, monkeypatch):
+    digits = load_dataset("digits")
+    at_once = Batches.epoch
+
+    def slowly(self, *position):
+        for batch in at_once(self, *position):
+            time.sleep(0.02)
+            yield batch
+
+    monkeypatch.setattr(Batches, "epoch", slowly)
+    config = TrainConfig(recipe="", dataset="digits", model="lenet-300-100", epochs=1)
+    Trainer(config, digits, folder := RunFolder(tmp_path)).run()
+    (timing,) = folder.timing()
+    assert 0.02 * 12 <= timing["input_seconds"] <= timing["train_seconds"]
+
+
 def test_thresholded_normalisation_is_told_and_plain_sgd_is_not_bothered(watch):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     _, folder, _ = watch(model, c=0.0)
@@ -129,6 +171,8 @@ def test_normalisation_that_stays_dense_needs_no_warning(watch):
         ("half-linear", (), None),
         ("cosine", (), "lowers the rate in epoch 2"),
         ("StepLR", ("step_size=3",), "lowers the rate in epoch 4"),
+        ("MultiStepLR", ("milestones=[6,8]",), "in steps, in epochs 7 and 9 of 10"),
+        ("MultiStepLR", ("milestones=[6]",), None),
         ("LinearLR", ("start_factor=0.1",), "raises the rate in epoch 2"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_scheduler_of_torch_gives_the_rates_that_it_gives_in_a_loop(name, argu
         ("StepLR", (), "step_size"),
         ("StepLR", ("step_size",), "name=value"),
         ("StepLR", ("step_size=__import__('os')",), "name=value"),
-        ("ReduceLROnPlateau", (), "unknown schedule"),
+        ("ReduceLROnPlateau", (), "takes functions, schedulers or measurements"),
         ("constant", ("gamma=1",), "takes none"),
         ("ExponentialLR", ("gamma='a'",), "fails after epoch 1"),
     ],

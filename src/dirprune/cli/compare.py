@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from dirprune.cli.arguments import at_least_one, in_a_folder, parse
+from dirprune.cli.compute import choose
 from dirprune.cli.train import recipe_list
 from dirprune.compare import Comparison, Protocol
 from dirprune.data import load_dataset
@@ -17,7 +18,7 @@ from dirprune.methods import METHODS
 from dirprune.recipes import get_recipe
 from dirprune.report import print_comparison, read_comparison, wording, write_report, write_results
 from dirprune.train import Execution, TrainConfig, describe_environment, estimate, fitting, shape_of
-from dirprune.train.build import build_model
+from dirprune.train.build import build_model, model_arguments
 from dirprune.train.ranks import processes
 from dirprune.tune.trials import Bench
 
@@ -87,6 +88,20 @@ def compare(arguments: list[str]) -> int:
         reference=options.reference,
     )
     console = Console()
+
+    def folder_of(chosen: TrainConfig) -> Path:
+        return options.out / f"compare-{chosen.experiment_name(config)}"
+
+    with console.status("timing a step"):
+        experiment, notes = choose(
+            replace(recipe, config=options.config, threads=options.threads),
+            folder_of,
+            rest,
+            keep=not options.dry_run,
+        )
+    protocol = replace(protocol, config=experiment.config)
+    for note in notes:
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
     for sentence in [*protocol.words(), _expectation(protocol, options)]:
         console.print(sentence, highlight=False, markup=False)
     if options.dry_run:
@@ -94,7 +109,7 @@ def compare(arguments: list[str]) -> int:
     command = shlex.join(["dirprune", "compare", *arguments])
     with console.status(f"reading {options.config.dataset}"):
         dataset = load_dataset(options.config.dataset, options.data_dir)
-    folder = options.out / f"compare-{options.config.experiment_name(config)}"
+    folder = folder_of(protocol.config)
     bench = Bench(
         dataset=dataset,
         folder=folder,
@@ -122,12 +137,17 @@ def _methods(config: TrainConfig, wanted: tuple[str, ...]) -> tuple[str, ...]:
         UsageError: One that was asked for cannot.
     """
     spec = find_spec(config.dataset)
-    model = build_model(config.with_method("sgd"), shape_of(config, spec), spec.num_classes)
+    shape = shape_of(config, spec)
+    model = build_model(config.with_method("sgd"), shape, spec.num_classes)
     refusals = {
         name: reason
         for name, entry in METHODS.items()
         if (reason := entry.method.refusal(model, config.prune))
     }
+    try:
+        model_arguments(replace(config, sparsity=0.5).with_method("small-dense"), shape, spec.num_classes)
+    except UsageError as error:
+        refusals["small-dense"] = f"needs narrower networks of this kind: {error}"
     for name in wanted:
         if name in refusals:
             raise UsageError(f"{name} {refusals[name]}; or leave it out of --methods")

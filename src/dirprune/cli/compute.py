@@ -1,7 +1,7 @@
 """Which precision and memory layout a recipe is trained in here: timed at the first start, then kept."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,9 @@ from dirprune.bench.training import PLAIN, WAYS
 from dirprune.core.atomic import atomic_write
 from dirprune.data.catalogue import find_spec
 from dirprune.errors import RunFolderError
-from dirprune.train import Experiment, TrainConfig, describe_environment, shape_of
+from dirprune.train import Execution, Experiment, TrainConfig, describe_environment, shape_of
 from dirprune.train.build import build_model, make_accelerator
-from dirprune.train.environment import bf16_hardware
+from dirprune.train.environment import bf16_hardware, current_device
 from dirprune.train.ranks import Ranks, processes
 
 RECORD = "compute.json"
@@ -49,7 +49,12 @@ class Compute:
 
 
 def choose(
-    experiment: Experiment, recipe: Experiment, arguments: Sequence[str], out: Path, *, keep: bool = True
+    experiment: Experiment,
+    folder_of: Callable[[TrainConfig], Path],
+    arguments: Sequence[str],
+    *,
+    execution: Execution = Execution(),  # noqa: B008 - frozen
+    keep: bool = True,
 ) -> tuple[Experiment, list[str]]:
     """Choose how an experiment is computed, unless it has been chosen before or is said by hand.
 
@@ -58,9 +63,9 @@ def choose(
 
     Args:
         experiment: What was asked for.
-        recipe: What it was changed from.
+        folder_of: Returns where the runs of a configuration are kept, or will be.
         arguments: The command's options, in which it may be said by hand.
-        out: Where the experiment's folder is, or will be.
+        execution: How it will use the machine: a step is timed on what one process takes at once.
         keep: Whether to record it.
 
     Returns:
@@ -74,24 +79,28 @@ def choose(
     config = experiment.config
     if experiment.compute != "auto" or asked & set(BY_HAND):
         return experiment, []
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    device = found or torch.device("cpu")
+    device = current_device()
     if device.type not in _DEVICES:
         return experiment, []
     ranks = Ranks(1, 0)
     if processes() > 1:
         accelerator = make_accelerator(config)
         ranks, device = Ranks(accelerator.num_processes, accelerator.process_index), accelerator.device
-    chosen, notes = ranks.on_main(lambda: _choose(experiment, recipe, out, device, keep))
+    images = -(-config.batch_size // (ranks.count * execution.accumulation))
+    chosen, notes = ranks.on_main(lambda: _choose(experiment, folder_of, images, device, keep))
     return replace(experiment, config=chosen.applied(config)), notes
 
 
 def _choose(
-    experiment: Experiment, recipe: Experiment, out: Path, device: torch.device, keep: bool
+    experiment: Experiment,
+    folder_of: Callable[[TrainConfig], Path],
+    images: int,
+    device: torch.device,
+    keep: bool,
 ) -> tuple[Compute, list[str]]:
     config, by_hand = experiment.config, "--precision and --channels-last say it by hand"
     folders = {
-        compute: out / compute.applied(config).experiment_name(recipe.config)
+        compute: folder_of(compute.applied(config))
         for compute in (_compute(name, "") for name in WAYS if not WAYS[name].compiled)
     }
     for folder in folders.values():
@@ -99,9 +108,9 @@ def _choose(
             held = _read(folder / RECORD)
             return held, _notes(held, f"as chosen before ({folder / RECORD}); {by_hand}", device)
     plain = _compute(PLAIN, "")
-    if any(folders[plain].glob("*/config.json")):  # begun before there was a choice
+    if any(folders[plain].rglob("config.json")):  # begun before there was a choice
         return plain, []
-    chosen, record = _measure(experiment, device)
+    chosen, record = _measure(experiment, images, device)
     folder = folders[replace(chosen, why="")]
     if keep:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +126,7 @@ def _notes(compute: Compute, why: str, device: torch.device) -> list[str]:
     return lines
 
 
-def _measure(experiment: Experiment, device: torch.device) -> tuple[Compute, dict[str, Any]]:
+def _measure(experiment: Experiment, images: int, device: torch.device) -> tuple[Compute, dict[str, Any]]:
     """Time what this device has instructions for, in turns, and take the fastest."""
     config, spec = experiment.config, find_spec(experiment.config.dataset)
     shape, hardware = shape_of(config, spec), bf16_hardware(device)
@@ -125,15 +134,18 @@ def _measure(experiment: Experiment, device: torch.device) -> tuple[Compute, dic
     threads = torch.get_num_threads()
     torch.set_num_threads(experiment.threads or threads)
     try:
-        table = measure_training(
-            lambda: build_model(config, shape, spec.num_classes),
-            shape,
-            spec.num_classes,
-            batch_size=min(config.batch_size, _IMAGES) if device.type == "cpu" else config.batch_size,
-            names=names,
-            repetitions=_REPETITIONS,
-            warm_up=1,
-            device=device,
+        table = _timed(
+            lambda images: measure_training(
+                lambda: build_model(config, shape, spec.num_classes),
+                shape,
+                spec.num_classes,
+                batch_size=images,
+                names=names,
+                repetitions=_REPETITIONS,
+                warm_up=1,
+                device=device,
+            ),
+            min(images, _IMAGES) if device.type == "cpu" else images,
         )
     finally:
         torch.set_num_threads(threads)
@@ -142,6 +154,18 @@ def _measure(experiment: Experiment, device: torch.device) -> tuple[Compute, dic
     chosen = _compute(taken, _reason(table, taken, hardware))
     environment = describe_environment("", device)
     return chosen, {**asdict(chosen), "hardware": hardware, **table.as_json(), "environment": environment}
+
+
+def _timed(measure: Callable[[int], TrainingTable], images: int) -> TrainingTable:
+    """Time a step on as many images as the memory holds: all ways are in it at once, a run will be alone."""
+    while True:
+        try:
+            return measure(images)
+        except torch.OutOfMemoryError:
+            if images == 1:
+                raise
+        torch.cuda.empty_cache()  # out of the handler, which holds the frames and their tensors
+        images //= 2
 
 
 def _reason(table: TrainingTable, taken: str, hardware: str | None) -> str:

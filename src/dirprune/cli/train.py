@@ -18,6 +18,7 @@ from dirprune.train import (
     Execution,
     Experiment,
     ProgressDisplay,
+    TrainConfig,
     check_tracker,
     first_process,
     leave,
@@ -74,12 +75,16 @@ def train(arguments: list[str]) -> int:
     )
     checkpoint_every = Duration.parse(options.checkpoint_every)
     config = options.experiment.config
+    execution = options.execution
+
+    def folder_of(config: TrainConfig) -> Path:
+        return options.out / config.experiment_name(recipe.config)
 
     if options.dry_run:
-        experiment, notes = choose(options.experiment, recipe, rest, options.out, keep=False)
+        experiment, notes = choose(options.experiment, folder_of, rest, execution=execution, keep=False)
         if first_process():
             print("".join(f"{note}\n" for note in notes), end="")
-        print_estimates(experiment, options.execution, options.data_dir)
+        print_estimates(experiment, execution, options.data_dir)
         return 0
     for name in options.tracker:
         check_tracker(name)
@@ -92,16 +97,16 @@ def train(arguments: list[str]) -> int:
     with console.status(f"reading {config.dataset}"):
         dataset = load_dataset(config.dataset, options.data_dir)
     with console.status("timing a step"):
-        experiment, notes = choose(options.experiment, recipe, rest, options.out)
+        experiment, notes = choose(options.experiment, folder_of, rest, execution=execution)
     for note in notes:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
-    folder = options.out / experiment.config.experiment_name(recipe.config)
+    folder = folder_of(experiment.config)
     jobs = experiment.jobs(
         folder,
         data_dir=options.data_dir,
         checkpoint_every=checkpoint_every,
         command=shlex.join(["dirprune", "train", *arguments]),
-        execution=options.execution,
+        execution=execution,
         snapshots=options.snapshots,
         trackers=options.tracker,
     )

@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from dirprune.cli.arguments import at_least_one, parse
+from dirprune.cli.compute import choose
 from dirprune.cli.train import recipe_list
 from dirprune.core.atomic import atomic_write
 from dirprune.data import load_dataset
 from dirprune.errors import UsageError
 from dirprune.recipes import get_recipe
-from dirprune.train import TrainConfig, describe_environment, first_process, leave
+from dirprune.train import Experiment, TrainConfig, describe_environment, first_process, leave
 from dirprune.tune import Candidate, Trial, c_for_sparsity, greatest_comparable_c
 from dirprune.tune.trials import Bench
 
@@ -83,8 +84,22 @@ def tune(arguments: list[str]) -> int:
     console = Console(quiet=not first_process())
     with console.status(f"reading {options.config.dataset}"):
         dataset = load_dataset(options.config.dataset, options.data_dir)
-    config = _short(options)
-    folder = options.out / f"tune-{config.experiment_name(recipe.config)}"
+
+    def folder_of(config: TrainConfig) -> Path:
+        return options.out / f"tune-{config.experiment_name(recipe.config)}"
+
+    with console.status("timing a step"):
+        experiment, notes = choose(
+            replace(recipe, config=_short(options), threads=options.threads), folder_of, rest
+        )
+    for note in notes:
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
+    config = experiment.config
+    options = replace(
+        options,
+        config=replace(options.config, precision=config.precision, channels_last=config.channels_last),
+    )
+    folder = folder_of(config)
     bench = Bench(
         dataset=dataset,
         folder=folder,
@@ -96,7 +111,7 @@ def tune(arguments: list[str]) -> int:
     )
     search = _by_accuracy if options.target_sparsity is None else _by_sparsity
     chosen, record = search(options, config, bench)
-    lines = [_train_command(each, options, recipe.config) for each in chosen]
+    lines = [_train_command(each, options, recipe) for each in chosen]
     path = folder / ("greatest-c.json" if options.target_sparsity is None else "target-sparsity.json")
     content = {**record, "train": lines, "environment": describe_environment(command)}
     leave()
@@ -198,13 +213,15 @@ def _by_sparsity(
     return chosen, {"rule": rule, "tried": [trial.to_json() for trial in tried]}
 
 
-def _train_command(config: TrainConfig, options: TuneOptions, recipe: TrainConfig) -> str:
-    """Return the line that trains with what was chosen."""
-    words = ["dirprune", "train", recipe.recipe, "--c", f"{config.c:g}", "--mu", f"{config.mu:g}"]
-    before = asdict(recipe)
+def _train_command(config: TrainConfig, options: TuneOptions, recipe: Experiment) -> str:
+    """Return the line that trains with what was chosen, computed as the short runs were."""
+    words = ["dirprune", "train", config.recipe, "--c", f"{config.c:g}", "--mu", f"{config.mu:g}"]
+    before = asdict(recipe.config)
+    if recipe.compute == "auto":  # the line says it, for `train` would choose anew
+        del before["precision"], before["channels_last"]
     for name in (each.name for each in fields(config)):
         value, option = getattr(config, name), f"--{name.replace('_', '-')}"
-        if name in ("c", "mu", "validation") or value == before[name]:
+        if name in ("c", "mu", "validation") or value == before.get(name):
             continue
         if isinstance(value, bool):
             words.append(option if value else f"--no-{name.replace('_', '-')}")

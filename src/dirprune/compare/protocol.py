@@ -129,6 +129,7 @@ class Protocol:
             if config.beta2
             else f"so is a momentum of {momenta}{nesterov}, except for those that take Adam"
         )
+        laid_out = f" (laid out for {config.schedule_epochs} epochs)" if config.stops_early else ""
         return [
             f"Every method has {self.trials} trial runs. The first has the recipe's rate of {config.lr:g}, "
             f"its momentum of {config.momentum:g} and the method's defaults but for the strength, the others "
@@ -147,7 +148,8 @@ class Protocol:
             f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
             "order of the data are those of the seed, whatever the method.",
             f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
-            f"{config.batch_size}, the schedule {config.schedule}, weight decay {config.weight_decay:g} "
+            f"{config.batch_size}, the schedule {config.schedule}{laid_out}, "
+            f"weight decay {config.weight_decay:g} "
             "where their optimiser has it, and prune weights of linear and convolutional layers only.",
             "Sparsity counts all parameters of the full network: 1 - non-zeros / parameters.",
         ]

@@ -112,8 +112,10 @@ class TrainConfig:
             ("epochs", self.epochs >= 1, ">= 1"),
             (
                 "schedule-epochs",
-                self.schedule_epochs is None or self.schedule_epochs >= self.epochs,
-                ">= --epochs",
+                self.schedule == "constant"
+                or self.schedule_epochs is None
+                or self.schedule_epochs >= self.epochs,
+                f"at least --epochs, which is {self.epochs}",
             ),
             ("image-size", self.image_size is None or self.image_size >= 1, ">= 1"),
             ("crop-padding", self.crop_padding >= 0, ">= 0"),

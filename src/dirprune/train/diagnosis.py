@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from dirprune.core.sparsity import SparsityReport
+from dirprune.data.catalogue import find_spec
 from dirprune.train.callbacks import Callback, Run
 from dirprune.train.config import TrainConfig
 
@@ -15,7 +16,10 @@ OUTGROWN = 0.999
 """Sparsity from which the threshold has outgrown the weights."""
 COLLAPSE = 0.5
 """Fraction of the best accuracy so far below which an epoch counts as a collapse."""
-_LEARNT = 0.2  # an accuracy that a network must have had before it can collapse
+INPUT = 0.1
+"""Fraction of an epoch's training time above which waiting for images counts as slow input."""
+_LEARNT = 2  # times the accuracy of chance that a network must have had before it can collapse
+_TELLING = 10.0  # seconds that an epoch must take for its clock to say something
 _MAY_BE_EMPTY = (".bias",)  # a bias at zero is no dead layer
 
 
@@ -23,8 +27,9 @@ class Diagnosis(Callback):
     """Warns once of each thing that is amiss, says it aloud, and keeps it in the run's folder.
 
     It looks for a learning-rate schedule or thresholded normalisation that do not suit gRDA, layers whose
-    weights are all zero, layers whose outputs are zero on the whole evaluation set, and a threshold that has
-    outgrown the weights (sparsity above 99.9 %, or accuracy fallen below half of its best).
+    weights are all zero, layers whose outputs are zero on every evaluated image (of the first process, where
+    there are several), a threshold that has outgrown the weights (sparsity above 99.9 %, or accuracy fallen
+    below half of its best), and input that the training waits for.
 
     Args:
         say: Where a warning goes beside ``warnings.jsonl``; by default nowhere.
@@ -56,6 +61,7 @@ class Diagnosis(Callback):
         self._remedy = "lower --lr" if run.config.sparsity is None else "lower --sparsity or --lr"
         if self._thresholds:
             self._remedy = "lower --c or --mu"
+        self._learnt = _LEARNT / find_spec(run.config.dataset).num_classes
         self._silent: set[str] = set()
         self._watch(run.model)
         if not self._thresholds:
@@ -85,7 +91,7 @@ class Diagnosis(Callback):
             self._warn(
                 "dead outputs",
                 name,
-                f"all outputs of {name} are zero on the whole evaluation set: nothing gets past it; "
+                f"all outputs of {name} are zero on every evaluated image: nothing gets past it; "
                 f"{self._remedy}" + (", or --lr" if self._thresholds else ""),
             )
         self._silent.clear()
@@ -97,13 +103,25 @@ class Diagnosis(Callback):
                 f"sparsity is {100 * sparsity.sparsity:.3f} %: the threshold has outgrown the weights; "
                 "lower --mu, or --c, or train for fewer epochs",
             )
-        if accuracy < COLLAPSE * self._best and self._best >= _LEARNT:
+        if accuracy < COLLAPSE * self._best and self._best >= self._learnt:
             self._warn(
                 "collapse",
                 "",
                 f"accuracy fell to {100 * accuracy:.2f} % from {100 * self._best:.2f} %; {self._remedy}",
             )
         self._best = max(self._best, accuracy)
+        self._look_at_the_clock()
+
+    def _look_at_the_clock(self) -> None:
+        for timing in self._run.folder.timing()[-1:]:
+            training, waiting = timing["train_seconds"], timing["input_seconds"]
+            if training >= _TELLING and waiting > INPUT * training:
+                self._warn(
+                    "slow input",
+                    "",
+                    f"{100 * waiting / training:.0f} % of the training time was spent waiting for images; "
+                    "give more --workers, or keep the images on a faster disk",
+                )
 
     def close(self) -> None:
         """Let go of the run, which the next one may need the memory of."""
@@ -145,8 +163,9 @@ class Diagnosis(Callback):
 def unsuitable_schedule(config: TrainConfig) -> str | None:
     """Say why a learning-rate schedule does not suit gRDA; None if nothing is known against it.
 
-    The threshold grows with the rate in force, so a rate that falls early, or rises again, leaves weights
-    under a threshold that its steps cannot overcome; a constant rate, or a fall in the second half, suits.
+    The threshold grows with the rate in force, so a rate that falls early or in several steps, or rises
+    again, leaves weights under a threshold that its steps cannot overcome; a constant rate, or one fall in
+    the second half, suits.
 
     Args:
         config: Of the run.
@@ -163,6 +182,7 @@ def unsuitable_schedule(config: TrainConfig) -> str | None:
         Chao et al. 2020, section 4: a constant rate, or one drop late.
     """
     epochs = config.schedule_epochs or config.epochs
+    steps = []
     rates = [config.learning_rate(epoch) for epoch in range(1, epochs + 1)]
     remedy = "keep it for the first half at least: --schedule constant, half-linear or drop"
     for epoch in range(2, epochs + 1):
@@ -171,6 +191,13 @@ def unsuitable_schedule(config: TrainConfig) -> str | None:
             return f"schedule {config.schedule} raises the rate in epoch {epoch} of {epochs}; {remedy}"
         if now < before and epoch <= epochs / 2:
             return f"schedule {config.schedule} lowers the rate in epoch {epoch} of {epochs}; {remedy}"
+        if now <= before / 2 and before == rates[max(0, epoch - 3)] and now == rates[min(epoch, epochs - 1)]:
+            steps.append(epoch)
+    if len(steps) > 1:
+        return (
+            f"schedule {config.schedule} lowers the rate in steps, in epochs {steps[0]} and {steps[1]} "
+            f"of {epochs}; one late drop suits gRDA: --schedule constant, half-linear or drop"
+        )
     return None
 
 

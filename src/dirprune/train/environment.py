@@ -42,6 +42,12 @@ def describe_environment(command: str, device: torch.device | str = "cpu") -> di
     }
 
 
+def current_device() -> torch.device:
+    """Return the accelerator that torch uses by default, or the CPU where there is none."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
 def bf16_hardware(device: torch.device) -> str | None:
     """Return what computes in bfloat16 on a device, or None if it only imitates it.
 

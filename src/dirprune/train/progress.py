@@ -19,7 +19,8 @@ class Progress:
     Attributes:
         position: Where the run is.
         sums: [loss in nats, right answers] of the images that this epoch has trained on, float64 [2].
-        seconds: Of training and of evaluation in this epoch, and of training in all.
+        seconds: Of training, of waiting for input within it, and of evaluation in this epoch; of training in
+            all.
 
     Example:
         >>> progress = Progress(steps_per_epoch=10, epochs=2, device=torch.device("cpu"))
@@ -34,9 +35,9 @@ class Progress:
         self.position = Position(1, 0, 0, steps_per_epoch, epochs)
         exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs know no float64
         self.sums = torch.zeros(2, dtype=exact, device=device)
-        self.seconds = {"train": 0.0, "evaluation": 0.0, "total": 0.0}
+        self.seconds = {"train": 0.0, "input": 0.0, "evaluation": 0.0, "total": 0.0}
 
-    def count_time(self, kind: Literal["train", "evaluation"], started: float) -> None:
+    def count_time(self, kind: Literal["train", "input", "evaluation"], started: float) -> None:
         """Add the time since ``started``, of `time.perf_counter`, to the clocks."""
         passed = time.perf_counter() - started
         self.seconds[kind] += passed
@@ -53,7 +54,7 @@ class Progress:
         self.position.epoch += 1
         self.position.step_in_epoch = 0
         self.sums.zero_()
-        self.seconds["train"] = self.seconds["evaluation"] = 0.0
+        self.seconds["train"] = self.seconds["input"] = self.seconds["evaluation"] = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as a checkpoint can hold it."""

@@ -52,6 +52,7 @@ def timing_record(progress: Progress) -> dict[str, Any]:
     return {
         "epoch": progress.position.epoch,
         "train_seconds": progress.seconds["train"],
+        "input_seconds": progress.seconds["input"],
         "evaluation_seconds": progress.seconds["evaluation"],
     }
 

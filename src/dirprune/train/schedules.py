@@ -126,6 +126,11 @@ def _torch_scheduler(
         and not key.startswith("_")
         and key not in _NOT_BY_NAME
     }
+    if name in _NOT_BY_NAME:
+        raise UsageError(
+            f"--schedule {name} takes functions, schedulers or measurements, which a run's "
+            "settings cannot hold: name another, or write a loop of your own"
+        )
     if name not in known:
         raise UsageError(unknown("schedule", name, [*SCHEDULES, *sorted(known)]))
     try:

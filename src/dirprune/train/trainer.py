@@ -167,8 +167,10 @@ class Trainer:
                 position.epoch, position.step_in_epoch, ranks.rank, ranks.count
             )
             while position.step_in_epoch < position.steps_per_epoch:
+                waiting = time.perf_counter()
                 with ranks.together():
                     _, images, labels = next(batches)
+                self._progress.count_time("input", waiting)
                 self._step(images, labels)
                 self._progress.next_step()
                 for callback in self._callbacks:

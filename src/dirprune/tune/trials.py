@@ -14,6 +14,7 @@ from dirprune.export import load_sparse
 from dirprune.runs import RunFolder
 from dirprune.train import Duration, Execution, Job, ProgressDisplay, TrainConfig, raise_failures, run_jobs
 from dirprune.train.build import build_model
+from dirprune.train.environment import current_device
 from dirprune.train.inputs import make_inputs
 
 
@@ -82,9 +83,13 @@ class Bench:
 
     @torch.no_grad()
     def correct(self, config: TrainConfig, run: RunFolder) -> Tensor:
-        """Return whether a finished network is right on each held-back image: bool [n]."""
-        inputs = make_inputs(config, self.dataset, torch.device("cpu"), Execution())
+        """Return whether a finished network, computed as in training, is right on each image: bool [n]."""
+        device = current_device()
+        inputs = make_inputs(config, self.dataset, device, Execution())
         model = build_model(config, inputs.shape, inputs.num_classes)
         load_sparse(run.sparse_file, model)
-        model.eval()
-        return torch.cat([model(images).argmax(1) == labels for images, labels in inputs.evaluation(0, 1)])
+        model.to(device).eval()
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
+        with torch.autocast(device.type, half, enabled=half is not None):
+            right = [model(images).argmax(1) == labels for images, labels in inputs.evaluation(0, 1)]
+        return torch.cat(right).cpu()
