@@ -1,7 +1,7 @@
 """Where gRDA's network lies beside its SGD twin: `dirprune landscape` for one pair, as numbers and figures.
 
-The pair comes from `dirprune train ... --snapshots ...`. The Hessian, the plane and the curve may each use
-fewer images than there are; the result says how many. Work that is stopped goes on with the same command.
+The pair comes from `dirprune train ... --snapshots ...`. The bend of the curve is trained on all images. The
+Hessian and the loss may each be measured on fewer than there are; the result says how many. Work that is stopped goes on with the same command.
 
 Example: python benchmarks/evidence.py RUN_SGD RUN_GRDA --data-dir DATA --images 5000 --out runs/evidence/NAME
     --output benchmarks/results/evidence-NAME.json
@@ -87,6 +87,9 @@ def collect(folder: Path, more: Path) -> dict[str, Any]:
             "settings": settings(plane),
             "points": dict(zip(("grda", "bend", "sgd"), plane.points, strict=True)),
             "at_points": asdict(plane.at_points),
+            "x": plane.x,
+            "y": plane.y,
+            "grid": asdict(plane.grid),
         }
     for name, place in (("project", folder), ("project_more_images", more)):
         if series := ProjectionSeries.load(place):
@@ -126,7 +129,8 @@ def markdown(content: dict[str, Any]) -> str:
     lines: list[str] = []
     if found := content.get("connect"):
         lines += [
-            f"**Paths from gRDA to SGD** ({_counted(found)}). Barrier: above the higher end.",
+            f"**Paths from gRDA to SGD** ({_counted(found)}; the bend is trained on "
+            f"{found['settings']['trained_on']['samples']:,} images). Barrier: above the higher end.",
             "",
             "| path | training loss: gRDA | SGD | greatest | barrier | test error: gRDA | SGD | greatest |",
             "|---|---|---|---|---|---|---|---|",
@@ -138,6 +142,17 @@ def markdown(content: dict[str, Any]) -> str:
                 f"| {found[f'barrier_{way}']['train_loss']['height']:.4f} "
                 f"| {100 * error[0]:.2f} % | {100 * error[-1]:.2f} % | {100 * max(error):.2f} % |"
             )
+    if found := content.get("plane"):
+        at = found["at_points"]
+        lines += [
+            "",
+            f"**At the points of the plane** ({_counted(found)}).",
+            "",
+            "| | gRDA | bend | SGD |",
+            "|---|---|---|---|",
+            f"| training loss | {' | '.join(f'{loss:.4f}' for loss in at['train_loss'])} |",
+            f"| test error | {' | '.join(f'{100 * error:.2f} %' for error in at['test_error'])} |",
+        ]
     for name in ("project", "project_more_images"):
         if found := content.get(name):
             lines += [
@@ -189,7 +204,7 @@ def main() -> int:
     parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="the SGD run, then its gRDA twin")
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results of the commands")
-    parser.add_argument("--images", type=int, required=True, help="for curve, line and one-shot pruning")
+    parser.add_argument("--images", type=int, required=True, help="measured on curve and line")
     parser.add_argument("--plane-images", type=int, required=True)
     parser.add_argument("--hessian-images", type=int, required=True, help="at every epoch")
     parser.add_argument("--last-hessian-images", type=int, help="once more at the last epoch, with so many")

@@ -110,6 +110,26 @@ def test_fewer_images_are_said_in_the_evidence(pair):
     assert [data[split]["samples"] for split in ("train", "test")] == [50, 50]
 
 
+def test_the_bend_is_trained_on_all_images_whatever_is_measured(pair, tmp_path):
+    """A bend has as many weights as the network: on a few images it would be low on these alone."""
+    sgd, grda = pair
+    options = ["--epochs", "2", "--points", "3"]
+    made = {}
+    for name, images in (("all", []), ("few", ["--images", "50"]), ("fitted", ["--bend-images", "50"])):
+        assert run("connect", sgd, grda, *options, *images, "--out", tmp_path / name) == 0
+        made[name] = Connection.load(tmp_path / name)
+    assert torch.equal(made["few"].bends, made["all"].bends)
+    assert not torch.equal(made["fitted"].bends, made["all"].bends)
+    assert {name: each.request["trained_on"]["samples"] for name, each in made.items()} == {
+        "all": 1437,
+        "few": 1437,
+        "fitted": 50,
+    }
+    assert (
+        made["few"].line.train_loss[0] != made["all"].line.train_loss[0] == made["fitted"].line.train_loss[0]
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -181,8 +181,12 @@ def test_the_bend_is_trained_on_the_batches_that_are_given_and_measured_on_the_o
     one, two, asked = mlp(0), mlp(1), []
     objective = Objective(one, nn.CrossEntropyLoss(), blobs())
     call = (objective, one.state_dict(), two.state_dict(), CurveSettings(epochs=3, points=3))
-    given = connect(*call, batches=lambda epoch: asked.append(epoch) or blobs()[::-1])
+    with pytest.raises(UsageError, match="what the bends are trained on is recorded"):
+        connect(*call, batches=lambda _: blobs())
+    named = {"samples": 60}
+    given = connect(*call, batches=lambda epoch: asked.append(epoch) or blobs()[::-1], trained_on=named)
     plain = connect(*call)
+    assert (given.request["trained_on"], plain.request["trained_on"]) == (named, "measured data")
     assert asked == [1, 2, 3]
     assert given.epoch_losses != plain.epoch_losses
     assert given.line == plain.line

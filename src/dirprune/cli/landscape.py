@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +11,9 @@ import tyro
 from rich.console import Console
 
 from dirprune import landscape as ls
-from dirprune.cli.arguments import parse
+from dirprune.cli.arguments import at_least_one, parse
 from dirprune.cli.bars import StageBars
-from dirprune.cli.twins import Common, Pair, PairOptions, objective_of, open_run
+from dirprune.cli.twins import Common, Pair, PairOptions, first_of, objective_of, open_run
 from dirprune.errors import UsageError, unknown
 from dirprune.train import describe_environment
 
@@ -25,6 +25,13 @@ class ConnectOptions(PairOptions):
     """Train a curve from gRDA to SGD and measure the loss along it."""
 
     settings: ls.CurveSettings = field(default_factory=ls.CurveSettings)
+    bend_images: int | None = None
+    """Train the bends on only the first so many training images; default: all, whatever --images says. Where
+    they are few, the bends fit them, and the curve is low on these images alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(bend_images=self.bend_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +90,20 @@ def landscape(arguments: Arguments) -> int:
 def _connect(options: ConnectOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
     pair = Pair(options, bars)
     first, last = pair.grda.model.state_dict(), pair.sgd.model.state_dict()
+    run = replace(pair.grda, training=first_of(pair.grda.training, options.bend_images))
+    trained_on = run.training_data()
     result = ls.keep(
         ls.Connection,
         pair.out,
-        ls.connection_request(pair.objective, first, last, options.settings),
+        ls.connection_request(pair.objective, first, last, options.settings, trained_on),
         environment,
         lambda store: ls.connect(
             pair.objective,
             first,
             last,
             options.settings,
-            batches=pair.grda.shuffled,
+            batches=run.shuffled,
+            trained_on=trained_on,
             store=store,
             progress=bars,
         ),

@@ -1,6 +1,6 @@
 """The runs that `dirprune landscape` looks at: an SGD run and its gRDA twin, and the data they saw."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +25,7 @@ class Common:
     out: Path | None = None
     """Where the result is written; default: the folder "landscape" in the last run named."""
     images: int | None = None
-    """Use only the first so many training images, and test images; default: all."""
+    """Measure on only the first so many training images, and test images; default: all."""
     batch: int = 250
     """Images at a time; less needs less memory."""
     threads: int | None = None
@@ -78,19 +78,20 @@ class Pair:
 
 
 def open_run(path: Path, options: Common) -> TrainedRun:
-    """Open a finished run with as many of its images as were asked for."""
+    """Open a finished run with all of its images."""
     folder = RunFolder(path)
-    run = reopen(folder, load_dataset(run_config(folder).dataset, options.data_dir))
-    training, measured = (
-        Split(split.images[: options.images], split.labels[: options.images])
-        for split in (run.training, run.measured)
-    )
-    return replace(run, training=training, measured=measured)
+    return reopen(folder, load_dataset(run_config(folder).dataset, options.data_dir))
+
+
+def first_of(split: Split, images: int | None) -> Split:
+    """Return the first so many images of a split, all for None."""
+    return Split(split.images[:images], split.labels[:images])
 
 
 def objective_of(run: TrainedRun, options: Common) -> ls.Objective:
-    """Return the loss of a run's network on its data, without augmentation."""
+    """Return the loss of a run's network on as much of its data as was asked for, without augmentation."""
     train, test = (
-        EvaluationData(split, run.augmentation, options.batch) for split in (run.training, run.measured)
+        EvaluationData(first_of(split, options.images), run.augmentation, options.batch)
+        for split in (run.training, run.measured)
     )
     return ls.Objective(run.model, nn.CrossEntropyLoss(), train, test)

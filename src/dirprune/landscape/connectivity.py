@@ -113,9 +113,12 @@ class CurveSettings:
         return self.lr * (_FINAL_RATE + (1 - _FINAL_RATE) * falling)
 
 
-def connection_request(objective: Objective, first: State, last: State, settings: CurveSettings) -> Json:
+def connection_request(
+    objective: Objective, first: State, last: State, settings: CurveSettings, trained_on: Json | None = None
+) -> Json:
     """Return all that a connection depends on."""
-    return {**asdict(settings), **objective.identity(first=first, last=last)}
+    named = "measured data" if trained_on is None else trained_on
+    return {**asdict(settings), "trained_on": named, **objective.identity(first=first, last=last)}
 
 
 def connect(
@@ -125,6 +128,7 @@ def connect(
     settings: CurveSettings | None = None,
     *,
     batches: Callable[[int], Data] | None = None,
+    trained_on: Json | None = None,
     store: Store | None = None,
     progress: Progress = no_progress,
 ) -> Connection:
@@ -136,6 +140,8 @@ def connect(
     (one bend of a Bezier curve, the default). The ends stay as they are; bends start on the straight line.
     SGD with momentum draws one t for each batch; its rate falls to a hundredth along half a cosine. Training
     mode while the bends are trained, evaluation mode and re-estimated BatchNorm statistics when measuring.
+    The bends have as many parameters as the network and fit what they are trained on: where that is a small
+    part of what the networks were trained on, the curve is low on this part alone.
 
     Args:
         objective: The network and its data.
@@ -144,6 +150,7 @@ def connect(
         settings: How the curve is trained and measured.
         batches: Training batches of an epoch, counted from 1: shuffled and augmented as the networks were
             trained. None for the objective's training data in their own order.
+        trained_on: What to record of ``batches``: number of samples, augmentation and the like, for JSON.
         store: Keeps what is done after every epoch.
         progress: Told the epochs, then the points.
 
@@ -151,7 +158,8 @@ def connect(
         The connection; its ends are the two networks, to the bit.
 
     Raises:
-        UsageError: A value is out of range, a state dict does not fit, or untrained parameters differ.
+        UsageError: A value is out of range, a state dict does not fit, untrained parameters differ, or only
+            one of ``batches`` and ``trained_on`` is given.
         DivergenceError: The loss is not finite.
 
     Example:
@@ -167,7 +175,9 @@ def connect(
         Garipov et al. 2018, section 3; Chao et al. 2020, section 4.2.
     """
     settings = settings or CurveSettings()
-    request = connection_request(objective, first, last, settings)
+    if (batches is None) != (trained_on is None):
+        raise UsageError("batches and trained_on belong together: what the bends are trained on is recorded")
+    request = connection_request(objective, first, last, settings, trained_on)
     store = store or Store(None, request, "connect")
     ends = objective.vector(first), objective.vector(last)
     trained = _train_bends(objective, ends, settings, batches, store, progress)

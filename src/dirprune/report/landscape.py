@@ -106,10 +106,23 @@ def _connection_figures(name: str, result: Connection) -> list[Figure]:
             ylabel=unit,
             logarithmic=logarithmic,
         )
-        caption = _barrier_words(result, what, scale) + ("" if result.converged else _UNSETTLED)
+        caption = (
+            _barrier_words(result, what, scale)
+            + _trained_on(result)
+            + ("" if result.converged else _UNSETTLED)
+        )
         title = f"{what.capitalize()} from gRDA to SGD"
         figures.append(Figure(title, caption, f"{title}, along a trained curve and straight. {caption}", svg))
     return figures
+
+
+def _trained_on(result: Connection) -> str:
+    """Say on how many images the curve was trained, and on how many it is measured."""
+    trained_on, measured = result.request.get("trained_on"), result.request["data"]["train"]["samples"]
+    if not isinstance(trained_on, dict) or "samples" not in trained_on:
+        return f" Curve trained and measured on the same {measured:,} training images."
+    samples = trained_on["samples"]
+    return f" Curve trained on {samples:,} training images, measured on {measured:,} of them."
 
 
 _UNSETTLED = " The curve's loss had not settled when its training ended."

@@ -1,7 +1,8 @@
 """A run that has been trained, opened again: its network, and the data that it saw."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -57,6 +58,16 @@ class TrainedRun:
         """Yield the batches of an epoch as the run was trained with: shuffled and augmented."""
         batches = Batches(self.training, self.config.batch_size, self.config.seed, self.augmentation)
         return ((images, labels) for _, images, labels in batches.epoch(epoch))
+
+    def training_data(self) -> dict[str, Any]:
+        """Return what :meth:`shuffled` depends on, as JSON can hold it."""
+        config, augmentation = self.config, self.augmentation
+        return {
+            "samples": len(self.training),
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+            "augmentation": {**asdict(augmentation)},
+        }
 
     def snapshot(self, epoch: int) -> dict[str, Tensor]:
         """Read the weights after an epoch.
