@@ -1,7 +1,8 @@
 """Where gRDA's network lies beside its SGD twin: `dirprune landscape` for one pair, as numbers and figures.
 
 The pair comes from `dirprune train ... --snapshots ...`. The bend of the curve is trained on all images. The
-Hessian and the loss may each be measured on fewer than there are; the result says how many. Work that is stopped goes on with the same command.
+Hessian and the loss may each be measured on fewer than there are; the result says how many. Work that is
+stopped goes on with the same command.
 
 Example: python benchmarks/evidence.py RUN_SGD RUN_GRDA --data-dir DATA --images 5000 --out runs/evidence/NAME
     --output benchmarks/results/evidence-NAME.json

@@ -38,7 +38,8 @@ def folder(experiment):
     curve = Values((0.2, 0.15, 0.1), (0.02, 0.01, 0.01), (0.5, 0.4, 0.45), (0.1, 0.1, 0.1))
     line = Values((0.2, 1.2345, 0.1), (0.02, 0.3, 0.01), (0.5, 2.0, 0.45), (0.1, 0.4, 0.1))
     bends = torch.zeros(1, 4)
-    Connection({"epochs": 3}, (0.0, 0.5, 1.0), curve, line, (1.0, 0.2), False, bends).save(out, ENVIRONMENT)
+    request = {"epochs": 3, "trained_on": {"samples": 60000}, "data": {"train": {"samples": 20000}}}
+    Connection(request, (0.0, 0.5, 1.0), curve, line, (1.0, 0.2), False, bends).save(out, ENVIRONMENT)
     grid = Values(tuple(0.001234 * 3**i for i in range(9)), (), tuple(0.1 * i + 0.1 for i in range(9)), ())
     corners = ((0.0, 0.0), (1.0, 0.0), (2.0, 1.0))
     axis = (-1.0, 1.0, 3.0)
@@ -101,6 +102,7 @@ def test_captions_say_the_numbers(folder):
     assert (
         "training 0 on the curve, 1.03 on the straight line; test 0 on the curve, 1.5 on the straight" in loss
     )
+    assert "trained on 60,000 training images, measured on 20,000 of them" in loss
     assert "had not settled" in loss
     assert "training 0 on the curve, 28 on the straight line" in said["Error from gRDA to SGD"]
     projection = said["How much of the difference lies in the sharpest directions"]
