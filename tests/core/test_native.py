@@ -87,9 +87,9 @@ def test_a_damaged_library_is_compiled_again(source, folder, tmp_path, monkeypat
     assert path.stat().st_size > 1000
 
 
-def test_nobody_else_may_change_what_is_kept(source, folder):
-    folder.mkdir(parents=True)
-    before = os.umask(0)
+@pytest.mark.parametrize("umask", [0, 0o002, 0o022])
+def test_nobody_else_may_change_what_is_kept(source, folder, umask):
+    before = os.umask(umask)
     try:
         load_native(source)
     finally:

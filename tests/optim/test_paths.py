@@ -169,7 +169,7 @@ def test_a_float32_step_takes_no_memory(options: dict[str, Any], temporaries: in
     w = nn.Parameter(torch.randn(256, 256))
     w.grad = torch.randn_like(w)
     optimizer = GRDA([w], lr=0.1, foreach=False, **options)
-    optimizer.step()
+    optimizer.step()  # makes the state
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:

@@ -4,7 +4,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,11 @@ class Timing:
         """Summarise two or more times."""
         lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
         return cls(median, lower, upper, len(seconds))
+
+
+def waiting_for(device: torch.device) -> Callable[[], Any]:
+    """Return what waits until a device has done all that it was asked for; on a CPU that is nothing."""
+    return (lambda: None) if device.type == "cpu" else partial(torch.accelerator.synchronize, device)
 
 
 def interleave(

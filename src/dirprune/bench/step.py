@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
-from dirprune.bench.interleave import Timing, interleave
+from dirprune.bench.interleave import Timing, interleave, waiting_for
 from dirprune.core.threshold import tuning_function
 from dirprune.errors import UsageError
 from dirprune.models import create_model
@@ -19,6 +19,7 @@ Shapes = Sequence[tuple[int, ...]]
 
 _LR = 1e-6  # so small that hundreds of steps leave the weights what they are
 BASE, MOMENTUM, OURS = "SGD, fused", "SGD with momentum, fused", "gRDA"
+SMALL = "gRDA, bfloat16 accumulator"
 
 
 class PlainGRDA(Optimizer):
@@ -51,7 +52,7 @@ OPTIMISERS: dict[str, Callable[[list[Tensor]], Optimizer]] = {
     OURS: lambda params: GRDA(params, lr=_LR),
     "gRDA, fused=False": lambda params: GRDA(params, lr=_LR, fused=False),
     "gRDA, foreach": lambda params: GRDA(params, lr=_LR, foreach=True),
-    "gRDA, bfloat16 accumulator": lambda params: GRDA(params, lr=_LR, accumulator_dtype=torch.bfloat16),
+    SMALL: lambda params: GRDA(params, lr=_LR, accumulator_dtype=torch.bfloat16),
     "gRDA, plain operations": lambda params: PlainGRDA(params, lr=_LR),
 }
 
@@ -111,7 +112,7 @@ def measure_step(
 
     Args:
         shapes: Of the parameters.
-        names: Which of ``OPTIMISERS``.
+        names: Which of ``OPTIMISERS``; the one with a bfloat16 accumulator is left out for float64.
         repetitions: Rounds, 2 or more; the table has their median.
         device: Where the parameters are.
         dtype: Of the parameters.
@@ -134,12 +135,14 @@ def measure_step(
     if repetitions < 2:
         raise UsageError(f"repetitions must be >= 2, got {repetitions}")
     device = torch.device(device)
+    if dtype is torch.float64:  # there is no smaller accumulator for it
+        names = [name for name in names if name != SMALL]
     made = [_parameters(shapes, device, dtype) for _ in names[: 1 if shared else None]]
     optimisers = {name: OPTIMISERS[name](made[i % len(made)]) for i, name in enumerate(names)}
     times = interleave(
         {name: optimiser.step for name, optimiser in optimisers.items()},
         repetitions,
-        synchronise=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
+        synchronise=waiting_for(device),
     )
     return StepTable(
         parameters=sum(p.numel() for p in made[0]),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dirprune.bench.interleave import Timing, interleave
+from dirprune.bench.interleave import Timing, interleave, waiting_for
 from dirprune.errors import UsageError
 from dirprune.optim import GRDA
 
@@ -111,7 +111,7 @@ def measure_training(
         steps,
         repetitions,
         warm_up=warm_up,
-        synchronise=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
+        synchronise=waiting_for(device),
     )
     return TrainingTable(batch_size, device.type, torch.get_num_threads(), times, compilation)
 

@@ -183,6 +183,8 @@ def _usage() -> str:
 
 def _device(name: str) -> torch.device:
     """Return a device that is there, or say what is wrong with its name."""
+    if name.startswith("meta"):
+        raise UsageError(f"--device {name} cannot be used: nothing is computed there")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -241,5 +243,11 @@ def _print_training(console: Console, recipe: str, table: TrainingTable) -> None
     console.print(
         f"fastest for this recipe: dirprune train {recipe} {flags}"
         if table.pays(best)
-        else "nothing pays here"
+        else "dirprune train is fastest without any of these options"
     )
+    fastest = min(table.times, key=table.ratio)
+    if WAYS[fastest].compiled and table.ratio(fastest) < table.ratio(best):
+        console.print(
+            f"{fastest} is faster still, for a loop of your own: model = torch.compile(model); "
+            "dirprune train does not compile"
+        )

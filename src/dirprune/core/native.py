@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from dirprune.core.atomic import atomic_write
-from dirprune.core.folders import cache_folder
+from dirprune.core.folders import make_cache_folder
 from dirprune.errors import CompilerError
 
 logger = logging.getLogger(__name__)
@@ -102,12 +102,12 @@ def _identity(compiler: str, flags: tuple[str, ...]) -> tuple[object, ...]:
 
 def _trusted_folder() -> Path | None:
     """Make the folder of the cache; None if it cannot be made, or if others could put code into it."""
-    folder = cache_folder() / "native"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = make_cache_folder() / "native"
+        folder.mkdir(mode=0o700, exist_ok=True)
         held = [folder.stat(), folder.parent.stat()]
     except OSError as error:
-        logger.info("compiled code cannot be kept in %s: %s", folder, error)
+        logger.info("compiled code cannot be kept: %s", error)
         return None
     others_write = any(each.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for each in held)
     mine = not hasattr(os, "getuid") or all(each.st_uid == os.getuid() for each in held)

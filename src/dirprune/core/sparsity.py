@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +70,12 @@ def count_zeros(tensors: Iterable[Tensor]) -> list[int]:
     """Count the zero elements of each tensor (of the whole tensor where it is sharded over ranks)."""
     counts: list[Tensor] = []
     for tensor in tensors:
-        zeros = (tensor.detach() == 0).sum()
-        counts.append(zeros.full_tensor() if isinstance(zeros, DTensor) else zeros)
+        found = tensor.detach()
+        if isinstance(found, DTensor):
+            zeros: Any = (found == 0).sum()
+            counts.append(zeros.full_tensor())
+        else:  # a comparison would make a tensor of that size, and its sum another
+            counts.append(found.numel() - torch.count_nonzero(found))
     by_device: dict[torch.device, list[int]] = {}
     for index, count in enumerate(counts):
         by_device.setdefault(count.device, []).append(index)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.core.atomic import atomic_write
-from dirprune.core.folders import cache_folder
+from dirprune.core.folders import cache_folder, make_cache_folder
 
 MIN_IMAGES = 5_000  # fewer are decoded again sooner than a file is worth keeping
 FORMAT = 1  # part of the key: raise it when decoded arrays change their meaning
@@ -48,7 +48,7 @@ def cached_images(
     if images is None:
         images = decode()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_cache_folder()
             with atomic_write(path) as file:
                 np.save(file, images, allow_pickle=False)
         except OSError as error:

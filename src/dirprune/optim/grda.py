@@ -73,16 +73,18 @@ class GRDA(Optimizer):
         weight_decay: lambda, the l2 penalty, >= 0.
         foreach: Update lists of tensors at once (needs temporaries of the size of the parameters), or, if
             ``False``, one by one. ``None`` chooses: lists on accelerators, else one by one.
-        fused: Update all tensors in one pass over the memory, without temporaries, the unscaling of a
-            ``GradScaler`` included. ``None`` chooses: a kernel where there is one, unless ``foreach`` is
-            given. The CPU's is compiled once, in a second, by the system's C++ compiler; without one, and
-            for tensors that it cannot take (subclasses, gaps in memory), the other ways serve.
+        fused: Update all tensors in one pass over the memory, without temporaries; with ``True`` a
+            ``GradScaler`` leaves its unscaling to that pass, as with torch's fused optimisers. ``None``
+            chooses: a kernel where there is one, unless ``foreach`` is given. The CPU's is compiled once, in
+            a second, by the system's C++ compiler; without one, and for tensors that it cannot take
+            (subclasses, gaps in memory), the other ways serve.
         accumulator_dtype: ``torch.bfloat16`` halves the memory of the accumulator, which is then rounded
             up or down by chance, right on average. The chance follows from value and step: runs repeat
             and resume to the bit.
         maximize: Ascend instead of descending.
         capturable: Keep ``step`` and ``threshold`` on the parameter's device and never read them on the
-            host, as CUDA graphs need. Otherwise they live on the CPU and no step waits for the device.
+            host, as CUDA graphs need. Otherwise they live on the CPU, and no step waits for the device but
+            for the word of a ``GradScaler``.
         differentiable: Let autograd pass through the step.
 
     State of each parameter: ``accumulator`` (shape of the parameter; float32 or wider, or as asked),

@@ -1,7 +1,9 @@
 """The sign that an accumulator was lost: a new optimiser on weights that are already sparse."""
 
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from dirprune.core.sparsity import count_zeros
@@ -22,13 +24,19 @@ def fraction_already_sparse(params: Sequence[Tensor], *, by_rows: bool = False) 
         Zeros / elements, over tensors of two and more dimensions without the rows of zeros that do not count;
         None where that is what an initialisation may give.
     """
-    matrices = [p.flatten(1) for p in params if p.ndim >= 2]
+    matrices = [p.detach() for p in params if p.ndim >= 2 and p.numel()]
     zeros = count_zeros(matrices)
     # A row of zeros was initialised so: the padding of an embedding, a last layer that starts at zero.
-    rows_of_zeros = count_zeros((matrix != 0).any(dim=1) for matrix in matrices)
+    rows_of_zeros = count_zeros(_greatest_of_rows(matrix) for matrix in matrices)
     zero = total = 0
     for matrix, z, r in zip(matrices, zeros, rows_of_zeros, strict=True):
-        initialised = 0 if by_rows and 1 < r < len(matrix) else r * matrix.shape[1]
+        initialised = 0 if by_rows and 1 < r < len(matrix) else r * (matrix.numel() // len(matrix))
         zero += z - initialised
         total += matrix.numel() - initialised
     return zero / total if zero > _ALREADY_SPARSE * total else None
+
+
+def _greatest_of_rows(matrix: Tensor) -> Tensor:
+    """Return the greatest magnitude of each row, without a copy of the matrix in whatever layout."""
+    greatest: Tensor = torch.linalg.vector_norm(matrix, math.inf, dim=tuple(range(1, matrix.ndim)))
+    return greatest
