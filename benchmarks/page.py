@@ -80,7 +80,8 @@ def comparison(results: Path) -> list[str]:
         "over seeds, by wanted sparsity and then from accurate to inaccurate. The difference to the method "
         "named in the head is paired by seed, with its 95 % interval (Student's t), in points; behind it, by "
         "how many points of sparsity the method is sparser. s: seconds of training. GMAC: 10⁹ "
-        "multiplications on a machine that skips every product with a pruned weight.",
+        "multiplications on a machine that skips every product with a pruned weight; of dense: as a part of "
+        "what the dense network's training takes.",
         "",
     ]
     for path in parts:
@@ -94,7 +95,18 @@ def _part(name: str, content: Json) -> list[str]:
     rows = content["rows"]
     targets = sorted({row["target"] for row in rows if row["target"] is not None})
     reference = next(row["title"] for row in rows if row["method"] == content["reference"])
-    head = ("wanted", "method", "accuracy", "sparsity", f"to {reference}", "training loss", "s", "GMAC")
+    dense = next((row["macs"] for row in rows if row["target"] is None), None)
+    head = (
+        "wanted",
+        "method",
+        "accuracy",
+        "sparsity",
+        f"to {reference}",
+        "training loss",
+        "s",
+        "GMAC",
+        "of dense",
+    )
     return [
         f"### {name}",
         "",
@@ -105,15 +117,15 @@ def _part(name: str, content: Json) -> list[str]:
         f"Made {environment['date'][:10]} on {environment['cpu']}, torch {environment['versions']['torch']}.",
         "",
         f"| {' | '.join(head)} | needs | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-        *(_row(row) for row in rows),
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *(_row(row, dense) for row in rows),
         "",
         *(_standing(rows, target, content["reference"]) for target in targets),
         "",
     ]
 
 
-def _row(row: Json) -> str:
+def _row(row: Json, dense: float | None) -> str:
     wanted, finished = row["seeds"]
     needs = [name for name in ("target", "pretrained", "hessian") if row[f"needs_{name}"]]
     cells = (
@@ -125,6 +137,7 @@ def _row(row: Json) -> str:
         "" if row["train_loss"] is None else f"{row['train_loss']:.3f}",
         "" if row["seconds"] is None else f"{row['seconds']:.0f}",
         "" if row["macs"] is None else f"{row['macs'] / 1e9:.3g}",
+        "" if row["macs"] is None or dense is None else f"{100 * row['macs'] / dense:.0f} %",
         ", ".join(needs),
         f"{finished}/{wanted}" if wanted else "all trials diverged",
     )

@@ -51,6 +51,28 @@ def test_a_layer_that_only_some_networks_have_keeps_its_column(compared: Experim
     assert table.rows == (("GRDA", "90.0", "90.0", "\u2013"), ("OTHER", "90.0", "\u2013", "90.0"))
 
 
+def test_work_is_told_as_a_part_of_the_dense_networks(compared: Experiment) -> None:
+    content = read(compared)
+    macs_of = {"grda": 3e9, "other": None, "sgd": 4e9}
+    content["methods"]["sgd"] = {**content["methods"]["grda"], "title": "SGD"}
+    choices = []
+    for name, macs in macs_of.items():
+        tensors = [{"name": "fc1.weight", "shape": [10, 10], "zeros": 0}]
+        compared.add(f"work-{name}", {"method": name}, {"sparsity": 0.9, "layers": tensors, "macs": macs})
+        target = None if name == "sgd" else 0.9
+        chosen = {"method": name, "target": target, "candidate": {"values": {"lr": 0.1}}}
+        choices.append({**chosen, "runs": [f"work-{name}"]})
+    for kept, said in (
+        (choices[:2], {"GRDA": "3", "OTHER": "\u2013"}),
+        (choices, {"SGD": "4 (100 %)", "GRDA": "3 (75 %)", "OTHER": "\u2013"}),
+    ):
+        write(compared, {**content, "choices": kept})
+        results = read_comparison(compared.path)
+        assert results is not None
+        tables = [table for table in comparison_sections(results)[0].tables if "GMAC" in table.head]
+        assert {row[0]: row[5] for table in tables for row in table.rows} == said
+
+
 def test_a_method_that_fails_does_not_flatten_the_others(compared: Experiment) -> None:
     """It is told below the figure, and only it; half as many weights as the full network: 95 %."""
     content = read(compared)

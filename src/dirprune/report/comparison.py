@@ -76,6 +76,11 @@ class Results:
         """What the reference is called."""
         return next((row.title for row in self.rows if row.method == self.reference), self.reference)
 
+    @property
+    def dense_macs(self) -> float | None:
+        """Multiplications of training the dense network by SGD; None where it is not compared."""
+        return next((row.macs for row in self.rows if row.method == "sgd" and row.target is None), None)
+
 
 @dataclass(frozen=True)
 class _Done:

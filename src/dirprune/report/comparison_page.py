@@ -48,7 +48,12 @@ def _reached(row: Row) -> str:
 def comparison_sections(results: Results) -> list[Section]:
     """Return what the page says of a comparison."""
     tables = [
-        Table(_wanted(target), "", _head(results), tuple(cells(row) for row in _of(results, target)))
+        Table(
+            _wanted(target),
+            "",
+            _head(results),
+            tuple(cells(row, results.dense_macs) for row in _of(results, target)),
+        )
         for target in _targets(results)
     ]
     caption = (
@@ -56,7 +61,8 @@ def comparison_sections(results: Results) -> list[Section]:
         "by seed, with its "
         "95 % interval (Student's t) and, in brackets, by how many points of sparsity the method is sparser. "
         "Training: seconds for a run. GMAC: 10⁹ multiplications of training on a machine that skips "
-        "every product with a pruned weight, densities as after each epoch. Memory: most that the "
+        "every product with a pruned weight, densities as after each epoch; in brackets, of what dense SGD "
+        "makes. Memory: most that the "
         "process held."
     )
     tables[-1] = Table(tables[-1].title, caption, tables[-1].head, tables[-1].rows)
@@ -86,7 +92,7 @@ def print_comparison(results: Results, console: Console) -> None:
         for index, heading in enumerate(_head(results)):
             grid.add_column(heading, justify="right" if index else "left", no_wrap=True)
         for row in _of(results, target):
-            grid.add_row(*(Text(encodable(cell, console)) for cell in cells(row)))
+            grid.add_row(*(Text(encodable(cell, console)) for cell in cells(row, results.dense_macs)))
         grid.width = max(console.width, 150)
         console.print(grid, crop=False, soft_wrap=True)
 
@@ -96,8 +102,8 @@ def _head(results: Results) -> tuple[str, ...]:
     return ("method", "accuracy %", "sparsity %", reference, "training", "GMAC", "memory", "needs", "seeds")
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """Write a row in words, in the order of the head."""
+def cells(row: Row, dense_macs: float | None = None) -> tuple[str, ...]:
+    """Write a row in words, in the order of the head; its work also as a part of the dense network's."""
     wanted, finished = row.seeds
     return (
         row.title,
@@ -105,11 +111,17 @@ def cells(row: Row) -> tuple[str, ...]:
         _per_cent(row.sparsity),
         _difference(row),
         wording.duration(row.seconds) if row.seconds is not None else wording.NOTHING,
-        f"{row.macs / 1e9:.3g}" if row.macs is not None else wording.NOTHING,
+        _work(row.macs, dense_macs),
         wording.size(row.peak_bytes) if row.peak_bytes is not None else wording.NOTHING,
         _needs(row),
         f"{finished}/{wanted}" if wanted else "all trials diverged",
     )
+
+
+def _work(macs: float | None, dense: float | None) -> str:
+    if macs is None:
+        return wording.NOTHING
+    return f"{macs / 1e9:.3g}" + (f" ({100 * macs / dense:.0f} %)" if dense else "")
 
 
 def _needs(row: Row) -> str:
