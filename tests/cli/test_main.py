@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import dirprune
 from dirprune.cli import main
 from dirprune.runs import find_runs
+from dirprune.tune import Candidate
+from dirprune.tune.comparable import Comparison
 
 QUICK = ["--seeds", "1", "--epochs", "2", "--threads", "1", "--jobs", "1"]
 
@@ -171,6 +173,26 @@ def test_tune_by_accuracy_shows_every_c_with_its_verdict(tmp_path, capsys):
     assert out.splitlines()[-1].startswith("dirprune train digits --c ")
     found = json.loads(next(tmp_path.glob("runs/tune-digits-*/greatest-c.json")).read_text())
     assert "-30.0 points" in found["rule"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"), [("undecided", ["c = 0.0316 is shown to be neither"]), ("worse", []), (None, [])]
+)
+def test_tune_tells_a_c_that_too_little_is_known_of(verdict, told, monkeypatch, capsys):
+    """The next greater c than the chosen one: had it been decided, the answer might be greater."""
+
+    def search(config, seeds, margin, bench, tried):
+        bench.folder.mkdir(parents=True)  # as the runs do
+        for c, word in ((0.01, "comparable"), (0.1, "worse"), (0.0316, verdict)):
+            known = Comparison(0.0, -0.1, 0.1, word) if word else None  # without: it diverged
+            tried(Candidate(c, config.mu, 0.9, known))
+        return 0.01
+
+    monkeypatch.setattr("dirprune.cli.tune.greatest_comparable_c", search)
+    assert main(["tune", "digits"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(words in out for words in told)
+    assert ("shown to be neither" in out) == bool(told)
 
 
 def test_tune_is_quiet_in_all_but_the_first_process(tmp_path, capsys, monkeypatch):

@@ -161,12 +161,29 @@ def _by_accuracy(
             "no c of 1e-4 or more is shown to be comparable for some mu: more --seeds, or a greater "
             "--validation narrow the interval; --margin says what loss does not matter"
         )
+    for mu, c in _undecided(tried, {config.mu: config.c for config in chosen}):
+        bench.console.print(
+            f"mu {mu:g}: c = {c:g} is shown to be neither comparable nor worse; more --seeds, "
+            "or a greater --validation, may allow it",
+            soft_wrap=True,
+        )
     rule = (
         f"greatest c whose one-sided lower 95 % bound of the paired difference to SGD is above "
         f"-{options.margin} points, {options.seeds} seeds, {config.epochs} epochs, "
         f"{config.validation:g} of the training images held back"
     )
     return chosen, {"rule": rule, "tried": [candidate.to_json() for candidate in tried]}
+
+
+def _undecided(tried: list[Candidate], chosen: dict[float, float]) -> list[tuple[float, float]]:
+    """Return (mu, c) where the search was turned down by a c of which too little is known."""
+    found = []
+    for mu in dict.fromkeys(candidate.mu for candidate in tried):
+        above = [x for x in tried if x.mu == mu and x.c > chosen.get(mu, 0)]
+        nearest = min(above, key=lambda x: x.c, default=None)
+        if nearest is not None and nearest.comparison and nearest.comparison.verdict == "undecided":
+            found.append((mu, nearest.c))
+    return found
 
 
 def _accuracy_cells(candidate: Candidate) -> list[str]:
