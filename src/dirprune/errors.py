@@ -1,7 +1,10 @@
 """Exceptions and warnings: each says what was expected, what came, and what to do."""
 
 import difflib
+import re
 from collections.abc import Collection
+
+_NO_MEMORY = re.compile("can't allocate memory|out of memory")  # of the CPU; of MPS and others
 
 
 class DirpruneError(Exception):
@@ -54,6 +57,21 @@ class PeerError(DirpruneError):
 
 class LostShadowWarning(UserWarning):
     """A new GRDA starts on weights that are already sparse, without the accumulator that made them so."""
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return what to do, in one line, if the machine or a device had no memory left; else None.
+
+    Example:
+        >>> out_of_memory(MemoryError())
+        'out of memory: lower --batch-size, --width or --jobs, or raise --accumulation'
+        >>> out_of_memory(ValueError("memory"))
+    """
+    # torch's own class by its name: what only prints help does not import torch.
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not named and not (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        return None
+    return "out of memory: lower --batch-size, --width or --jobs, or raise --accumulation"
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dirprune
@@ -115,6 +116,21 @@ def test_internal_errors_are_one_line_and_not_hidden(capsys, monkeypatch):
     monkeypatch.setattr("dirprune.cli._dispatch", fail)
     assert main(["train", "digits"]) == 1
     assert capsys.readouterr().err.startswith("dirprune: internal error, ZeroDivisionError: division by zero")
+
+
+def no_memory_on_a_device():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+NO_MEMORY = [lambda: torch.empty(2**60, dtype=torch.uint8), lambda: bytearray(2**60), no_memory_on_a_device]
+
+
+@pytest.mark.parametrize("ask", NO_MEMORY, ids=["torch", "python", "device"])
+def test_no_memory_is_one_line_with_what_to_do(ask, capsys, monkeypatch):
+    monkeypatch.setattr("dirprune.cli._dispatch", lambda _: ask())
+    assert main(["train", "digits"]) == 1
+    line = "dirprune: out of memory: lower --batch-size, --width or --jobs, or raise --accumulation\n"
+    assert capsys.readouterr().err == line
 
 
 def test_help_and_version(capsys):

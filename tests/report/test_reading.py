@@ -16,7 +16,7 @@ DAMAGE = [
     ("config.json", {"seed": 0}, "method must be of type str, but is missing"),
     ("config.json", CONFIG | {"seed": "0"}, "seed must be of type int, but holds '0'"),
     ("config.json", CONFIG | {"seed": True}, "seed must be of type int, but holds True"),
-    ("result.json", {}, "status must be of type str, but is missing"),
+    ("result.json", {}, 'status must be "finished" or "diverged", but is missing'),
     ("result.json", {"status": "lost"}, 'status must be "finished" or "diverged", not \'lost\''),
     ("result.json", {"status": "diverged"}, "message must be of type str, but is missing"),
     *(

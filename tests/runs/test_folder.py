@@ -1,5 +1,6 @@
 """The run folder: what is written comes back, and a kill between any two writes loses nothing."""
 
+import errno
 import json
 
 import pytest
@@ -59,6 +60,54 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(folder):
         folder.newest_checkpoint()
 
 
+@pytest.fixture
+def two_checkpoints(folder):
+    """Some 160 kB each, as the smallest networks have; the path of the newest."""
+    for step in (1, 2):
+        weights = torch.randn(100, 300, generator=torch.Generator().manual_seed(step))
+        folder.save_checkpoint(step, {"weights": weights, "bias": weights[0].clone()})
+    return folder.path / "checkpoints" / "step-00000002.pt"
+
+
+@pytest.mark.parametrize("part", [0, 0.02, 0.1, 0.25, 0.4, 0.5, 0.75, 0.99, 0.9999])
+def test_a_checkpoint_cut_anywhere_falls_back(folder, two_checkpoints, part):
+    content = two_checkpoints.read_bytes()
+    two_checkpoints.write_bytes(content[: int(part * len(content))])
+    with pytest.warns(UserWarning, match="trying the one before"):
+        assert folder.newest_checkpoint().step == 1
+
+
+@pytest.mark.parametrize("part", [0.001, 0.1, 0.5, 0.9])
+def test_a_flipped_bit_in_a_checkpoint_falls_back(folder, two_checkpoints, part):
+    content = bytearray(two_checkpoints.read_bytes())
+    content[int(part * len(content))] ^= 1
+    two_checkpoints.write_bytes(content)
+    with pytest.warns(UserWarning, match="trying the one before"):
+        assert folder.newest_checkpoint().step == 1
+
+
+@pytest.mark.parametrize("state", [[1, 2], {}, {"model": {}}, {"recorded_epochs": "1"}], ids=str)
+def test_what_is_no_checkpoint_of_ours_falls_back(folder, two_checkpoints, state):
+    torch.save(state, two_checkpoints)
+    with pytest.warns(UserWarning, match="trying the one before"):
+        assert folder.newest_checkpoint().step == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EIO, "the disk"), PermissionError(errno.EACCES, "not yours"), MemoryError()],
+    ids=repr,
+)
+def test_what_the_machine_fails_at_is_no_damage(folder, two_checkpoints, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    assert two_checkpoints.is_file()
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        folder.newest_checkpoint()
+
+
 class Payload:
     def __reduce__(self):
         return print, ("code from the checkpoint ran",)
@@ -98,6 +147,8 @@ def test_second_writer_is_refused(folder):
         ("config.json", "[" * 100_000, "not valid JSON"),
         ("config.json", "[1]", "must hold a JSON object"),
         ("result.json", "nonsense", "not valid JSON"),
+        ("result.json", "{}", "result.json: status must be .* but is missing: restore or delete it"),
+        ("result.json", '{"status": ["finished"]}', "result.json: status must be .* not \\['finished'\\]"),
         ("metrics.jsonl", "nonsense\n", "not valid JSON lines"),
         ("metrics.jsonl", "[" * 100_000 + "\n", "not valid JSON lines"),
         ("metrics.jsonl", "\xff\n", "not valid JSON lines"),

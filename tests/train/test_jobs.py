@@ -74,6 +74,17 @@ def test_a_value_out_of_range_is_found_at_once():
         Experiment(config=CONFIG, mu=(0.6, 0.0))
 
 
+def test_no_memory_is_said_as_what_to_do_and_so_from_another_process_too(digits, tmp_path):
+    error = MemoryError()
+    job = Job(config=CONFIG, folder=tmp_path / CONFIG.run_name)
+    outcome = attempt(job, digits, [Fail(CONFIG.run_name, error)])
+    assert outcome.error is error
+    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))).message.startswith(
+        "out of memory: lower"
+    )
+    assert RunFolder(job.folder).failure()["message"].startswith("out of memory: lower --batch-size")
+
+
 def test_a_job_goes_through_json():
     config = replace(CONFIG, mean=(0.1,), std=(0.2,), schedule="StepLR", schedule_args=("step_size=2",))
     job = Job(config=config, folder=Path("a/b"), data_dir="x", threads=2, checkpoint_every=Duration(3, "it"))

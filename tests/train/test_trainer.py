@@ -259,6 +259,15 @@ def test_first_stop_request_saves_and_the_run_resumes_to_the_same_end(digits, tm
     assert interrupted.sparse_file.read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
+def test_a_run_goes_on_without_the_record_of_where_it_began(digits, tmp_path):
+    run = RunFolder(tmp_path)
+    with pytest.raises(StopRequested):
+        Trainer(CONFIG, digits, run, callbacks=[Interrupt(step=30)]).run()
+    (tmp_path / "environment.json").unlink()
+    assert Trainer(CONFIG, digits, run, command="again").run()["status"] == "finished"
+    assert [again["command"] for again in run.environment()["resumed"]] == ["again"]
+
+
 def test_a_second_sigterm_lets_the_step_end_and_a_second_ctrl_c_does_not():
     """A batch system sends SIGTERM to every process of a job, and torchrun hands its own on."""
     with stop_requests() as received:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from dirprune import __version__
-from dirprune.errors import DirpruneError, UsageError, unknown
+from dirprune.errors import DirpruneError, UsageError, out_of_memory, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train RECIPE", "train a dense network and its sparse twin, end with a table and a report"),
@@ -58,10 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        line, code = (
-            f"internal error, {type(error).__name__}: {error} (run again with --debug for the place)",
-            1,
-        )
+        place = "run again with --debug for the place"
+        line = out_of_memory(error) or f"internal error, {type(error).__name__}: {error} ({place})"
+        code = 1
     print(f"dirprune: {' '.join(line.split())}", file=sys.stderr)
     return code
 

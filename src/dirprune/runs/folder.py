@@ -17,22 +17,23 @@
 """
 
 import datetime
+import errno
 import json
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import filelock
 import torch
 
 from dirprune.core.atomic import atomic_write
-from dirprune.errors import RunFolderError, RunInUseError
+from dirprune.errors import RunFolderError, RunInUseError, out_of_memory
 
 _KEPT_CHECKPOINTS = 2
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})\.pt")
@@ -80,8 +81,17 @@ class RunFolder:
         return self._read_json("environment.json")
 
     def result(self) -> Json | None:
-        """Return how the run ended, or None while it is not over."""
-        return self._read_json("result.json") if (self.path / "result.json").is_file() else None
+        """Return how the run ended, by its ``status`` at least, or None while it is not over."""
+        path = self.path / "result.json"
+        if not path.is_file():
+            return None
+        result = self._read_json(path.name)
+        if result.get("status") not in ("finished", "diverged"):
+            found = f"not {result['status']!r:.40}" if "status" in result else "but is missing"
+            raise RunFolderError(
+                f'{path}: status must be "finished" or "diverged", {found}: restore or delete it'
+            )
+        return result
 
     def failure(self) -> Json | None:
         """Return why the last attempt failed (``message``, ``date``), or None if it did not."""
@@ -111,12 +121,15 @@ class RunFolder:
 
         Raises:
             RunFolderError: There are checkpoints, and none can be read.
+            OSError: The disk cannot be read, or the file may not be.
         """
         saved = self._checkpoint_files()
         for step in sorted(saved, reverse=True):
             try:
-                return Checkpoint(step, torch.load(saved[step], map_location="cpu", weights_only=True))
-            except (RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:  # damage
+                return Checkpoint(step, _read_checkpoint(saved[step]))
+            except Exception as error:
+                if not _of_the_file(error):
+                    raise
                 warnings.warn(
                     f"cannot read {saved[step]} ({type(error).__name__}); trying the one before", stacklevel=2
                 )
@@ -291,6 +304,26 @@ class RunFolder:
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         with atomic_write(self.path / name) as file:
             file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def _read_checkpoint(path: Path) -> Json:
+    """Read a checkpoint whose checksums hold: torch looks at none of them."""
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{damaged} has another checksum")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not isinstance(state.get("recorded_epochs"), int):
+        raise TypeError("not a checkpoint of a run")
+    return state
+
+
+def _of_the_file(error: Exception) -> bool:
+    """Whether the content of a file raised that, which may be anything, and not the machine.
+
+    EINVAL is what reading from before the beginning raises, where a cut file seems to have its directory.
+    """
+    machine = isinstance(error, OSError) and error.errno != errno.EINVAL
+    return not machine and out_of_memory(error) is None
 
 
 def find_runs(folder: Path) -> list[RunFolder]:

@@ -14,7 +14,14 @@ import torch
 from dirprune import errors
 from dirprune.core.sparsity import SparsityReport
 from dirprune.data import EncodedDataset, ImageDataset
-from dirprune.errors import DirpruneError, FailedRunsError, RunFolderError, RunInUseError, UsageError
+from dirprune.errors import (
+    DirpruneError,
+    FailedRunsError,
+    RunFolderError,
+    RunInUseError,
+    UsageError,
+    out_of_memory,
+)
 from dirprune.runs import RunFolder
 from dirprune.train.accumulators import KeepAccumulators
 from dirprune.train.callbacks import Callback, Run, figures
@@ -172,8 +179,8 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
     except RunInUseError as error:
         return Outcome(job.name, "busy", str(error))
     except Exception as error:
-        message = str(error) if isinstance(error, DirpruneError) else f"{type(error).__name__}: {error}"
-        message = " ".join(message.split())
+        said = str(error) if isinstance(error, DirpruneError) else f"{type(error).__name__}: {error}"
+        message = out_of_memory(error) or " ".join(said.split())
         if first_process():
             record_failure(run, message, traceback.format_exc())
         if not known_to_all(error):

@@ -323,6 +323,7 @@ class Trainer:
         if checkpoint is None:
             self._folder.write_environment(here)
             return None
-        before = self._folder.environment()
+        known = (self._folder.path / "environment.json").is_file()  # who finds it damaged may delete it
+        before = self._folder.environment() if known else here
         self._folder.write_environment({**before, "resumed": [*before.get("resumed", []), here]})
         return checkpoint.state
