@@ -135,16 +135,16 @@ def test_bad_requests(tmp_path):
 
 
 def test_description_of_a_file(tmp_path):
-    weight = torch.zeros(40, 10)
+    weight = torch.zeros(400, 10)
     weight[0, :5] = 1
     save_sparse({"a": weight, "b": weight, "c": torch.ones(3)}, tmp_path / "file", values="bf16")
     a, b, c = describe_sparse(tmp_path / "file")
     assert (a.encoding, a.zeros, a.bytes, a.shape, a.dtype) == (
         "elias-fano BF16",
-        395,
+        3995,
         # the five positions, with the number of low bits that takes the fewest bytes, and the values
-        min(-(-5 * k // 8) + -(-(5 + (399 >> k)) // 8) for k in range(9)) + 10,
-        (40, 10),
+        min(-(-5 * k // 8) + -(-(5 + (3999 >> k)) // 8) for k in range(12)) + 10,
+        (400, 10),
         torch.float32,
     )
     assert (b.encoding, b.bytes) == ("= a", 0)

@@ -123,3 +123,16 @@ def test_what_it_does_not_go_with() -> None:
         GRDA([ones(2)], lr=0.1, differentiable=True, **NARROW)
     with pytest.raises(UsageError, match="one of float64"):
         GRDA([ones(2, dtype=torch.float64)], lr=0.1, **NARROW)
+
+
+def test_a_state_with_a_narrow_accumulator_is_refused_for_float64_and_nothing_changes() -> None:
+    narrow = GRDA([ones(3)], lr=0.1, **NARROW)
+    wide = GRDA([ones(3, dtype=torch.float64)], lr=0.1)
+    for optimizer in (narrow, wide):
+        train(optimizer, steps=2)
+    before = copy.deepcopy(wide.state_dict())
+    with pytest.raises(UsageError, match="at most 32 bits, got one of float64"):
+        wide.load_state_dict(narrow.state_dict())
+    assert wide.param_groups[0]["accumulator_dtype"] is None
+    (held,) = before["state"].values()
+    assert all(same_bits(value, wide.state_dict()["state"][0][key]) for key, value in held.items())

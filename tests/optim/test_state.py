@@ -205,6 +205,9 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_changes() -> None:
     train(more, steps=1)
     strange = copy.deepcopy(before)
     strange["param_groups"][0]["penalty"] = "l3"
+    other_buffer, other_square = copy.deepcopy(before), copy.deepcopy(before)
+    other_buffer["state"][0]["momentum_buffer"] = torch.zeros(4)
+    other_square["state"][1]["exp_avg_sq"] = torch.zeros(2)
     for state, exception, message in [
         (strange, UsageError, "penalty must be 'l1' or .*, got 'l3'"),
         (
@@ -213,6 +216,8 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_changes() -> None:
             "parameter 0 lacks accumulator, step, threshold: it was not saved by GRDA",
         ),
         (other_shapes.state_dict(), UsageError, r"shape \(4,\), the parameter \(3,\).*another model"),
+        (other_buffer, UsageError, r"momentum_buffer of parameter 0 has shape \(4,\), the parameter \(3,\)"),
+        (other_square, UsageError, r"exp_avg_sq of parameter 1 has shape \(2,\), the parameter \(2, 2\)"),
         (more.state_dict(), ValueError, "doesn't match the size"),
         ({"state": {}, "param_groups": []}, ValueError, "different number of parameter groups"),
     ]:

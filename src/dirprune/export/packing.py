@@ -1,5 +1,6 @@
 """One tensor of a sparse file: from elements to what is stored, and back; see sparse_layout.py."""
 
+import json
 import math
 import reprlib
 from collections.abc import Mapping
@@ -90,9 +91,9 @@ def can_be_index(n: int, count: object = 0, low_bits: object = 0) -> bool:
 
 
 def pack(
-    name: str, tensor: Tensor, values: Values, *, compress: bool, indices: tuple[str, ...] = INDICES
+    name: str, tensor: Tensor, values: Values, *, compress: bool, indices: tuple[str, ...], file_bytes: int
 ) -> tuple[dict[str, object], dict[str, Tensor]]:
-    """An entry and the parts to store: of the encodings, the one that takes the fewest bytes."""
+    """An entry and the parts to store: of the encodings, the one that takes the fewest bytes of the file."""
     dense = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     entry: dict[str, object] = {"name": name, "dtype": CODES[dense.dtype], "shape": list(dense.shape)}
     if values != "same" and dense.dtype in (torch.float32, torch.float64) and dense.ndim > 1:
@@ -109,16 +110,35 @@ def pack(
         for encoding in indices:
             keys, index = _index(encoding, chosen, bits)
             forms.append((keys, {**index, "values": found}))
-    keys, parts = min(forms, key=lambda form: _size(form[1]))
+
+    def cost(form: tuple[dict[str, object], dict[str, Tensor]]) -> int:
+        keys, parts = form
+        return _size(parts) + _header_bytes(entry | keys, parts, file_bytes)
+
+    keys, parts = min(forms, key=cost)
     if compress:
         # of the indices the one that is smallest in the end, which only compression can tell
         rivals = [form for form in forms if "values" in form[1]] if "values" in parts else [(keys, parts)]
         frames = [
-            (keys, {part: _compressed(value) for part, value in parts.items()}) for keys, parts in rivals
+            (keys | {"zstd": True}, {part: _compressed(value) for part, value in parts.items()})
+            for keys, parts in rivals
         ]
-        if _size((smallest := min(frames, key=lambda form: _size(form[1])))[1]) < _size(parts):
-            (keys, parts), entry["zstd"] = smallest, True
+        keys, parts = min(((keys, parts), *frames), key=cost)
     return entry | keys, parts
+
+
+def _header_bytes(entry: dict[str, object], parts: Mapping[str, Tensor], file_bytes: int) -> int:
+    """What the header takes for an entry and its parts, up to the digits of where the parts lie."""
+    description = json.dumps(json.dumps(entry, separators=(",", ":")))  # a text within the header's JSON
+    records = {
+        f"{part}:{entry['name']}": {
+            "dtype": CODES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [file_bytes, file_bytes],
+        }
+        for part, value in parts.items()
+    }
+    return len(description) + len(json.dumps(records, separators=(",", ":")))
 
 
 def _index(

@@ -17,7 +17,7 @@ metadata has one key, `dirprune-sparse`, whose text is this JSON:
 | alias | nothing: the entry is the same tensor as its target, an earlier entry that is no alias |
 
 Positions are taken from bit patterns, so that -0.0 and the payloads of NaNs survive. Only floating-point tensors
-are packed, and only where that takes fewer bytes. An entry may have two more keys:
+are packed, and only where that takes fewer bytes, those of the header included. An entry may have two more keys:
 
 | key | meaning |
 |---|---|
@@ -79,11 +79,13 @@ def encode(
     dense_bytes = 0
     for name, tensor in state.items():
         _check_storable(name, tensor)
+    all_bytes = sum(tensor.numel() * tensor.itemsize for tensor in state.values())
+    for name, tensor in state.items():
         owner = owners.setdefault(_identity(tensor), name) if tensor.numel() else name
         if owner != name:
             entries.append({"name": name, "encoding": "alias", "target": owner})
             continue
-        entry, parts = pack(name, tensor, values, compress=compress, indices=indices)
+        entry, parts = pack(name, tensor, values, compress=compress, indices=indices, file_bytes=all_bytes)
         entries.append(entry)
         stored.update({f"{part}:{name}": value for part, value in parts.items()})
         dense_bytes += tensor.numel() * tensor.itemsize

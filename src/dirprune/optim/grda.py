@@ -13,7 +13,7 @@ from dirprune.core.threshold import RULES, Penalty, ThresholdRule
 from dirprune.errors import LostShadowWarning, UsageError
 from dirprune.optim.gathering import Gathering
 from dirprune.optim.lost_shadow import fraction_already_sparse
-from dirprune.optim.options import check_options, check_params, check_penalty, check_sharding
+from dirprune.optim.options import check_dtypes, check_options, check_params, check_penalty, check_sharding
 from dirprune.optim.paths import Plans, update
 from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state, wide_dtype
 from dirprune.optim.tensors import Tensors
@@ -172,6 +172,7 @@ class GRDA(Optimizer):
             for option, value in defaults.items():
                 group.setdefault(option, value)
             check_penalty(group, self.threshold_rules)
+            check_dtypes(group)
             check_sharding(group, self._rule(group))
         super().__setstate__(state)
         self._unchecked = {}  # a state that was restored has its shadow

@@ -82,6 +82,14 @@ def _number(name: str, value: Any) -> float:
 
 def check_params(group: dict[str, Any]) -> None:
     """Raise UsageError for the first parameter that the options of its group do not suit."""
+    check_dtypes(group)
+    for parameter in group["params"]:
+        if group["fused"] and (reason := why_not_fused(parameter.device)):
+            raise UsageError(f"fused=True: {reason}; pass fused=None to go another way")
+
+
+def check_dtypes(group: dict[str, Any]) -> None:
+    """Raise UsageError for the first parameter whose dtype, or that of its accumulator, cannot be."""
     for parameter in group["params"]:
         if parameter.dtype not in _DTYPES:
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
@@ -91,8 +99,6 @@ def check_params(group: dict[str, Any]) -> None:
                 "accumulator_dtype=torch.bfloat16 needs parameters of at most 32 bits, got one of float64: "
                 "leave accumulator_dtype=None"
             )
-        if group["fused"] and (reason := why_not_fused(parameter.device)):
-            raise UsageError(f"fused=True: {reason}; pass fused=None to go another way")
 
 
 def check_sharding(group: dict[str, Any], rule: ThresholdRule) -> None:

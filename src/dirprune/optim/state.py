@@ -29,6 +29,7 @@ class _Shielded:
 
 
 _REQUIRED_STATE = ("accumulator", "step", "threshold")
+_ALIKE = ("accumulator", "momentum_buffer", "exp_avg_sq")  # shaped as the parameter
 
 
 def check_and_shield(optimizer: Optimizer, state_dict: StateDict) -> StateDict:
@@ -45,11 +46,12 @@ def check_and_shield(optimizer: Optimizer, state_dict: StateDict) -> StateDict:
                 f"the state of parameter {index} lacks {', '.join(missing)}: it was not saved by GRDA; "
                 "load a GRDA state_dict, or start a new GRDA without one"
             )
-        if held["accumulator"].shape != parameter.shape:
-            raise UsageError(
-                f"the accumulator of parameter {index} has shape {tuple(held['accumulator'].shape)}, "
-                f"the parameter {tuple(parameter.shape)}: the state belongs to another model"
-            )
+        for key in _ALIKE:
+            if key in held and held[key].shape != parameter.shape:
+                raise UsageError(
+                    f"the {key} of parameter {index} has shape {tuple(held[key].shape)}, "
+                    f"the parameter {tuple(parameter.shape)}: the state belongs to another model"
+                )
     known = set(saved_ids)
     shielded = {
         index: {key: _Shielded(value) if isinstance(value, Tensor) else value for key, value in held.items()}
