@@ -10,6 +10,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from dirprune.core.native import _LANGUAGES, _compiler
+from dirprune.errors import CompilerError
+
 # Before any test is read: the examples are the same at every run, and a busy machine fails none.
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.register_profile("search", deadline=None)  # new examples: HYPOTHESIS=search make unit
@@ -33,6 +36,18 @@ def _alone_as_in_company():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Skips what needs a C or C++ compiler where there is none."""
+    for language in _LANGUAGES.values():
+        try:
+            _compiler(*language)
+        except CompilerError as error:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(
+                f"NO COMPILER, nothing is compiled: {error}"
+            )
 
 
 @pytest.fixture(scope="session")

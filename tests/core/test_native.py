@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path, compiler):
     path = tmp_path / "sum.c"
     path.write_text("int sum(int a, int b) { return a + b; }")
     return path

@@ -19,6 +19,12 @@ from dirprune.models import create_model
 from tests.export.networks import thin
 
 
+@pytest.fixture(autouse=True)
+def _compiled(request):
+    if request.node.name != "test_without_a_compiler":
+        request.getfixturevalue("compiler")
+
+
 def numpy_convolution(x, conv):
     """Direct convolution in float64, one product after the other's definition."""
     weight, x = conv.weight.detach().double().numpy(), x.double().numpy()

@@ -16,6 +16,8 @@ from dirprune.export import SparseModel
 from dirprune.models import create_model
 from tests.export.networks import thin
 
+pytestmark = pytest.mark.usefixtures("compiler")
+
 
 @pytest.fixture(scope="module")
 def model():

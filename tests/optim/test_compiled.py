@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
@@ -42,6 +44,7 @@ def kernels(cache: Path) -> list[Path]:
     return list((cache / "dirprune" / "native").iterdir())
 
 
+@pytest.mark.usefixtures("compiler")
 def test_it_is_compiled_once(tmp_path: Path) -> None:
     first = run(tmp_path)
     assert "reason: None" in first
@@ -64,6 +67,7 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
     assert kernels(tmp_path) == []
 
 
+@pytest.mark.usefixtures("compiler")
 def test_another_instruction_set_is_another_kernel(tmp_path: Path) -> None:
     """As on a cluster whose machines share a home: torch tells what it uses itself."""
     for capability in ("default", "avx2"):

@@ -35,7 +35,7 @@ from tests.optim.common import (
 
 
 @pytest.fixture(autouse=True)
-def _there_is_a_kernel() -> None:
+def _there_is_a_kernel(compiler: None) -> None:
     assert why_not_fused("cpu") is None
 
 
