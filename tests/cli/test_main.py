@@ -48,6 +48,11 @@ BAD = [
     (["train", "digits", "--epochs", "0"], 2, "--epochs must be >= 1"),
     (["train", "digits", "--seeds", "0"], 2, "--seeds must be >= 1"),
     (["train", "digits", "--threads", "0"], 2, "--threads must be >= 1"),
+    (["train", "digits", "--threads", "99999999999999"], 2, "--threads must be <= 4096, got 99999999999999"),
+    (["tune", "digits", "--threads", "99999999999999"], 2, "--threads must be <= 4096, got 99999999999999"),
+    (["compare", "digits", "--threads", "99999999999999"], 2, "--threads must be <= 4096"),
+    (["bench", "step", "--threads", "99999999999999"], 2, "--threads must be <= 4096"),
+    (["bench", "inference", "nowhere", "--threads", "99999999999999"], 2, "--threads must be <= 4096"),
     (["train", "digits", "--jobs", "0"], 2, "--jobs must be >= 1"),
     (["train", "digits", "--sparsity", "0.9"], 2, "--sparsity belongs to none of sgd, grda"),
     (["train", "digits", "--methods", "adam"], 2, "unknown method 'adam'"),
@@ -74,6 +79,7 @@ BAD = [
     (["report"], 2, "FOLDER"),
     (["report", "nowhere"], 2, "nowhere does not exist"),
     (["report", "."], 2, "holds no runs"),
+    (["report", __file__], 2, "test_main.py is a file: give a folder"),
 ]
 
 

@@ -26,7 +26,13 @@ def busy(experiment: Experiment) -> Experiment:
     """The widest that each column gets."""
     for seed, (sgd, grda) in enumerate(((0.9613, 0.7613), (0.9731, 0.8031))):
         experiment.pair(
-            seed, sgd, grda, sparsity=0.9131, seconds=594, sparse_bytes=123_456, dense_bytes=1_200_000
+            seed,
+            sgd,
+            grda,
+            sparsity=(0.9131, 0.9233)[seed],
+            seconds=594,
+            sparse_bytes=123_456,
+            dense_bytes=1_200_000,
         )
     experiment.add("grda-2", {"method": "grda", "c": 0.0005, "seed": 2}, DIVERGED)
     experiment.add("grda-3", {"method": "grda", "c": 0.0005, "seed": 3})
@@ -35,7 +41,17 @@ def busy(experiment: Experiment) -> Experiment:
 
 
 FIGURES = [
-    *("96.72 ± 0.83", "78.22 ± 2.96", "-18.50 ± 2.12", "91.31", "121 KiB", "9.7x smaller", "9.9 min"),
+    *(
+        "96.72 ± 0.83",
+        "78.22 ± 2.96",
+        "-18.50 ± 2.12",
+        "91.82",
+        "±0.72",
+        "0.00",
+        "121 KiB",
+        "9.7x smaller",
+        "9.9 min",
+    ),
     *("2/2", "2/5", "1 diverged", "1 failed", "1 unfinished", "SGD", "gRDA", "c=5e-4", "mu=0.6"),
 ]
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from dirprune.train import memory
 from dirprune.train.memory import peak_bytes, reset_peak
 
 CPU, LARGE = torch.device("cpu"), 200 * 2**20
@@ -22,6 +23,13 @@ def test_the_peak_is_of_what_was_held_since_the_reset():
     del held
     reset_peak(CPU)
     assert peak_bytes(CPU) - before < LARGE // 2
+
+
+def test_where_nothing_tells_the_peak_is_unknown(monkeypatch, tmp_path):
+    """As on Windows, which has neither /proc nor the module `resource`."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(memory, "_STATUS", tmp_path / "status")
+    assert memory.peak_bytes(CPU) is None
 
 
 # In a process of its own, for what the C library is told lasts. A page is 4 KiB: 64 MiB are 16,384 of them.

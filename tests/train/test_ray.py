@@ -6,15 +6,17 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from dirprune.data import load_dataset
-from dirprune.errors import UsageError
+from dirprune.errors import DataError, UsageError
 from dirprune.runs import RunFolder
-from dirprune.train import Experiment, ProgressDisplay, TrainConfig, run_jobs
+from dirprune.train import Experiment, Job, Outcome, ProgressDisplay, TrainConfig, run_jobs
 from dirprune.train.duration import Duration
+from dirprune.train.ray_cluster import _check_cpus, _train
 
 CONFIG = TrainConfig(
     recipe="test", dataset="digits", model="lenet-300-100", c=5e-3, mu=0.6, batch_size=4, epochs=8
@@ -75,6 +77,27 @@ def test_a_lost_worker_loses_nothing(cluster, tmp_path):
             assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes()
     resumed = [len(RunFolder(job.folder).environment().get("resumed", [])) for job in jobs]
     assert max(resumed) >= 1
+
+
+def test_a_machine_without_the_data_says_so_in_one_line(tmp_path):
+    config = replace(CONFIG, dataset="fashion_mnist")
+    job = Job(config=config, folder=tmp_path / "run", data_dir=str(tmp_path / "nowhere"))
+    outcome = Outcome.from_json(_train(job.to_json()))
+    assert (outcome.name, outcome.status) == ("run", "failed")
+    assert isinstance(outcome.error, DataError)
+    assert outcome.message.endswith("nowhere' does not exist; give a folder or a hub name owner/name")
+
+
+def test_more_threads_than_any_machine_has_are_refused_before_anything_starts(tmp_path):
+    def cluster(*cpus):
+        nodes = [{"Alive": True, "Resources": {"CPU": count} if count else {}} for count in cpus]
+        return SimpleNamespace(nodes=lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 64.0}}])
+
+    jobs = [Job(config=CONFIG, folder=tmp_path / str(threads), threads=threads) for threads in (1, 3)]
+    with pytest.raises(UsageError, match="--threads 3: the largest machine of the ray cluster has 2 CPUs"):
+        _check_cpus(cluster(0, 1.0, 2.0), jobs)
+    _check_cpus(cluster(0, 4.0), jobs)
+    _check_cpus(cluster(0), jobs)  # it may grow
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch):

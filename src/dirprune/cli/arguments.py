@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import tyro
 
+from dirprune.core.threads import check_threads
 from dirprune.errors import UsageError
 
 Options = TypeVar("Options")
@@ -50,7 +51,8 @@ def parse(
 
 
 def at_least_one(**options: int | None) -> None:
-    """Raise UsageError for an option, named as its field, that is given and below 1."""
+    """Raise UsageError for an option, named as its field, that is given and below 1, or too many threads."""
+    check_threads(options.pop("threads", None))
     for name, value in options.items():
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be >= 1, got {value}")

@@ -12,6 +12,7 @@ from rich.table import Table
 from dirprune.cli.arguments import in_a_folder, parse
 from dirprune.cli.networks import load_network, one_run
 from dirprune.core.atomic import atomic_write
+from dirprune.core.threads import check_threads
 from dirprune.errors import UsageError, unknown
 from dirprune.export.inference_bench import CONTENDERS, Timing, as_json, measure_inference, verdicts
 
@@ -50,6 +51,7 @@ def bench_inference(arguments: list[str]) -> int:
     for program in options.programs:
         if program not in CONTENDERS:
             raise UsageError(unknown("program", program, CONTENDERS))
+    check_threads(*options.threads)
     model, shape = load_network(one_run(options.run))
     console = Console()
     with console.status("timing"):

@@ -49,6 +49,7 @@ def print_estimates(experiment: Experiment, execution: Execution, data_dir: str 
 
 def _lines(config: TrainConfig, found: Estimate, images: int, runs: int) -> list[str]:
     size, epoch = wording.size, found.step * found.steps_per_epoch
+    peak = "cannot be" if found.peak is None else size(found.peak)
     devices = f" on each of {found.processes} devices" if found.processes > 1 else ""
     lines = [
         f"{config.recipe}, {config.method}, {runs} run{'s' if runs > 1 else ''}",
@@ -56,7 +57,7 @@ def _lines(config: TrainConfig, found: Estimate, images: int, runs: int) -> list
         f"  memory       {size(found.memory)}{devices}: weights {size(found.weights)}, gradients "
         f"{size(found.gradients)}, optimiser {size(found.optimizer)}, activations "
         f"{size(found.activations)} for {found.at_once:,} images at once",
-        f"  peak         {size(found.peak)} measured with {found.measured_images:,} images at once "
+        f"  peak         {peak} measured with {found.measured_images:,} images at once "
         "(on a CPU: of the whole process)",
         f"  steps        {found.steps_per_epoch:,} an epoch of {images:,} images, "
         f"{found.steps_per_epoch * found.epochs:,} in {found.epochs:,} epochs",

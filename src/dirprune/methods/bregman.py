@@ -18,7 +18,8 @@ class BregmanSettings:
     """Settings of :class:`LinBreg`."""
 
     l1: float = 1e-3
-    """lambda, the weight of the penalty and the constant threshold."""
+    """lambda, the weight of the penalty and the constant threshold. Ours, a weak one: what gives a wanted
+    sparsity depends on rate, steps and network, so that it is searched."""
     delta: float = 1.0
     """delta, the elastic-net parameter (the paper's value)."""
     density: float = 0.01

@@ -24,7 +24,12 @@ class Dense(Method[NoSettings]):
 
 
 class SmallDense(Dense):
-    """A dense network that has as many weights as the pruned one keeps: every layer narrower by one factor.
+    r"""A dense network that has as many weights as the pruned one keeps: every layer narrower by one factor.
+
+    .. math:: s = \arg\min_{0 < s \le 1} |P(s) - (P(1) - n + k)|
+
+    with P(s) the parameters of the network whose layers have s times the width, n the prunable ones at full
+    width, and k those of them that are kept; it is trained by :class:`Dense`.
 
     The honest alternative to pruning: a sparse network that is no better than this one was not worth it. The
     target counts in the network of full width, and is met as nearly as whole channels allow.

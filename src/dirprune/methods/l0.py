@@ -21,7 +21,8 @@ class L0Settings:
     lr: float = 1e-3
     """Learning rate of Adam, for weights and gates (Adam and its rate as in the paper's MNIST runs)."""
     strength: float = 1.0
-    """lambda, the price of a weight; divided by the number of training examples."""
+    """lambda, the price of a weight; divided by the number of training examples. Ours, within what is
+    searched: the paper prices neurons, where this is the price of each weight."""
     drop_rate: float = 0.3
     """Initial probability that a gate is closed, before the stretch (the paper's Wide ResNet)."""
 

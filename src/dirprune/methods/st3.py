@@ -54,7 +54,9 @@ class ST3(Parametrised[St3Settings]):
         \rho_o = \frac{\sum_{j \in o} |v_j| [\, |v_j| > \tau_k ]}{\sum_{j \in o} |v_j|}
 
     with tau_k the greatest magnitude that is pruned, of the whole network, k falling along the cubic
-    schedule, rho_o the part of output unit o's l1 norm that is left, and epsilon = 0.01.
+    schedule, rho_o the part of output unit o's l1 norm that is left, and epsilon = 0.01. Weights of exactly
+    that magnitude are zero by the rule, so that ties, of which half precision has many, prune a few more
+    than wanted.
 
     References:
         Vanderschueren and De Vleeschouwer 2023, "Are straight-through gradients and soft-thresholding all you

@@ -18,7 +18,8 @@ class StrSettings:
     """Initial s of every layer. The paper's values for ImageNet (-3200 and the like) need its 100 epochs to
     decay; this one is ours, for shorter runs."""
     decay: float = 1e-3
-    """Weight decay of s, which draws it to 0 and the threshold up to 1/2: it rules the sparsity."""
+    """Weight decay of s, which draws it to 0 and the threshold up to 1/2: it rules the sparsity. Ours, and a
+    weak one, below what is searched: the paper's is that of its weights, for its own s_init and epochs."""
 
     def __post_init__(self) -> None:
         require(self, decay=(0, None))

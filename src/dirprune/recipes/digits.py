@@ -8,7 +8,8 @@ def digits() -> Experiment:
 
     Command: ``dirprune train digits``
 
-    Hardware and time: two CPU cores, one of which is used; about a minute when nothing else runs.
+    Hardware and time: two CPU cores, for two runs at once of one thread each; about a minute when
+    nothing else runs.
 
     Expect: gRDA 96.94 % test accuracy at 91.86 % sparsity, SGD 97.22 % (means over seeds 0 to 2, 360 test
     images, so that one image is 0.28 points). c, mu and epochs were chosen on a fifth of the training set

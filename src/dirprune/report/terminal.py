@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dirprune.report import wording
-from dirprune.report.summary import VariantSummary
+from dirprune.report.summary import Spread, VariantSummary
 
 _NARROWEST_LABEL = 7  # columns; a longer label goes on in the next line
 _MOST_WARNINGS = 6
@@ -62,11 +62,18 @@ def _cells(summary: VariantSummary) -> list[str]:
         summary.label,
         "\n".join((wording.spread(summary.test_accuracy), *wording.ranking(summary))),
         wording.points(summary.difference),
-        wording.percent(summary.sparsity.mean) if summary.sparsity else wording.NOTHING,
+        _zeros(summary.sparsity),
         f"{wording.size(file.mean)}\n{wording.factor(summary)}" if file else wording.NOTHING,
         wording.duration(summary.seconds.mean) if summary.seconds else wording.NOTHING,
         wording.seeds(summary).replace(", ", "\n"),
     ]
+
+
+def _zeros(sparsity: Spread | None) -> str:
+    """Mean and, below it so that 80 columns suffice, the deviation; a dense network has nothing to tell."""
+    if sparsity is not None and sparsity.mean == 0:
+        return wording.percent(0.0)
+    return wording.spread(sparsity).replace(" ± ", "\n±")
 
 
 def encodable(text: str, console: Console) -> str:

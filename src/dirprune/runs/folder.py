@@ -336,6 +336,7 @@ def find_runs(folder: Path) -> list[RunFolder]:
         return [RunFolder(folder)]
     runs = [RunFolder(path.parent) for path in sorted(folder.glob("*/config.json"))]
     if not runs:
-        what = "holds no runs" if folder.is_dir() else "does not exist"
+        found = "is a file" if folder.exists() else "does not exist"
+        what = "holds no runs" if folder.is_dir() else found
         raise RunFolderError(f"{folder} {what}: give a folder that `dirprune train` wrote")
     return runs

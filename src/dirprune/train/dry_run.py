@@ -35,7 +35,8 @@ class Estimate:
         optimizer: State of the optimiser.
         activations: What the forward pass keeps for the backward pass, for `at_once` images.
         at_once: Images in one forward pass of one process.
-        peak: Measured: most memory in use, with `measured_images` at once; on a CPU that of the process.
+        peak: Measured: most memory in use, with `measured_images` at once, on a CPU that of the process;
+            None: unknown.
         available: Memory that is free now.
         measured_images: Images at once in the measured steps.
         step: One optimiser step, scaled from the measured ones.
@@ -50,7 +51,7 @@ class Estimate:
     optimizer: int
     activations: int
     at_once: int
-    peak: int
+    peak: int | None
     available: int
     measured_images: int
     step: float

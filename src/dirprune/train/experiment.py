@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from dirprune.core.threads import check_threads
 from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import UsageError
 from dirprune.methods import METHODS
@@ -51,8 +52,7 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UsageError(f"--seeds must be >= 1, got {self.seeds}")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"--threads must be >= 1, got {self.threads}")
+        check_threads(self.threads)
         if not self.methods:
             raise UsageError(f"--methods must name at least one of {', '.join(METHODS)}")
         object.__setattr__(self, "c", self.c or (self.config.c,))

@@ -190,6 +190,29 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
     return Outcome(job.name, result["status"], result.get("message", ""))
 
 
+def load_and_attempt(
+    job: Job, load: Callable[[], ImageDataset | EncodedDataset], callbacks: Sequence[Callback]
+) -> Outcome:
+    """Train one run in a process that has its data still to load, whose lack is an outcome too.
+
+    Args:
+        job: The run.
+        load: Loads its data.
+        callbacks: Told about its progress.
+
+    Returns:
+        What became of it.
+
+    Raises:
+        StopRequested: Ctrl-C or SIGTERM came.
+    """
+    try:
+        dataset = load()
+    except (DirpruneError, OSError) as error:
+        return Outcome(job.name, "failed", str(error), error)
+    return attempt(job, dataset, callbacks)
+
+
 def _forget_frames(error: BaseException | None) -> None:
     """Let go of what the frames of a traceback hold, which is the whole run; the log has its text."""
     while error is not None:

@@ -1,7 +1,6 @@
 """The most memory that a run has held, and keeping from one step to the next what has been freed."""
 
 import ctypes
-import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -52,13 +51,17 @@ def reset_peak(device: torch.device) -> None:
         _CLEAR.write_text("5")  # Linux: forget the greatest resident size
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Return the most bytes in use: of the device, or of this process."""
+def peak_bytes(device: torch.device) -> int | None:
+    """Return the most bytes in use: of the device, or of this process; None where nothing tells (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from dirprune.runs import RunFolder
 from dirprune.train.diagnosis import Diagnosis
 from dirprune.train.display import ProgressDisplay
 from dirprune.train.interruption import StopRequested, stop_requests
-from dirprune.train.jobs import Job, Outcome, attempt, raise_if_hopeless, record_failure
+from dirprune.train.jobs import Job, Outcome, load_and_attempt, raise_if_hopeless, record_failure
 
 _RETRIES = 5  # a worker, or its machine, may be lost so many times before a run counts as failed
 _POLL_SECONDS = 1.0
@@ -55,6 +56,7 @@ def run_on_ray(jobs: Sequence[Job], address: str, display: ProgressDisplay) -> l
 
 
 def _run(ray: Any, jobs: Sequence[Job], display: ProgressDisplay) -> list[Outcome]:
+    _check_cpus(ray, jobs)
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     train = ray.remote(max_retries=_RETRIES, num_gpus=gpus)(_train)
     tasks = {train.options(num_cpus=job.threads, name=job.name).remote(job.to_json()): job for job in jobs}
@@ -83,11 +85,24 @@ def _run(ray: Any, jobs: Sequence[Job], display: ProgressDisplay) -> list[Outcom
     return [outcomes[job.name] for job in jobs]
 
 
+def _check_cpus(ray: Any, jobs: Sequence[Job]) -> None:
+    """Refuse a run for which no machine has the CPUs: ray would wait for one for ever.
+
+    A cluster without any CPU is taken for one that grows when it is asked.
+    """
+    most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    wanted = max((job.threads or 1 for job in jobs), default=0)
+    if 0 < most < wanted:
+        raise UsageError(
+            f"--threads {wanted}: the largest machine of the ray cluster has {most:g} CPUs; ask for fewer"
+        )
+
+
 def _train(content: dict[str, Any]) -> dict[str, Any]:
     """Train one run in a worker of the cluster."""
     job = Job.from_json(content)
-    dataset = load_dataset(job.config.dataset, job.data_dir)
-    return attempt(job, dataset, [Diagnosis()]).to_json()
+    load = partial(load_dataset, job.config.dataset, job.data_dir)
+    return load_and_attempt(job, load, [Diagnosis()]).to_json()
 
 
 def _outcome(ray: Any, task: Any, job: Job) -> Outcome:

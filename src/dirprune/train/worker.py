@@ -12,15 +12,15 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from dirprune.data import EncodedDataset, ImageDataset, load_dataset
-from dirprune.errors import DirpruneError
 from dirprune.train.callbacks import Callback, Run
 from dirprune.train.diagnosis import Diagnosis
 from dirprune.train.display import Relay
 from dirprune.train.interruption import StopRequested
-from dirprune.train.jobs import Job, Outcome, attempt
+from dirprune.train.jobs import Job, load_and_attempt
 
 
 class _OwnLog(Callback):
@@ -76,16 +76,12 @@ def main() -> int:
 
     jobs, data = _Jobs(), _Data()
     while (job := jobs.next()) is not None:
+        relay = Relay(send)
         try:
-            dataset = data.of(job)
-        except (DirpruneError, OSError) as error:
-            outcome = Outcome(job.name, "failed", str(error), error)
-        else:
-            try:
-                relay = Relay(send)
-                outcome = attempt(job, dataset, [_OwnLog(), relay, Diagnosis(relay.say)])
-            except StopRequested:
-                return 130
+            callbacks = [_OwnLog(), relay, Diagnosis(relay.say)]
+            outcome = load_and_attempt(job, partial(data.of, job), callbacks)
+        except StopRequested:
+            return 130
         os.dup2(errors, 2)  # the log is that run's alone
         jobs.done()
         send({"kind": "outcome", "outcome": outcome.to_json()})
