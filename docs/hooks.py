@@ -23,6 +23,7 @@ from dirprune.cli.bench import BENCHMARKS
 from dirprune.cli.compare import CompareOptions
 from dirprune.cli.landscape import TOPICS
 from dirprune.compare import Protocol
+from dirprune.export.inference_bench import CONTENDERS, DENSE
 from dirprune.methods import METHODS
 from dirprune.recipes import get_recipe
 from dirprune.report.published import draw_published
@@ -263,6 +264,69 @@ def _slim() -> str:
     return "\n".join(lines)
 
 
+def _sizes() -> str:
+    """A row for each kind of file: its bytes, network by network, and what made them."""
+    content = _measured("sizes")
+    results = content["results"]
+    heads = [f"{result['network']}, {_zeros(result)}" for result in results]
+    lines = [f"| bytes | {' | '.join(heads)} |", "|---" + "|--:" * len(results) + "|"]
+    for kind in results[0]["bytes"]:
+        cells = [f"{result['bytes'][kind]:,}" for result in results]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _made(content["environment"])])
+
+
+def _inference() -> str:
+    """A table for each network, folded: every program, and what made its times."""
+    alike: dict[str, list[tuple[str, Any]]] = {}
+    for result in _measured("inference")["results"]:
+        for table in result["tables"]:
+            alike.setdefault(result["network"], []).append((_zeros(result), table))
+    parts = []
+    for network, tables in alike.items():
+        tables.sort(key=lambda pair: (pair[1]["batch"], pair[1]["threads"], pair[0]))
+        made = (f"- {_made(table['environment'])}" for _, table in tables)
+        lines = [*_programs(tables), "", *made]
+        parts.append(f'??? note "{network}"\n\n' + "".join(f"    {line}\n" for line in lines))
+    return "\n".join(parts)
+
+
+def _programs(tables: list[tuple[str, Any]]) -> list[str]:
+    """A row for each program: its times, how far off it is at most; then what the sparse runtime gains."""
+    heads = [
+        f"{zeros}, batch {table['batch']}, {table['threads']} thread{'s' * (table['threads'] > 1)}"
+        for zeros, table in tables
+    ]
+    columns = [{row["name"]: row for row in table["timings"]} for _, table in tables]
+    lines = [f"| ms | {' | '.join(heads)} | off by |", "|---" + "|--:" * (len(tables) + 1) + "|"]
+    for name in CONTENDERS:
+        rows = [column.get(name) for column in columns]
+        timed = [row for row in rows if row is not None and row["milliseconds"] is not None]
+        if not timed:
+            continue
+        cells = [f"{row['milliseconds']:,.2f}" if row in timed else "" for row in rows]
+        off = max(row["difference"] for row in timed)
+        lines.append(f"| {name} | {' | '.join(cells)} | {off:.1e} |")
+    gains = []
+    for column in columns:
+        times = {name: row["milliseconds"] for name, row in column.items() if row["milliseconds"]}
+        best = min((name for name in DENSE if name in times), key=times.__getitem__)
+        gains.append(f"{times[best] / times['sparse (ours)']:.2f} x {best}")
+    return [*lines, f"| **ours against the fastest dense** | {' | '.join(gains)} | |"]
+
+
+def _zeros(result: dict[str, Any]) -> str:
+    (percent,) = re.findall(r"the smallest (\d+)%", result["weights"])
+    return f"{percent} %"
+
+
+def _made(environment: dict[str, Any]) -> str:
+    """Say by which command, where and when."""
+    machine = f"{environment['cores']} cores of an {environment['cpu']}"
+    versions, day = environment["versions"], environment["date"][:10]
+    return f"`{environment['command']}`, {machine}, torch {versions['torch']}, {day}"
+
+
 # -- comparison ----------------------------------------------------------------------------------------
 
 
@@ -303,7 +367,7 @@ def _methods() -> str:
 _GENERATED = {
     "command-line.md": {"help": _help},
     "comparison.md": {"protocol": _protocol, "methods": _methods},
-    "deployment.md": {"slim": _slim},
+    "deployment.md": {"sizes": _sizes, "slim": _slim, "programs": _inference},
     "frontier.md": {
         "frontier": _frontier,
         "judged": partial(_judged, "strongest"),

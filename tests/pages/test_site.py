@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import runpy
+from html import unescape
 
 import pytest
 
@@ -15,6 +16,18 @@ from tests.pages.blocks import PAGES, ROOT
 
 OURS = [path.removeprefix("docs/").removesuffix(".md") for path in PAGES if path.startswith("docs/")]
 DOCUMENTED = ("dirprune", "dirprune.landscape", "dirprune.methods", "dirprune.train", "dirprune.tune")
+
+
+def measured(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def table_rows(page):
+    """The texts of the cells of every row."""
+    return [
+        [re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", row, re.DOTALL)]
+        for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+    ]
 
 
 def test_the_build_says_nothing_amiss(site):
@@ -73,6 +86,38 @@ def test_every_method_is_in_the_table(site):
     for name, entry in METHODS.items():
         assert f"<code>{name}</code>" in html
         assert entry.facts.paper.split(",")[0] in html
+
+
+def test_sizes_are_those_that_were_measured(site):
+    rows = table_rows((site.path / "deployment.html").read_text())
+    results = measured("sizes")["results"]
+    for kind in results[0]["bytes"]:
+        assert [kind, *(f"{result['bytes'][kind]:,}" for result in results)] in rows
+
+
+def test_programs_are_those_that_were_measured(site):
+    page = unescape((site.path / "deployment.html").read_text())
+    off = {}
+    for result in measured("inference")["results"]:
+        part = page.partition(f"<summary>{result['network']}</summary>")[2].partition("</details>")[0]
+        head, *rows = table_rows(part)
+        columns = {name: {row[0]: cell for row, cell in zip(rows, cells, strict=True) if cell}
+                   for name, *cells in zip(head, *rows, strict=True)}  # fmt: skip
+        percent = re.search(r"(\d+)%", result["weights"])[1]
+        for table in result["tables"]:
+            assert f"<code>{table['environment']['command']}</code>" in part
+            threads = {1: "1 thread", 2: "2 threads"}[table["threads"]]
+            shown = columns[f"{percent} %, batch {table['batch']}, {threads}"]
+            (verdict,) = table["verdict"]
+            gain = re.search(r"is (\S+ x) as fast as the fastest dense program, (.+) \(", verdict)
+            assert shown.pop("ours against the fastest dense") == " ".join(gain.groups())
+            assert shown == {each["name"]: f"{each['milliseconds']:,.2f}" for each in table["timings"]}
+            for each in table["timings"]:
+                off.setdefault((result["network"], each["name"]), []).append(each["difference"])
+    for (network, name), differences in off.items():
+        part = page.partition(f"<summary>{network}</summary>")[2].partition("</details>")[0]
+        (row,) = [row for row in table_rows(part) if row[0] == name]
+        assert row[-1] == f"{max(differences):.1e}"
 
 
 def test_every_result_is_there_as_it_was_measured(site):
