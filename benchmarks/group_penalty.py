@@ -1,8 +1,17 @@
-"""What slim gains on finished runs, such as SGD, gRDA, and gRDA with the group penalty: before and after.
+r"""What slim gains on finished runs, such as SGD, gRDA, and gRDA with the group penalty: before and after.
 
-Each network is timed before and after in one run, in which the programs take turns.
+Each network is timed before and after in one run, in which the programs take turns. The runs of
+``benchmarks/results/group_penalty.json`` are made by
 
-Example: python benchmarks/group_penalty.py runs/lenet5-fashion_mnist-epochs10 --threads 1
+::
+
+    dirprune train lenet5-fashion_mnist --data-dir DATA --precision bf16 --channels-last --epochs 10
+    dirprune train lenet5-fashion_mnist --data-dir DATA --precision bf16 --channels-last --epochs 10 \
+        --penalty group
+    dirprune train lenet5-fashion_mnist --data-dir DATA --precision bf16 --channels-last \
+        --schedule half-linear --schedule-epochs 30 --penalty group --c 2e-3 4e-3
+
+Example: python benchmarks/group_penalty.py runs/lenet5-fashion_mnist-epochs10-precisionbf16-channels-lastTrue
 """
 
 import argparse
