@@ -8,7 +8,7 @@
 # make bench                    time and memory of a step, an epoch, cost of a bfloat16 accumulator: some minutes on a quiet machine
 # make fuzz                     10,000 damaged sparse files, some minutes
 # make compare DATA_DIR=DATA    all pruning methods on equal terms: an hour or two a part on two cores; can be stopped and resumed
-# make page                     src/dirprune/recipes/README.md and benchmarks/README.md from the results beside them
+# make page                     src/dirprune/recipes/README.md and benchmarks/README.md from the results beside them; docs/assets/published.svg
 # make measure DATA_DIR=DATA    the figures of README.md, an hour or more on two cores; DATA holds the data sets as parquet
 PYTHON ?= python3
 VENV   ?= .venv
@@ -64,6 +64,7 @@ compare: $(STAMP)
 page: $(STAMP)
 	$(BIN)/python benchmarks/recipes_page.py
 	$(BIN)/python benchmarks/page.py
+	$(BIN)/python benchmarks/published.py
 
 measure: $(STAMP)
 	@test -n "$(DATA_DIR)" || { echo "make measure needs DATA_DIR=..., a folder with fashion_mnist and cifar10 as parquet"; exit 2; }

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from docutils.utils.math.latex2mathml import tex2mathml
-from matplotlib import style
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -26,7 +25,6 @@ from dirprune.compare import Protocol
 from dirprune.export.inference_bench import CONTENDERS, DENSE
 from dirprune.methods import METHODS
 from dirprune.recipes import get_recipe
-from dirprune.report.published import draw_published
 
 _ROOT = Path(__file__).parents[1]
 RESULTS = sorted(_ROOT.glob("benchmarks/results/*.json"))
@@ -47,10 +45,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Put the measured results beside the pages, as they are, and the published curves as a figure."""
+    """Put the measured results beside the pages, as they are."""
     for path in RESULTS:
         files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
-    files.append(File.generated(config, "assets/published.svg", content=_published()))
     return files
 
 
@@ -328,14 +325,6 @@ def _made(environment: dict[str, Any]) -> str:
 
 
 # -- comparison ----------------------------------------------------------------------------------------
-
-
-def _published() -> bytes:
-    """The published curves, on white: the figure is made for paper."""
-    content = io.BytesIO()
-    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "published"}]):
-        draw_published().savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()
 
 
 def _protocol() -> str:
