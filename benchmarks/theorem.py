@@ -4,7 +4,8 @@ A tanh network 64-16-10 (1,210 weights) on some of scikit-learn's digits, in flo
 20 images make at most 200 sharp directions and leave 1,010 flat ones; 100 images make 1,000, whose curvature
 comes in every size, so that nothing tells sharp from flat. With cross-entropy all curvature goes to zero with
 the loss. Full gradients and batches; from the initial weights, as gRDA is used, and from a minimum, where the
-Hessian hardly changes and the theorem stands alone.
+Hessian hardly changes and the theorem stands alone. ``dirprune report runs/digits`` shows what lies in the
+folder ``landscape`` of that experiment: ``--out runs/digits/landscape``.
 
 Example: python benchmarks/theorem.py --out runs/theorem --output benchmarks/results/theorem.json
 """

@@ -141,23 +141,29 @@ def _measured(name: str) -> Any:
 
 
 def _theorem() -> str:
-    """A row for each experiment and the greatest and the least learning rate: ranges over the times."""
+    """A row for each experiment, the greatest and the least learning rate, and each time."""
     lines = [
-        "| experiment | gamma | overlap of zeros | soft | distance | soft | correlation |",
-        "|---|---|---|---|---|---|---|",
+        "| experiment | gamma | t | overlap of zeros | soft | signs | distance | soft | correlation |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
+    columns = ("overlap", "overlap_plain", "signs", "distance", "distance_plain", "correlation")
     for name, found in _measured("theorem").items():
         rates = [row["rate"] for row in found["rows"]]
         for rate in (max(rates), min(rates)):
-            rows = [row for row in found["rows"] if row["rate"] == rate]
-            columns = ("overlap", "overlap_plain", "distance", "distance_plain", "correlation")
-            cells = [_range([row[column] for row in rows]) for column in columns]
-            lines.append(f"| {name.replace('-', ' ')} | {rate:g} | {' | '.join(cells)} |")
+            for row in (row for row in found["rows"] if row["rate"] == rate):
+                cells = " | ".join(f"{row[column]:.2f}" for column in columns)
+                lines.append(f"| {name.replace('-', ' ')} | {rate:g} | {row['time']:g} | {cells} |")
     return "\n".join(lines)
 
 
-def _range(values: list[float]) -> str:
-    return f"{min(values):.2f} to {max(values):.2f}"
+def _theorem_whole() -> str:
+    """The whole table of each experiment, folded."""
+    text = (_ROOT / "benchmarks" / "results" / "theorem.md").read_text(encoding="utf-8")
+    parts = []
+    for name, table in re.findall(r"^\*\*(\S+)\*\*\n\n((?:\|.*\n)+)", text, flags=re.MULTILINE):
+        rows = "".join(f"    {line}\n" for line in table.splitlines())
+        parts.append(f'??? note "{name.replace("-", " ")}"\n\n{rows}')
+    return "\n".join(parts)
 
 
 def _cost() -> str:
@@ -364,6 +370,6 @@ _GENERATED = {
         "judged-rescaled": partial(_judged, "rescaled"),
         "readings": _readings,
     },
-    "evidence.md": {"theorem": _theorem, "cost": _cost, "pairs": _pairs},
+    "evidence.md": {"theorem": _theorem, "theorem-whole": _theorem_whole, "cost": _cost, "pairs": _pairs},
     "results.md": {"results": _results},
 }

@@ -225,6 +225,20 @@ def test_words_on_sizes_agree_with_the_results():
     )
 
 
+def test_words_on_the_signs_of_the_theorem_agree_with_the_results():
+    page = " ".join((ROOT / "docs" / "evidence.md").read_text(encoding="utf-8").split())
+    signs = [
+        (name, row["time"], row["signs"])
+        for name, found in measured("theorem").items()
+        for row in found["rows"]
+        if row["signs"] < 1
+    ]
+    assert {name for name, _, _ in signs} == {"100-images", "100-images-batches"}
+    assert min(time for _, time, _ in signs) == 100
+    least = 100 * min(part for _, _, part in signs)
+    assert f"but with 100 images at long times, where {least:.1f} % or more do" in page
+
+
 def test_short_training_of_vgg16_agrees_with_the_results():
     results = ROOT / "src" / "dirprune" / "recipes" / "results" / "vgg16-width0.25-cifar10.json"
     runs = {run["name"]: run["result"] for run in json.loads(results.read_text())["runs"]}

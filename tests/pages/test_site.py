@@ -120,6 +120,21 @@ def test_programs_are_those_that_were_measured(site):
         assert row[-1] == f"{max(differences):.1e}"
 
 
+def test_rows_of_the_theorem_are_those_that_were_measured(site):
+    rows = table_rows((site.path / "evidence.html").read_text())
+    content = measured("theorem")
+    for name, found in content.items():
+        for rate in (0.1, 0.003):  # the greatest and the least
+            for row in (row for row in found["rows"] if row["rate"] == rate):
+                keys = ("overlap", "overlap_plain", "signs", "distance", "distance_plain", "correlation")
+                cells = [f"{row[key]:.2f}" for key in keys]
+                assert [name.replace("-", " "), f"{rate:g}", f"{row['time']:g}", *cells] in rows
+    kept = (ROOT / "benchmarks" / "results" / "theorem.md").read_text().splitlines()
+    whole = [[cell.strip() for cell in line.split("|")[1:-1]] for line in kept if line.startswith("| 0")]
+    assert len(whole) == sum(len(found["rows"]) for found in content.values())
+    assert all(row in rows for row in whole)
+
+
 def test_every_result_is_there_as_it_was_measured(site):
     html = (site.path / "results.html").read_text()
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
