@@ -15,6 +15,16 @@ def test_cubic_is_zhu_and_gupta():
     assert [schedule(step) for step in (0, 999, 1000, 5000, 5001)] == [0.1, 0.1, 0.1, 0.9, 0.9]
 
 
+@pytest.mark.parametrize(("begin", "every", "times", "initial"), [(0, 1, 100, 0.0), (1000, 10, 400, 0.1)])
+def test_cubic_is_that_of_torch(begin, every, times, initial):
+    oracle = pytest.importorskip("torch.ao.pruning").CubicSL.sparsity_compute_fn
+    end = begin + every * times
+    schedule = Cubic(begin=begin, end=end, final=0.9, initial=initial)
+    for step in range(0, end + 3 * every, every):
+        expected = oracle(initial, 0.9, step, begin, every, times)
+        assert schedule(step) == pytest.approx(expected, abs=1e-12)
+
+
 def test_cubic_has_done_seven_eighths_of_its_way_in_the_middle():
     assert Cubic(begin=0, end=100, final=0.8)(50) == pytest.approx(0.7)
 
