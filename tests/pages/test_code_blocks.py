@@ -1,13 +1,17 @@
 """The code in README.md and docs/ runs: Python page by page, commands as far as they are cheap."""
 
 from dataclasses import replace
+from shutil import copytree
 
 import pytest
 import torch
 from torch import nn
 
-from dirprune import recipes
+from dirprune import recipes, save_sparse
 from dirprune.cli import main
+from dirprune.data import load_dataset
+from dirprune.runs import RunFolder
+from dirprune.train import Trainer
 from tests.pages.blocks import BLOCKS, EXAMPLE, PAGES, ROOT, Block, read_blocks
 from tests.pages.commands import check_command, words_of
 
@@ -71,9 +75,20 @@ def test_commands_are_understood(block, monkeypatch):
         check_command(words, monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """What a page calls RUN: a folder of a finished run."""
+    config = replace(recipes.get_recipe("digits").config, epochs=1)
+    run = RunFolder(tmp_path_factory.mktemp("finished") / config.run_name)
+    Trainer(config, load_dataset("digits"), run, command="").run()
+    return run.path
+
+
 @pytest.mark.parametrize("block", [block for block in SHELL if block.run], ids=place)
-def test_cheap_commands_run(block, tmp_path, monkeypatch, capsys):
+def test_cheap_commands_run(block, finished_run, short_digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    copytree(finished_run, "RUN")
+    save_sparse(nn.Linear(3, 2), "FILE")
     for line in block.source.splitlines():
         program, *words = words_of(line)
         assert program == "dirprune"
