@@ -12,9 +12,13 @@ from safetensors.torch import load_file
 from dirprune.cli import main
 from dirprune.cli.bench_inference import bench_inference
 from dirprune.cli.networks import architecture, load_network, one_run
+from dirprune.data import ImageDataset, Split, load_dataset
 from dirprune.errors import UsageError
 from dirprune.export import fit_shapes, load_sparse, save_sparse
 from dirprune.integrations.hub import from_pretrained
+from dirprune.runs import RunFolder
+from dirprune.train import Diagnosis, Execution, TrainConfig, Trainer
+from tests.image_folder import make_image_folder
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,39 @@ def test_folder_for_the_hub(run, tmp_path, capsys):
     page = (tmp_path / "net" / "README.md").read_text()
     assert f"| test accuracy | {100 * accuracy:.2f} % |" in page
     assert "| recipe | digits of dirprune: gRDA c=0.03 mu=0.6, lr 0.1," in page
+
+
+def in_memory():
+    images, labels = torch.randint(256, (40, 3, 20, 20), dtype=torch.uint8), torch.arange(40) % 4
+    return ImageDataset(Split(images, labels), Split(images, labels), num_classes=4, class_names=())
+
+
+@pytest.mark.parametrize("name", ["mine", "imagenet"])
+def test_a_run_on_data_of_ones_own(name, tmp_path, capsys):
+    """Four classes, which no catalogue knows: in memory, and in the folders of ImageNet."""
+    folders = tmp_path / "images"
+    data = in_memory() if name == "mine" else load_dataset(name, make_image_folder(folders, 16, 8, classes=4))
+    size = None if name == "mine" else 20
+    config = TrainConfig(
+        recipe="mine", dataset=name, model="lenet5", image_size=size, batch_size=8, epochs=1, c=1e-3
+    )
+    folder = RunFolder(tmp_path / "run")
+    execution = Execution(workers=0)
+    Trainer(config, data, folder, callbacks=[Diagnosis()], execution=execution).run()
+    noted = {"name": "lenet5", "num_classes": 4, "in_channels": 3, "image_size": 20, "width": 1.0}
+    assert folder.network() == architecture(folder) == noted
+    for kind in ("sparse", "slim", "dense", "onnx", "hub"):
+        assert main(["export", str(folder.path), "--to", kind, "--out", str(tmp_path / kind)]) == 0
+    assert from_pretrained(tmp_path / "hub")(torch.zeros(2, 3, 20, 20)).shape == (2, 4)
+    quick = ["--batches", "1", "--threads", "1", "--rounds", "1", "--programs", "torch", "sparse (ours)"]
+    assert bench_inference([str(folder.path), *quick]) == 0
+
+    (folder.path / "network.json").unlink()  # as written before; the same call notes it again
+    Trainer(config, data, folder, execution=execution).run()
+    assert folder.network() == noted
+    (folder.path / "network.json").write_text('{"name": "lenet5"}')
+    assert main(["export", str(folder.path), "--to", "dense"]) == 2
+    assert "network.json does not hold the arguments" in capsys.readouterr().err
 
 
 def test_every_kind_of_file(run, tmp_path, capsys):

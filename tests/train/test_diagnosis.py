@@ -29,7 +29,7 @@ def network():
 def watch(tmp_path):
     """Return a function that starts a diagnosis of a network, thresholded unless told otherwise."""
 
-    def start(model, config=CONFIG, c=1e-3):
+    def start(model, config=CONFIG, c=1e-3, classes=10):
         folder = RunFolder(tmp_path)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         optimizer.param_groups[0]["c"] = c
@@ -42,6 +42,7 @@ def watch(tmp_path):
                 model,
                 optimizer,
                 create_method("grda"),
+                classes,
                 Position(1, 0, 0, 5, 10),
                 torch.zeros(2),
             )
@@ -108,8 +109,7 @@ def test_a_collapse_is_a_fall_below_half_of_the_best(watch):
 
 
 def test_with_many_classes_a_low_accuracy_can_collapse_too(watch):
-    config = TrainConfig(recipe="", dataset="cifar100", model="wrn10x1")
-    diagnosis, folder, _ = watch(network(), config)
+    diagnosis, folder, _ = watch(network(), classes=100)
     for accuracy in (0.015, 0.005):  # chance is 0.01
         diagnosis.on_epoch({"test_accuracy": accuracy}, HEALTHY)
     assert kinds(folder) == []

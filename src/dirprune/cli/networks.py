@@ -1,5 +1,6 @@
 """Networks from run folders, for the commands that use a finished one."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,17 @@ def architecture(run: RunFolder) -> dict[str, Any]:
     """The arguments of `create_model` that build a run's network.
 
     Raises:
-        RunFolderError: The configuration does not say which network it is.
+        RunFolderError: The folder does not say which network it is.
         UsageError: One of its settings is out of range.
     """
+    if (noted := run.network()) is not None:
+        if set(noted) != set(inspect.signature(create_model).parameters):
+            raise RunFolderError(f"{run.path}/network.json does not hold the arguments of create_model")
+        return noted
     from dirprune.train import TrainConfig, shape_of  # takes a second, which `inspect` need not wait for
     from dirprune.train.build import model_arguments
 
-    try:
+    try:  # a run of before network.json: its data set was one of the catalogue's
         config = TrainConfig.from_json(run.config())
         spec = find_spec(config.dataset)
         return model_arguments(config, shape_of(config, spec), spec.num_classes)
@@ -49,7 +54,7 @@ def load_network(run: RunFolder) -> tuple[nn.Module, tuple[int, int, int]]:
     """A run's network in evaluation mode, and the shape of the images that it takes.
 
     Raises:
-        RunFolderError: The configuration does not say which network it is.
+        RunFolderError: The folder does not say which network it is.
         UsageError: One of its settings is out of range.
         SparseFileError: The network's file is damaged or does not fit.
     """
@@ -57,6 +62,6 @@ def load_network(run: RunFolder) -> tuple[nn.Module, tuple[int, int, int]]:
     try:
         model = create_model(**arguments)
     except TypeError as error:
-        raise RunFolderError(f"{run.path}/config.json does not say which network it is: {error}") from error
+        raise RunFolderError(f"{run.path} does not say which network it is: {error}") from error
     load_sparse(run.sparse_file, model)
     return model.eval(), (arguments["in_channels"], arguments["image_size"], arguments["image_size"])

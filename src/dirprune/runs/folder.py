@@ -3,6 +3,7 @@
 ::
 
     config.json         what was asked: every setting that the result depends on
+    network.json        which network: the arguments of ``create_model``, with the data's number of classes
     environment.json    where it ran: versions, machine, threads, command, date
     metrics.jsonl       a line for each epoch; equal for equal configurations, interrupted or not
     timing.jsonl        a line for each epoch: seconds
@@ -75,6 +76,10 @@ class RunFolder:
     def config(self) -> Json:
         """Return the resolved configuration."""
         return self._read_json("config.json")
+
+    def network(self) -> Json | None:
+        """Return the arguments of ``create_model`` that build the network; None where they were not noted."""
+        return self._read_json("network.json") if (self.path / "network.json").is_file() else None
 
     def environment(self) -> Json:
         """Return where and how the run was made."""
@@ -192,6 +197,10 @@ class RunFolder:
                     f"{self.path} holds a run with {key}={held.get(key)!r}, not {wanted.get(key)!r}: "
                     "choose another --out, or delete that folder"
                 )
+
+    def write_network(self, arguments: Mapping[str, Any]) -> None:
+        """Write what :meth:`network` returns."""
+        self._write_json("network.json", arguments)
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Write where and how the run is made."""

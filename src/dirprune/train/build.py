@@ -1,6 +1,7 @@
 """The network of a run, placed on its devices."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,8 +47,12 @@ def build_model(config: TrainConfig, shape: tuple[int, int, int], num_classes: i
         shape: (channels, height, width) of the images.
         num_classes: Number of outputs.
     """
-    arguments = model_arguments(config, shape, num_classes)
-    torch.manual_seed(config.seed)
+    return initial_model(model_arguments(config, shape, num_classes), config.seed)
+
+
+def initial_model(arguments: Mapping[str, Any], seed: int) -> nn.Module:
+    """Return the network of these arguments of ``create_model`` with the initial weights of a seed."""
+    torch.manual_seed(seed)
     return create_model(**arguments)
 
 

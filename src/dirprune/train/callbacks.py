@@ -51,6 +51,7 @@ class Run:
         model: The network, without the wrappers of distributed training.
         optimizer: Its optimiser.
         method: What made the optimiser.
+        num_classes: Of the data.
         position: Where the run is now; it moves.
         sums: [loss in nats, right answers], summed over the images that this epoch has trained on so far, in
             training mode; float64 [2] on the run's device (float32 on Apple's), and it moves too.
@@ -61,6 +62,7 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     method: Method[Any]
+    num_classes: int
     position: Position
     sums: Tensor
 

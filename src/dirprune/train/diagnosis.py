@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from dirprune.core.sparsity import SparsityReport
-from dirprune.data.catalogue import find_spec
 from dirprune.train.callbacks import Callback, Run
 from dirprune.train.config import TrainConfig
 
@@ -61,7 +60,7 @@ class Diagnosis(Callback):
         self._remedy = "lower --lr" if run.config.sparsity is None else "lower --sparsity or --lr"
         if self._thresholds:
             self._remedy = "lower --c or --mu"
-        self._learnt = _LEARNT / find_spec(run.config.dataset).num_classes
+        self._learnt = _LEARNT / run.num_classes
         self._silent: set[str] = set()
         self._watch(run.model)
         if not self._thresholds:

@@ -14,7 +14,13 @@ from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import DivergenceError, RunFolderError
 from dirprune.export import save_sparse
 from dirprune.runs import RunFolder
-from dirprune.train.build import build_model, make_accelerator, place_model, weights_digest
+from dirprune.train.build import (
+    initial_model,
+    make_accelerator,
+    model_arguments,
+    place_model,
+    weights_digest,
+)
 from dirprune.train.callbacks import Callback, Run
 from dirprune.train.checkpoint import restore, state_of
 from dirprune.train.config import TrainConfig
@@ -83,7 +89,8 @@ class Trainer:
         device = self._accelerator.device
         with self._ranks.together():
             self._inputs = make_inputs(config, dataset, device, execution)
-            model = build_model(config, self._inputs.shape, self._inputs.num_classes)
+            self._network = model_arguments(config, self._inputs.shape, self._inputs.num_classes)
+            model = initial_model(self._network, config.seed)
             self._initial_weights = weights_digest(model)
             self._cost = Cost.of(model, self._inputs.shape)
         self._model = place_model(model, config, self._accelerator, execution)
@@ -153,6 +160,8 @@ class Trainer:
         held.enter_context(self._folder.locked())
         asked = {**asdict(self._config), "data": self._inputs.digest}
         self._folder.prepare(asked, defaults=self._config.defaults())
+        if self._folder.network() is None:
+            self._folder.write_network(self._network)
         return self._folder.result()
 
     # -- the loop --------------------------------------------------------------------------------------
@@ -305,6 +314,7 @@ class Trainer:
             model=self._bare,
             optimizer=self._optimizer,
             method=self._method,
+            num_classes=self._inputs.num_classes,
             position=self._position,
             sums=self._progress.sums,
         )
