@@ -1,5 +1,7 @@
 """ONNX files: onnxruntime and the standard's own checker are the judges."""
 
+from pathlib import Path
+
 import onnx
 import onnxruntime
 import pytest
@@ -10,7 +12,10 @@ from dirprune.errors import ExportError
 from dirprune.export import SparseModel, slim
 from dirprune.export.onnx_file import export_onnx
 from dirprune.models import create_model
+from tests.conftest import ROOT
 from tests.export.networks import thin
+
+_PLACES = [str(place).encode() for place in (ROOT, Path(torch.__file__).parents[1], Path.home())]
 
 
 @pytest.mark.parametrize("sparse", [True, False])
@@ -22,6 +27,8 @@ def test_onnxruntime_computes_the_same_for_any_batch(sparse, tmp_path):
     assert info.difference < 1e-5
     assert info.bytes == info.path.stat().st_size
     onnx.checker.check_model(str(info.path))
+    content = info.path.read_bytes()
+    assert not [word for word in (*_PLACES, b'File "', b".py") if word in content]
     session = onnxruntime.InferenceSession(str(info.path), providers=["CPUExecutionProvider"])
     for images in (1, 7):
         x = torch.randn(images, 1, 28, 28)
@@ -29,6 +36,21 @@ def test_onnxruntime_computes_the_same_for_any_batch(sparse, tmp_path):
         torch.testing.assert_close(actual, model.eval()(x).detach(), atol=1e-4, rtol=0)
     dense = sum(parameter.numel() * 4 for parameter in model.parameters())
     assert (info.sparse_weights, info.bytes < dense / 4) == ((4, True) if sparse else (0, False))
+
+
+def test_a_weight_without_non_zeros_is_stored_sparse_too(tmp_path):
+    model = nn.Sequential(nn.Conv2d(2, 30, 3), nn.Flatten(), nn.Linear(120, 50), nn.ReLU(), nn.Linear(50, 3))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[2].weight.zero_()
+    info = export_onnx(model, tmp_path / "file.onnx", (2, 4, 4))
+    assert info.sparse_weights == 2
+    assert info.bytes < 4 * 120 * 50 / 4
+    onnx.checker.check_model(str(info.path))
+    session = onnxruntime.InferenceSession(str(info.path), providers=["CPUExecutionProvider"])
+    x = torch.randn(3, 2, 4, 4)
+    actual = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+    torch.testing.assert_close(actual, model(x).detach(), atol=1e-5, rtol=0)
 
 
 class Random(nn.Module):

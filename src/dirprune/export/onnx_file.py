@@ -90,6 +90,7 @@ def onnx_content(model: nn.Module, input_shape: Shape, *, sparse: bool) -> tuple
     """The bytes of an ONNX file, not yet checked, and how many weights are without their zeros."""
     proto = _exported(model, torch.zeros(2, *input_shape))  # a batch of one would be taken for a constant
     count = _drop_zeros(proto) if sparse else 0
+    _forget_origin(proto)
     content: bytes = proto.SerializeToString()
     return content, count
 
@@ -152,7 +153,11 @@ def _drop_zeros(proto: Any) -> int:
         elements = onnx.numpy_helper.to_array(tensor)
         flat = elements.reshape(-1)
         positions = np.flatnonzero(flat).astype(np.int64)  # the standard knows no smaller ones
-        if elements.dtype != np.float32 or not 0 < 12 * len(positions) < 4 * flat.size:
+        if not len(positions):
+            positions = np.zeros(
+                1, np.int64
+            )  # one zero stands for all: a list of none is not read everywhere
+        if elements.dtype != np.float32 or 12 * len(positions) >= 4 * flat.size:
             kept.append(tensor)
             continue
         values = onnx.numpy_helper.from_array(flat[positions], name=tensor.name)
@@ -164,6 +169,17 @@ def _drop_zeros(proto: Any) -> int:
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
     return count
+
+
+def _forget_origin(message: Any) -> None:
+    """Clear what the exporter noted about its input: stack traces, with the paths of this machine."""
+    for note in ("metadata_props", "doc_string"):
+        if note in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(note)
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _forget_origin(part)
 
 
 def _run(content: bytes, example: Tensor) -> np.ndarray:
