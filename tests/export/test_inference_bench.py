@@ -28,6 +28,14 @@ def test_every_program_runs_and_agrees():
         assert row.fastest <= row.milliseconds
 
 
+def test_rows_of_linear_layers_run_inside_a_transformer():
+    torch.manual_seed(0)
+    model = thin(create_model("vit1x16p4", num_classes=5, in_channels=1, image_size=8), 0.8)
+    names = [name for name in CONTENDERS if "CSR" in name]
+    rows = measure_inference(model, (1, 8, 8), batches=[2], threads=[1], rounds=1, contenders=names)
+    assert [(row.note, row.difference < 1e-4) for row in rows] == [("", True)] * 2
+
+
 def test_what_cannot_run_says_why_and_what_is_slow_is_slow(monkeypatch):
     def missing(model, x, threads):
         raise ImportError("no module")
@@ -54,6 +62,12 @@ def test_verdicts():
     assert verdicts(rows(torch=4.0, sparse=3.9, other=None)) == [
         "batch 1, 2 threads: nothing gains over the fastest dense program, torch (4.00 ms)"
     ]
+    assert verdicts(rows(torch=4.0, sparse=None, slim=None)) == [
+        "batch 1, 2 threads: no sparse program could run: sparse, slim"
+    ]
+    assert verdicts(rows(torch=4.0))[0].endswith(
+        "nothing gains over the fastest dense program, torch (4.00 ms)"
+    )
     assert verdicts(rows(sparse=3.9)) == []
     assert set(DENSE) <= set(CONTENDERS)
 

@@ -125,12 +125,17 @@ def verdicts(rows: Sequence[Timing]) -> list[str]:
         fastest = min(dense, key=dense.__getitem__)
         head = f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
         gains = {name: dense[fastest] / ms for name, ms in timed.items() if name not in DENSE}
+        others = [
+            row.name for row in rows if (row.batch, row.threads) == (batch, threads) and row.name not in DENSE
+        ]
         better = sorted((name for name, gain in gains.items() if gain > _GAIN), key=lambda name: -gains[name])
         if better:
             what = ", ".join(f"{name} is {gains[name]:.2f} x as fast" for name in better)
             sentences.append(
                 f"{head}: {what} as the fastest dense program, {fastest} ({dense[fastest]:.2f} ms)"
             )
+        elif others and not gains:
+            sentences.append(f"{head}: no sparse program could run: {', '.join(others)}")
         else:
             sentences.append(
                 f"{head}: nothing gains over the fastest dense program, {fastest} ({dense[fastest]:.2f} ms)"
@@ -262,15 +267,24 @@ class _CsrLinear(nn.Module):
         self.weight_first = weight_first
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.weight_first:
-            return functional.linear(x, self.weight, self.bias)
-        result: Tensor = torch.sparse.mm(self.weight, x.t()).t()
-        return result if self.bias is None else result + self.bias
+        rows = x.reshape(-1, x.shape[-1])
+        if self.weight_first:
+            result: Tensor = torch.sparse.mm(self.weight, rows.t()).t()
+            result = result if self.bias is None else result + self.bias
+        else:
+            result = functional.linear(rows, self.weight, self.bias)
+        return result.reshape(*x.shape[:-1], -1)
 
 
 def _csr(model: nn.Module, *, weight_first: bool) -> Run:
     model = copy.deepcopy(model)
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    layers = [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+        # attention reads the weight of its own last map, and does not call that layer
+        and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention)
+    ]
     if not layers or not layers[0][0]:
         raise ValueError("no linear layer inside the network")
     for name, layer in layers:
