@@ -27,6 +27,10 @@ class SparseFileError(UsageError):
     """A sparse file is malformed, truncated, or contradicts itself."""
 
 
+class PlainFileError(SparseFileError):
+    """A safetensors file is not a sparse file, but tensors as they are."""
+
+
 class ExportError(UsageError):
     """A network cannot be exported as asked: its graph is not understood, or the result would differ."""
 

@@ -1,6 +1,8 @@
 """`export`, `inspect` and the bench of inference on a finished run."""
 
+import copy
 import json
+import re
 import shutil
 
 import onnx
@@ -13,7 +15,7 @@ from dirprune.cli import main
 from dirprune.cli.bench_inference import bench_inference
 from dirprune.cli.networks import architecture, load_network, one_run
 from dirprune.data import ImageDataset, Split, load_dataset
-from dirprune.errors import UsageError
+from dirprune.errors import SparseFileError, UsageError
 from dirprune.export import fit_shapes, load_sparse, save_sparse
 from dirprune.integrations.hub import from_pretrained
 from dirprune.runs import RunFolder
@@ -78,6 +80,7 @@ def test_folder_for_the_hub(run, tmp_path, capsys):
     accuracy = json.loads((run / "result.json").read_text())["test_accuracy"]
     page = (tmp_path / "net" / "README.md").read_text()
     assert f"| test accuracy | {100 * accuracy:.2f} % |" in page
+    assert "| weights | rounded to bf16 after the accuracy was measured |" in page
     assert "| recipe | digits of dirprune: gRDA c=0.03 mu=0.6, lr 0.1," in page
 
 
@@ -130,6 +133,8 @@ def test_every_kind_of_file(run, tmp_path, capsys):
             load_sparse(path, fresh)
         elif kind == "slim":
             assert "channels" in out
+            with pytest.raises(SparseFileError, match="made by --to slim"):
+                load_sparse(path, fresh)
             fit_shapes(fresh, load_sparse(path))
             assert sum(p.numel() for p in fresh.parameters()) < sum(p.numel() for p in model.parameters())
         elif kind == "dense":
@@ -148,6 +153,56 @@ def test_smaller_values_and_default_names(run, capsys):
     sparse, slim = run / "export-sparse.safetensors", run / "export-slim.safetensors"
     assert slim.stat().st_size < sparse.stat().st_size
     assert one_run(run).sparse_file.read_bytes() == sparse.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["sparse", "slim", "hub"])
+def test_the_difference_that_is_told_is_that_of_the_file(run, kind, tmp_path, capsys):
+    model, shape = load_network(one_run(run))
+    images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    by = {}
+    for values in ("same", "bf16"):
+        path = tmp_path / values
+        assert main(["export", str(run), "--to", kind, "--out", str(path), "--values", values]) == 0
+        told = re.search(r"file differ by (\S+) on 4 random images", capsys.readouterr().out)
+        file = next(path.glob("*.safetensors")) if kind == "hub" else path
+        fresh = copy.deepcopy(model)
+        fit_shapes(fresh, load_sparse(file))
+        by[values] = float(told[1])
+        actual = float((fresh(images) - model(images)).detach().abs().max())
+        assert by[values] == pytest.approx(actual, rel=0.1, abs=1e-6)
+    assert by["same"] < 1e-5
+    assert by["bf16"] > 1e-3
+
+
+def test_slim_says_the_same_of_a_network_that_it_leaves_as_it_is(run, tmp_path, capsys):
+    whole = shutil.copytree(run, tmp_path / run.name)
+    save_sparse({name: torch.randn(x.shape) for name, x in load_sparse(whole / "model.safetensors").items()},
+                whole / "model.safetensors")  # fmt: skip
+    assert main(["export", str(whole), "--to", "slim"]) == 0
+    out = capsys.readouterr().out
+    for part in (
+        "no channel is superfluous",
+        "channels 410 -> 410",
+        "one image takes",
+        "outputs of this file",
+    ):
+        assert part in out
+
+
+def test_a_dense_file_is_inspected_too(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["export", str(run), "--to", "dense", "--out", str(tmp_path / "dense")]) == 0
+    assert main(["inspect", str(run)]) == 0
+    sparse = capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "dense")]) == 0
+    dense = capsys.readouterr().out
+    model, _ = load_network(one_run(run))
+    rows = [[next(line for line in out.splitlines() if f" {name} " in line) for out in (sparse, dense)]
+            for name in [*model.state_dict(), "total"]]  # fmt: skip
+    cells = [[[cell.strip() for cell in line.split("│")] for line in pair] for pair in rows]
+    for of_run, of_file in cells:
+        assert of_run[1:4] + of_run[5:7] == of_file[1:4] + of_file[5:7]
+        assert of_file[8] == "100.00 %"
 
 
 def test_inspect_a_run_and_a_file(run, capsys, monkeypatch):

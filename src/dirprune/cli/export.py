@@ -1,21 +1,26 @@
 """`dirprune export RUN --to KIND`: the finished network as a file for where it runs."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
 from dirprune.cli.arguments import in_a_folder, parse
 from dirprune.cli.networks import architecture, load_network, one_run
 from dirprune.errors import UsageError
-from dirprune.export import Slim, save_sparse, slim
-from dirprune.export.onnx_file import export_onnx
+from dirprune.export import Slim, export_onnx, fit_shapes, load_sparse, save_dense, save_sparse, slim
 from dirprune.export.packing import Values
-from dirprune.export.sizes import dense_sizes, save_dense
+from dirprune.export.sizes import dense_sizes
+from dirprune.export.sparse_runtime import dense_outputs
 
+_IMAGES = 4
+_ON = f"on {_IMAGES} random images"
 _NAMES = {
     "sparse": "export-sparse",
     "slim": "export-slim",
@@ -61,11 +66,12 @@ def export(arguments: list[str]) -> int:
     suffix = {"onnx": ".onnx", "hub": ""}.get(options.to, ".safetensors")
     path = options.out or run.path / f"{_NAMES[options.to]}{suffix}"
     sizes = dense_sizes(model)
+    images = torch.randn(_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
     notes: list[str] = []
     if options.to == "onnx":
-        info = export_onnx(model, path, shape, sparse=not options.dense_weights)
+        info = export_onnx(model, path, shape, sparse=not options.dense_weights, example=images)
         size = info.bytes
-        notes.append(f"onnxruntime's outputs differ by {info.difference:.1e}")
+        notes.append(f"onnxruntime's outputs differ by {info.difference:.1e} {_ON}")
         if info.sparse_weights:
             notes.append(f"{info.sparse_weights} weights are stored without zeros; they run as dense ones")
     elif options.to == "dense":
@@ -73,21 +79,25 @@ def export(arguments: list[str]) -> int:
     elif options.to == "hub":
         from dirprune.integrations.hub import Provenance, save_pretrained
 
-        size = save_pretrained(
+        written = save_pretrained(
             model,
             path,
             architecture=architecture(run),
             provenance=Provenance.of_run(run.path),
             values=options.values,
             compress=options.compress,
-        ).bytes
+        )
+        size = written.bytes
+        notes.append(_difference(written.path, model, images))
         notes.append(f"publish it: hf upload OWNER/NAME {path}")
     else:
-        if options.to == "slim":
-            result = slim(model, shape)
-            model = result.model
-            notes += _slim_notes(result)
-        size = save_sparse(model, path, values=options.values, compress=options.compress).bytes
+        smaller = slim(model, shape, example=images) if options.to == "slim" else None
+        stored = smaller.model if smaller else model
+        size = save_sparse(stored, path, values=options.values, compress=options.compress).bytes
+        notes += _slim_notes(smaller) if smaller else []
+        notes.append(_difference(path, model, images))
+        if smaller:
+            notes.append("load it: dirprune.export.fit_shapes(the network as it was, load_sparse(this file))")
     _print(console, sizes, f"this file ({options.to})", size)
     for note in [*notes, f"written: {path}"]:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
@@ -103,13 +113,20 @@ def _print(console: Console, sizes: dict[str, int], name: str, size: int) -> Non
     console.print(table)
 
 
+def _difference(path: Path, model: nn.Module, images: Tensor) -> str:
+    """What the file that was written, read again, computes otherwise than the network of the run."""
+    again = copy.deepcopy(model)
+    fit_shapes(again, load_sparse(path))
+    difference = float((dense_outputs(again, images) - dense_outputs(model, images)).abs().max())
+    return f"outputs of this file differ by {difference:.1e} {_ON}"
+
+
 def _slim_notes(result: Slim) -> list[str]:
     before, after = result.before, result.after
-    if after.channels == before.channels:
-        return ["no channel is superfluous: slim has nothing to remove"]
+    nothing = ["no channel is superfluous: slim has nothing to remove"]
     return [
+        *(nothing if after.channels == before.channels else []),
         f"channels {before.channels:,} -> {after.channels:,}, parameters {before.parameters:,} -> "
         f"{after.parameters:,}, multiplications {before.multiplications:,} -> {after.multiplications:,}",
-        f"one image takes {before.milliseconds:.2f} -> {after.milliseconds:.2f} ms here and now; "
-        f"outputs differ by {result.difference:.1e}",
+        f"one image takes {before.milliseconds:.2f} -> {after.milliseconds:.2f} ms here and now",
     ]

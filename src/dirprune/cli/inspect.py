@@ -1,4 +1,4 @@
-"""`dirprune inspect FILE|RUN`: what is in a sparse file."""
+"""`dirprune inspect FILE|RUN`: what is in a sparse file, or in a plain one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,16 @@ from rich.table import Table
 from dirprune.cli.arguments import parse
 from dirprune.cli.networks import one_run
 from dirprune.core.wording import plain
-from dirprune.export.sparse_file import StoredTensor, describe_sparse
+from dirprune.errors import PlainFileError
+from dirprune.export.sparse_file import StoredTensor, describe_dense, describe_sparse
 
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """Print layers, shapes, sparsity and bytes of a sparse file."""
+    """Print layers, shapes, sparsity and bytes of a sparse file, or of a plain safetensors file."""
 
     path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE|RUN")]
-    """A sparse file, or the folder of a finished run."""
+    """A sparse file, a file of `--to dense`, or the folder of a finished run."""
 
 
 def inspect(arguments: list[str]) -> int:
@@ -34,7 +35,10 @@ def inspect(arguments: list[str]) -> int:
         model, data, method = (plain(config.get(key)) for key in ("model", "dataset", "method"))
         line = f"{model} on {data}, trained by {method}"
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-    tensors = describe_sparse(path)
+    try:
+        tensors = describe_sparse(path)
+    except PlainFileError:
+        tensors = describe_dense(path)
     table = Table("tensor", "shape", "dtype", "stored as", "zeros", "sparsity", "bytes", "of dense")
     for column in table.columns[4:]:
         column.justify = "right"

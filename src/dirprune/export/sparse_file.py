@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from dirprune.core.atomic import atomic_write
@@ -119,7 +121,7 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
         if model is not None:
             _check_fits(state, model)
     except SparseFileError as error:
-        raise SparseFileError(f"{file}: {error}") from error
+        raise type(error)(f"{file}: {error}") from error
     if model is not None:
         model.load_state_dict(state)
     return state
@@ -182,9 +184,42 @@ def describe_sparse(path: str | os.PathLike[str]) -> list[StoredTensor]:
             encoding = " ".join([entry.encoding, *other, *(["zstd"] if entry.zstd else [])])
         else:
             encoding = f"= {entry}"
-        zeros = tensor.numel() - int((tensor != 0).sum())
-        described.append(StoredTensor(name, encoding, tensor.dtype, tuple(tensor.shape), zeros, size))
+        described.append(_described(name, encoding, tensor, size))
     return described
+
+
+def describe_dense(path: str | os.PathLike[str]) -> list[StoredTensor]:
+    """Say what is in a plain safetensors file, tensor by tensor; no code in it is run.
+
+    Args:
+        path: A file such as `save_dense` writes.
+
+    Returns:
+        The tensors by name, each stored as ``"dense"``.
+
+    Raises:
+        SparseFileError: It is no safetensors file, or a damaged one.
+        OSError: The file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from dirprune.export import save_dense
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_dense({"weight": torch.zeros(3, 2)}, f"{folder}/plain.safetensors")
+        ...     [(tensor.zeros, tensor.bytes) for tensor in describe_dense(f"{folder}/plain.safetensors")]
+        [(6, 24)]
+    """
+    try:
+        state = load(Path(path).read_bytes())
+    except SafetensorError as error:
+        reason = short.repr(str(error))
+        raise SparseFileError(f"{path}: not a safetensors file, or a damaged one: {reason}") from error
+    return [_described(name, "dense", tensor, tensor.nbytes) for name, tensor in sorted(state.items())]
+
+
+def _described(name: str, encoding: str, tensor: Tensor, size: int) -> StoredTensor:
+    zeros = tensor.numel() - int((tensor != 0).sum())
+    return StoredTensor(name, encoding, tensor.dtype, tuple(tensor.shape), zeros, size)
 
 
 def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
@@ -202,6 +237,10 @@ def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
         for name, tensor in own.items()
         if tensor.is_meta
     ]
+    if any(name in state and state[name].shape != tensor.shape for name, tensor in own.items()):
+        slim = "; made by --to slim? then dirprune.export.fit_shapes(model, load_sparse(file)) loads it"
+    else:
+        slim = ""
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise SparseFileError(f"does not fit the model: {'; '.join(faults[:3])}{more}")
+        raise SparseFileError(f"does not fit the model: {'; '.join(faults[:3])}{more}{slim}")

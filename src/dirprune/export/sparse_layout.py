@@ -41,7 +41,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
 from torch import Tensor
 
-from dirprune.errors import SparseFileError
+from dirprune.errors import PlainFileError, SparseFileError
 from dirprune.export.packing import (
     CODES,
     INDICES,
@@ -129,7 +129,7 @@ def parse(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, Entry | 
     header, data = split(content)
     metadata = _parse_json(header.decode()).get("__metadata__") or {}
     if metadata.get(_FORMAT) is None:
-        raise SparseFileError("a safetensors file, but not a dirprune sparse file: use one from save_sparse")
+        raise PlainFileError("a safetensors file, but not a dirprune sparse file: use one from save_sparse")
     described = _parse_json(metadata[_FORMAT])
     entries = _parse_description(described)
     unclaimed = set(stored)

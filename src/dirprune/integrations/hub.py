@@ -74,7 +74,14 @@ def save_pretrained(
     target.mkdir(parents=True, exist_ok=True)
     info = save_sparse(model, target / SPARSE_FILE, **file_options)
     config = {"library_name": "dirprune", "dirprune_version": __version__, "architecture": architecture}
-    card = model_card(name or target.resolve().name, info, sparsity_report(model), architecture, provenance)
+    card = model_card(
+        name or target.resolve().name,
+        info,
+        sparsity_report(model),
+        architecture,
+        provenance,
+        values=file_options.get("values", "same"),
+    )
     for file_name, text in ((CONFIG_FILE, json.dumps(config, indent=2) + "\n"), ("README.md", str(card))):
         with atomic_write(target / file_name) as file:
             file.write(text.encode())

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from dirprune.core.sparsity import SparsityReport
 from dirprune.core.wording import percent, size
 from dirprune.errors import RunFolderError, UsageError
+from dirprune.export.packing import Values
 from dirprune.export.sparse_file import SparseFileInfo
 
 _PAPER = "[Directional Pruning of Deep Neural Networks](https://arxiv.org/abs/2006.09358)"
@@ -86,6 +87,8 @@ def model_card(
     sparsity: SparsityReport,
     architecture: Mapping[str, Any] | None,
     provenance: Provenance,
+    *,
+    values: Values = "same",
 ) -> ModelCard:
     """Write the page.
 
@@ -95,15 +98,18 @@ def model_card(
         sparsity: Of the network.
         architecture: Arguments of :func:`dirprune.models.create_model`; None for a module of the user's own.
         provenance: What else is known.
+        values: How :func:`dirprune.save_sparse` stored the weights.
 
     Returns:
         A card with metadata for the hub; ``str()`` gives its text.
     """
     known = provenance
     accuracy = None if known.accuracy is None else f"{percent(known.accuracy)} %"
+    rounded = f"rounded to {values}" + (" after the accuracy was measured" if accuracy else "")
     rows = [
         ("sparsity", f"{percent(sparsity.sparsity)} % of {sparsity.numel:,} trainable parameters are zero"),
         (f"{known.measured_on} accuracy", accuracy),
+        ("weights", None if values == "same" else rounded),
         ("data set", known.dataset),
         ("recipe", known.recipe),
         ("size, dense", size(info.dense_bytes)),
