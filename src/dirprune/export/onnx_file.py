@@ -153,10 +153,8 @@ def _drop_zeros(proto: Any) -> int:
         elements = onnx.numpy_helper.to_array(tensor)
         flat = elements.reshape(-1)
         positions = np.flatnonzero(flat).astype(np.int64)  # the standard knows no smaller ones
-        if not len(positions):
-            positions = np.zeros(
-                1, np.int64
-            )  # one zero stands for all: a list of none is not read everywhere
+        if not len(positions):  # one zero stands for all: a list of none is not read everywhere
+            positions = np.zeros(1, np.int64)
         if elements.dtype != np.float32 or 12 * len(positions) >= 4 * flat.size:
             kept.append(tensor)
             continue
