@@ -74,7 +74,7 @@ def test_damage_is_one_line(tmp_path, damage, message):
 
 
 def test_eigenvectors_of_whole_numbers_are_refused(tmp_path):
-    Eigenpairs({}, (1.0,), torch.ones(1, 3, dtype=torch.int32), (0.0,), 0.5, 7).save(tmp_path, {})
+    Eigenpairs({}, (1.0,), torch.ones(1, 3, dtype=torch.int32), (0.0,), 0.5, 7, 1.0).save(tmp_path, {})
     with pytest.raises(RunFolderError, match="does not hold"):
         Eigenpairs.load(tmp_path)
 

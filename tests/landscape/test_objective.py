@@ -1,17 +1,22 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 
-from dirprune.errors import DataError, UsageError
+from dirprune.errors import DataError, RunFolderError, UsageError
 from dirprune.landscape import (
     CurveSettings,
+    Eigenpairs,
     EigenSettings,
     Objective,
     PlaneSettings,
     connect,
+    eigen_request,
+    keep,
     measure_plane,
     prune_in_one_shot,
     top_eigenpairs,
@@ -86,7 +91,73 @@ def test_re_estimation_restores_the_statistics_of_the_caller(broken):
         assert not torch.equal(found["1.running_mean"], before["1.running_mean"])
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert net[1].momentum is None
-    assert not net[1].training
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_re_estimation_leaves_every_mode_as_it_was(normalised):
+    net = with_batchnorm() if normalised else mlp()
+    net.train()
+    net[2].eval()
+    before = [part.training for part in net.modules()]
+    reestimate(net, {}, blobs())
+    assert [part.training for part in net.modules()] == before
+
+
+class Scaled(nn.Module):
+    """A network that multiplies its outputs by a buffer."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.net = with_batchnorm()
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.scale * self.net(x)
+
+
+def of_spectral_norm(steps: int) -> nn.Module:
+    """A network whose buffers change with every pass in training mode, after some of them."""
+    net = mlp()
+    spectral_norm(net[0])
+    for _ in range(steps):
+        net.train()(blobs()[0][0])
+    return net
+
+
+@pytest.mark.parametrize(
+    ("model", "checkpoint"),
+    [(Scaled(1.0), Scaled(3.0)), (of_spectral_norm(0), of_spectral_norm(20))],
+    ids=["scale", "spectral norm"],
+)
+def test_a_checkpoint_is_measured_with_its_own_buffers(model, checkpoint):
+    (x, y), state = blobs()[0], checkpoint.state_dict()
+    objective = Objective(model, nn.CrossEntropyLoss(), [(x, y)])
+    whole = copy.deepcopy(checkpoint)
+    if isinstance(whole, Scaled):
+        torch.optim.swa_utils.update_bn([x], whole)
+    expected = functional.cross_entropy(whole.eval()(x), y).item()
+    assert objective.measure(state).train.loss == pytest.approx(expected, rel=1e-12)
+    result = connect(objective, state, state, CurveSettings(epochs=1, points=2))
+    assert result.curve.train_loss == pytest.approx((expected,) * 2, rel=1e-12)
+    pairs = top_eigenpairs(objective, state, EigenSettings(k=1))
+    assert pairs.loss == pytest.approx(functional.cross_entropy(checkpoint.eval()(x), y).item(), rel=1e-12)
+    assert prune_in_one_shot(objective, state, pairs).dense.train_loss == pytest.approx(
+        (expected,), rel=1e-12
+    )
+    assert all(torch.equal(value, checkpoint.state_dict()[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "name"),
+    [
+        (Scaled(1.0), Scaled(3.0), "scale"),
+        (of_spectral_norm(0), of_spectral_norm(20), "0.parametrizations.weight.0._u"),
+    ],
+)
+def test_networks_with_buffers_that_nothing_between_them_has_are_refused(first, last, name):
+    objective = Objective(first, nn.CrossEntropyLoss(), blobs())
+    with pytest.raises(UsageError, match=f"the buffer {name} of the networks first and last differs"):
+        connect(objective, first.state_dict(), last.state_dict())
 
 
 def test_the_loss_with_batchnorm_is_that_of_a_network_with_fresh_statistics():
@@ -159,6 +230,54 @@ def test_a_single_sample_at_the_end_joins_the_batch_before_it():
     assert cut.keys() == joined.keys() > set()
     for name, value in joined.items():
         assert torch.equal(cut[name], value)
+
+
+def smoothed(smoothing):
+    return nn.CrossEntropyLoss(label_smoothing=smoothing)
+
+
+def rectified():
+    net = mlp()
+    net[1] = nn.ReLU()
+    return net
+
+
+@pytest.mark.parametrize(
+    ("key", "model", "loss"),
+    [
+        ("loss", mlp(), smoothed(0.1)),
+        ("loss", mlp(), functional.cross_entropy),
+        ("loss", mlp(), partial(functional.cross_entropy, label_smoothing=0.1)),
+        ("module", rectified(), smoothed(0.0)),
+        ("module", nn.Sequential(*mlp(), nn.Dropout(0.5)), smoothed(0.0)),
+    ],
+)
+def test_a_result_of_another_loss_or_module_is_not_handed_out(tmp_path, key, model, loss):
+    """The weights are the same in all of them."""
+    one, other = Objective(mlp(), smoothed(0.0), blobs()), Objective(model, loss, blobs())
+    state, settings = mlp().state_dict(), EigenSettings(k=1)
+    request = eigen_request(one, state, settings)
+    assert request == eigen_request(Objective(mlp(), smoothed(0.0), blobs()), state, settings)
+    pairs = keep(Eigenpairs, tmp_path, request, {}, lambda _: top_eigenpairs(one, state, settings))
+    with pytest.raises(RunFolderError, match=f"was made with {key}="):
+        keep(Eigenpairs, tmp_path, eigen_request(other, state, settings), {}, lambda _: pairs)
+    with pytest.raises(UsageError, match="the eigenpairs were computed at other"):
+        prune_in_one_shot(other, state, pairs)
+
+
+def test_tensors_of_a_loss_are_part_of_it():
+    one, two = (
+        Objective(mlp(), nn.BCEWithLogitsLoss(pos_weight=torch.tensor(w)), blobs()).identity()["loss"]
+        for w in (1.0, 2.0)
+    )
+    assert one != two
+
+
+def test_eigenpairs_of_other_data_are_refused():
+    one, other = (Objective(mlp(), nn.CrossEntropyLoss(), blobs(n)) for n in (40, 30))
+    pairs = top_eigenpairs(one, mlp().state_dict(), EigenSettings(k=1))
+    with pytest.raises(UsageError, match="at other training data"):
+        prune_in_one_shot(other, mlp().state_dict(), pairs)
 
 
 def test_a_loss_that_weighs_classes_is_refused():

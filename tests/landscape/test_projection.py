@@ -22,7 +22,7 @@ from dirprune.landscape import (
     subspace_fraction,
     top_eigenpairs,
 )
-from tests.landscape.problems import blobs, mlp, quadratic
+from tests.landscape.problems import blobs, mlp, quadratic, with_batchnorm
 
 CURVATURES = [9.0, 7.0, 5.0] + [0.01 * i for i in range(17)]
 
@@ -48,6 +48,15 @@ def test_projection_of_a_vector_built_from_known_eigenvectors(sharp):
     assert step.loss_grda == pytest.approx(0.5 * np.sum(np.array(CURVATURES) * (sgd + 3 * delta) ** 2))
     assert series.by_chance == pytest.approx(math.sqrt(3 / 20))
     assert series.converged
+
+
+def test_the_loss_of_the_hessian_is_that_of_the_checkpoints_statistics():
+    net, data = with_batchnorm(), blobs()
+    objective = Objective(net, nn.CrossEntropyLoss(), data)
+    (step,) = project(objective, (1,), lambda _: (net.state_dict(),) * 2, EigenSettings(k=1)).steps
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    assert step.loss_hessian == pytest.approx(nn.functional.cross_entropy(net.eval()(x), y).item())
+    assert abs(step.loss_hessian - step.loss_sgd) > 1e-3
 
 
 def test_equal_weights_have_no_fraction():

@@ -13,6 +13,15 @@ def has_statistics(module: nn.Module) -> bool:
     return bool(_layers(module))
 
 
+def statistics_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return the running statistics of every BatchNorm layer, by the names of their buffers."""
+    return {
+        f"{name}.{key}" if name else key: buffer
+        for name, layer in _layers(module).items()
+        for key, buffer in layer.named_buffers(recurse=False)
+    }
+
+
 @torch.no_grad()
 def reestimate(
     module: nn.Module, weights: Mapping[str, Tensor], data: Iterable[tuple[Tensor, Tensor]]
@@ -25,8 +34,8 @@ def reestimate(
     that neither end has, so that its loss means nothing without this.
 
     Args:
-        module: The network; its modes are set, its parameters and buffers are not touched.
-        weights: Parameters to use in place of the module's own.
+        module: The network; it is left as it was.
+        weights: Parameters and buffers to use in place of the module's own.
         data: Batches (inputs, targets) on the device of the module.
 
     Returns:
@@ -44,15 +53,12 @@ def reestimate(
     layers = _layers(module)
     if not layers:
         return {}
-    module.eval()
-    statistics = {
-        f"{name}.{key}" if name else key: torch.zeros_like(buffer)
-        for name, layer in layers.items()
-        for key, buffer in layer.named_buffers(recurse=False)
-    }
+    statistics = {name: torch.zeros_like(buffer) for name, buffer in statistics_of(module).items()}
     momenta = {name: layer.momentum for name, layer in layers.items()}
+    modes = [(part, part.training) for part in module.modules()]
     seen = 0
     try:
+        module.eval()
         for layer in layers.values():
             layer.train()
         for inputs in _two_or_more(data):
@@ -63,7 +69,8 @@ def reestimate(
     finally:
         for name, layer in layers.items():
             layer.momentum = momenta[name]
-            layer.eval()
+        for part, training in modes:
+            part.training = training
     return statistics
 
 

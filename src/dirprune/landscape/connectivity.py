@@ -180,7 +180,7 @@ def connect(
     request = connection_request(objective, first, last, settings, trained_on)
     store = store or Store(None, request, "connect")
     ends = objective.vector(first), objective.vector(last)
-    trained = _train_bends(objective, ends, settings, batches, store, progress)
+    trained = _train_bends(objective, first, ends, settings, batches, store, progress)
     t = tuple(index / (settings.points - 1) for index in range(settings.points))
 
     def on_curve(index: int) -> Tensor:
@@ -189,10 +189,14 @@ def connect(
     def on_line(index: int) -> Tensor:
         return point_on_curve("chain", ends, trained[:0], t[index])
 
-    along = scan(objective, on_curve, len(t), store=store, name="points of the curve", progress=progress)
-    straight = scan(objective, on_line, len(t), store=store, name="points of the line", progress=progress)
+    def measured(name: str, weights_at: Callable[[int], Tensor]) -> Values:
+        points = scan(objective, weights_at, len(t), store=store, name=name, progress=progress, state=first)
+        return Values.of(points)
+
+    along = measured("points of the curve", on_curve)
+    straight = measured("points of the line", on_line)
     losses = tuple(store.values["epoch_losses"])
-    return Connection(request, t, Values.of(along), Values.of(straight), losses, settled(losses), trained)
+    return Connection(request, t, along, straight, losses, settled(losses), trained)
 
 
 def settled(losses: tuple[float, ...]) -> bool:
@@ -211,6 +215,7 @@ def settled(losses: tuple[float, ...]) -> bool:
 
 def _train_bends(
     objective: Objective,
+    state: State,
     ends: tuple[Tensor, Tensor],
     settings: CurveSettings,
     batches: Callable[[int], Data] | None,
@@ -233,7 +238,7 @@ def _train_bends(
         data = batches(epoch) if batches else objective.batches("train")
         with torch.random.fork_rng(devices=objective.cuda):
             torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-            losses.append(_epoch(objective, ends, settings.curve, bends, optimizer, data))
+            losses.append(_epoch(objective, state, ends, settings.curve, bends, optimizer, data))
         if not math.isfinite(losses[-1]):
             raise DivergenceError(f"the loss on the curve is not finite in epoch {epoch}: lower --lr")
         velocity = optimizer.state[bends]["momentum_buffer"]
@@ -245,6 +250,7 @@ def _train_bends(
 
 def _epoch(
     objective: Objective,
+    state: State,
     ends: tuple[Tensor, Tensor],
     curve: CurveName,
     bends: Tensor,
@@ -256,7 +262,7 @@ def _epoch(
     for inputs, targets in data:
         t = torch.rand((), dtype=torch.float64).item()
         weights = objective.weights(point_on_curve(curve, ends, bends, t))
-        loss = objective.training_loss(weights, inputs, targets)
+        loss = objective.training_loss({**state, **weights}, inputs, targets)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

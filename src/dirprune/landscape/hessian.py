@@ -71,6 +71,7 @@ class Eigenpairs(Result):
         next_value: What a second search found beside them: the next eigenvalue, estimated from below. That
             it is not above the last of `values` is the evidence that none was passed over.
         products: Hessian-vector products that were computed.
+        loss: The training loss that the Hessian is of, with the BatchNorm statistics of the checkpoint.
     """
 
     kind: ClassVar[str] = "eigenpairs"
@@ -79,6 +80,7 @@ class Eigenpairs(Result):
     residuals: tuple[float, ...]
     next_value: float
     products: int
+    loss: float
 
     @property
     def converged(self) -> bool:
@@ -129,6 +131,7 @@ class HessianOperator:
                 f"two passes over the same data disagree (losses {losses[0]:.6g} and {losses[1]:.6g}): "
                 "the network must be deterministic in evaluation mode"
             )
+        self.loss = losses[0]
         self._way = self._agreed_way()
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
@@ -254,7 +257,13 @@ def top_eigenpairs(
             f"(the worst: {(residuals / values).max():.2g}): allow more restarts, or a greater tolerance"
         )
     return Eigenpairs(
-        request, tuple(values.tolist()), vectors, tuple(residuals.tolist()), next_value, search.products
+        request,
+        tuple(values.tolist()),
+        vectors,
+        tuple(residuals.tolist()),
+        next_value,
+        search.products,
+        operator.loss,
     )
 
 

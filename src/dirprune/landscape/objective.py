@@ -4,7 +4,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dirprune.errors import DataError, UsageError
-from dirprune.landscape.batchnorm import has_statistics, reestimate
+from dirprune.landscape.batchnorm import has_statistics, reestimate, statistics_of
 
 Data = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -47,6 +47,58 @@ def wrong_classes(outputs: Tensor, targets: Tensor) -> Tensor:
         1
     """
     return (outputs.argmax(dim=1) != targets).sum()
+
+
+def description(function: Any) -> str:
+    """Say which function or module this is: its name and settings.
+
+    Settings are the attributes, of a module and of all of its parts, that are numbers, words, functions,
+    tensors, or tuples and lists of such. Parameters and buffers are not among them.
+
+    Example:
+        >>> description(nn.functional.cross_entropy), description(nn.MSELoss())
+        ('torch.nn.functional.cross_entropy', "torch.nn.modules.loss.MSELoss(reduction='mean')")
+    """
+    if isinstance(function, partial):
+        given = [*map(repr, function.args), *(f"{name}={x!r}" for name, x in function.keywords.items())]
+        return f"{description(function.func)}({', '.join(given)})"
+    if not isinstance(function, nn.Module):
+        return _name(function) if hasattr(function, "__qualname__") else _settings(function)
+    parts = (
+        f"{name}: {_settings(part)}" if name else _settings(part) for name, part in function.named_modules()
+    )
+    return "; ".join(parts)
+
+
+def _settings(part: Any) -> str:
+    """Return the name of an object's class and its plain attributes."""
+    plain = {name: _plain(value) for name, value in vars(part).items() if not name.startswith("_")}
+    held = {name: text for name, text in plain.items() if text is not None}
+    if isinstance(part, nn.Module):
+        held.pop("training", None)
+    return f"{_name(type(part))}({', '.join(f'{name}={text}' for name, text in sorted(held.items()))})"
+
+
+def _held_tensors(function: Any) -> str:
+    """Write the hash of a loss's own parameters and buffers, if it has any."""
+    held = list(function.state_dict().values()) if isinstance(function, nn.Module) else []
+    return f" with tensors {_digest(held)[1]}" if held else ""
+
+
+def _plain(value: Any) -> str | None:
+    """Write a value that is the same in every process; None for others."""
+    if isinstance(value, tuple | list):
+        parts = [_plain(entry) for entry in value]
+        return None if None in parts else f"({', '.join(map(str, parts))})"
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return _digest([value])[1]
+    return _name(value) if hasattr(value, "__qualname__") else None
+
+
+def _name(named: Any) -> str:
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 class Objective:
@@ -98,6 +150,10 @@ class Objective:
                     f"a {type(data).__name__} is used up after one pass"
                 )
         self.loss = loss
+        self._described_as = {
+            "loss": description(loss) + _held_tensors(loss),
+            "module": hashlib.sha256(description(model).encode()).hexdigest()[:16],
+        }
         self._errors = errors
         self._data = {"train": train, "test": test}
         self._module = copy.deepcopy(model)
@@ -171,22 +227,35 @@ class Objective:
         """Measure loss and error in evaluation mode, with BatchNorm statistics that belong to the weights.
 
         Args:
-            state: Named weights; what is missing is as in the model.
+            state: Named weights and buffers; what is missing is as in the model.
         """
-        weights = {name: state[name] for name in self.shapes if name in state}
-        state = {**weights, **reestimate(self._module, weights, self.batches("train"))}
+        state = self.with_statistics(state)
         self._module.eval()
         return Point(
             self._measured(state, "train"),
             self._measured(state, "test") if self._data["test"] is not None else None,
         )
 
-    def training_loss(self, weights: State, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of one batch in training mode, for autograd; the statistics of BatchNorm stay."""
+    def with_statistics(self, state: State) -> dict[str, Tensor]:
+        """Return weights and buffers as they are measured: BatchNorm statistics are those of the weights."""
+        weights = {name: state[name] for name in self.shapes if name in state}
+        held = {**weights, **self._buffers(state)}
+        return {**held, **reestimate(self._module, held, self.batches("train"))}
+
+    def training_loss(self, state: State, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of one batch in training mode, for autograd; no buffer changes."""
         self._module.train()
-        buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        weights = {name: state[name] for name in self.shapes if name in state}
         inputs, targets = inputs.to(self.device), targets.to(self.device)
-        return self.loss(functional_call(self._module, {**buffers, **weights}, (inputs,)), targets)
+        outputs = functional_call(self._module, {**weights, **self._buffers(state)}, (inputs,))
+        return self.loss(outputs, targets)
+
+    def _buffers(self, state: State) -> dict[str, Tensor]:
+        """Return copies of the buffers of a state; what is missing is as in the model."""
+        return {
+            name: state.get(name, own).detach().to(own, copy=True)
+            for name, own in self._module.named_buffers()
+        }
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of a split on the device of the model."""
@@ -210,12 +279,15 @@ class Objective:
         """Return what tells this objective and some networks from others, for the record of a result.
 
         Raises:
-            UsageError: A state dict does not fit, or tensors that are not trained differ.
+            UsageError: A state dict does not fit, or tensors that are not trained differ: parameters from
+                those of the model, floating-point buffers, but for BatchNorm's, between the networks.
             DataError: The data differ between two passes.
         """
         self._check_fixed_parameters(list(states.values()))
+        self._check_fixed_buffers(states)
         return {
             **{name: self.digest(state) for name, state in states.items()},
+            **self._described_as,
             "weights": self.numel,
             "batchnorm_reestimated": has_statistics(self._module),
             "data": self.data,
@@ -233,6 +305,19 @@ class Objective:
                 for state in states:
                     if name in state and not torch.equal(state[name], parameter):
                         raise UsageError(f"{name} does not require grad, but differs from that of the model")
+
+    def _check_fixed_buffers(self, states: Mapping[str, State]) -> None:
+        """Refuse networks that differ in buffers which nothing between them could have."""
+        moving = statistics_of(self._module)
+        for name, buffer in self._module.named_buffers():
+            if name not in moving and buffer.is_floating_point():
+                held = [(label, state[name]) for label, state in states.items() if name in state]
+                for label, other in held[1:]:
+                    if not torch.equal(other, held[0][1]):
+                        raise UsageError(
+                            f"the buffer {name} of the networks {held[0][0]} and {label} differs: "
+                            "it belongs to no weights between them"
+                        )
 
     def _described(self, split: str) -> dict[str, int | str]:
         passes = [_digest(tensor for batch in self.batches(split) for tensor in batch) for _ in range(2)]

@@ -94,14 +94,14 @@ def prune_in_one_shot(
         Loss and error for each sparsity and way of pruning.
 
     Raises:
-        UsageError: The eigenpairs are of other weights, or a target cannot be reached.
+        UsageError: The eigenpairs are of other weights, data, or another loss, or a target cannot be
+            reached.
 
     References:
         Chao et al. 2020, Definition 1.1, which the paper itself leaves uncomputed.
     """
     settings = settings or OneShotSettings()
-    if pairs.request["network"] != objective.digest(state):
-        raise UsageError("the eigenpairs were computed at other weights: compute them at these")
+    _check_origin(pairs, objective, state)
     held = {key: pairs.request[key] for key in asdict(EigenSettings())}
     request = oneshot_request(objective, state, settings, EigenSettings(**held))
     store = store or Store(None, request, "directional")
@@ -114,7 +114,8 @@ def prune_in_one_shot(
     cuts = tuple(strength_for(sparsity, plain) for sparsity in pruned)
 
     def measured(name: str, weights_at: Callable[[int], Tensor], count: int = len(strengths)) -> Values:
-        return Values.of(scan(objective, weights_at, count, store=store, name=name, progress=progress))
+        points = scan(objective, weights_at, count, store=store, name=name, progress=progress, state=state)
+        return Values.of(points)
 
     return OneShot(
         request=request,
@@ -128,3 +129,16 @@ def prune_in_one_shot(
         mean_score=scores.mean().item(),
         negative_scores=(scores < 0).double().mean().item(),
     )
+
+
+def _check_origin(pairs: Eigenpairs, objective: Objective, state: State) -> None:
+    """Refuse eigenpairs of another Hessian."""
+    wanted, made = objective.identity(network=state), pairs.request
+    named = {"network": "weights", "module": "network", "loss": "loss"}
+    held = [(what, made.get(key), wanted[key]) for key, what in named.items()]
+    train = (made["data"]["train"], wanted["data"]["train"])
+    for what, theirs, ours in [*held, ("training data", *train)]:
+        if theirs != ours:
+            raise UsageError(
+                f"the eigenpairs were computed at other {what}: {theirs}, not {ours}: compute them anew"
+            )

@@ -31,6 +31,8 @@ class Projection:
         products: Hessian-vector products that it took.
         sgd: Hash of w_SGD.
         grda: Hash of w_gRDA.
+        loss_hessian: Training loss that the Hessian is of: at w_SGD, with the BatchNorm statistics of the
+            checkpoint, where loss_sgd has re-estimated ones; None in files that do not have it.
     """
 
     epoch: int
@@ -45,6 +47,7 @@ class Projection:
     products: int
     sgd: str
     grda: str
+    loss_hessian: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,14 +167,15 @@ def _project_one(
         fraction=subspace_fraction(difference, found.vectors.to(difference.device)),
         distance=difference.double().norm().item(),
         sparsity=(grda == 0).double().mean().item(),
-        loss_sgd=objective.measure(objective.weights(sgd)).train.loss,
-        loss_grda=objective.measure(objective.weights(grda)).train.loss,
+        loss_sgd=objective.measure(pair[0]).train.loss,
+        loss_grda=objective.measure(pair[1]).train.loss,
         values=found.values,
         residuals=found.residuals,
         next_value=found.next_value,
         products=found.products,
         sgd=objective.digest(pair[0]),
         grda=objective.digest(pair[1]),
+        loss_hessian=found.loss,
     )
 
 

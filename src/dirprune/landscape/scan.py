@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dirprune.landscape.files import Progress, Store
-from dirprune.landscape.objective import Measured, Objective, Point
+from dirprune.landscape.objective import Measured, Objective, Point, State
 
 _SECONDS_BETWEEN_SAVES = 10.0
 
@@ -39,6 +39,7 @@ def scan(
     store: Store,
     name: str,
     progress: Progress,
+    state: State | None = None,
 ) -> list[Point]:
     """Measure the points 0..count-1, from where the store has stopped.
 
@@ -49,12 +50,13 @@ def scan(
         store: Keeps what is done; values under `name`.
         name: Of this scan.
         progress: Told the points that are done.
+        state: Where the buffers are from; None for those of the model.
     """
     done: list[list[float | None]] = store.values.setdefault(name, [])
     saved = time.monotonic()
     progress(name, len(done), count)
     for index in range(len(done), count):
-        point = objective.measure(objective.weights(weights_at(index)))
+        point = objective.measure({**(state or {}), **objective.weights(weights_at(index))})
         test = point.test or Measured(0.0, None)
         done.append([point.train.loss, point.train.error, test.loss if point.test else None, test.error])
         progress(name, len(done), count)
