@@ -173,6 +173,27 @@ def test_fewer_positive_eigenvalues_than_asked_for_is_an_error():
         top_eigenpairs(objective, {"net.weight": torch.zeros(1, 30, dtype=torch.float64)}, EigenSettings(k=4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_rounding_makes_of_zero_is_no_eigenvalue(dtype):
+    """Least squares with three inputs that depend on one another: the Hessian is 2 X^T X / n of rank 2."""
+    torch.manual_seed(0)
+    x = (torch.randn(30, 2) @ torch.randn(2, 12)).to(dtype)
+    net = nn.Linear(12, 1, bias=False, dtype=dtype)
+    data = [(x, torch.zeros(30, 1, dtype=dtype))]
+    objective = Objective(net, nn.MSELoss(), data, errors=None)
+    with pytest.raises(NotConvergedError, match="only 2 positive eigenvalues, 3 were asked for"):
+        top_eigenpairs(objective, net.state_dict(), EigenSettings(k=3, tolerance=0.5))
+    values = top_eigenpairs(objective, net.state_dict(), EigenSettings(k=2)).values
+    expected = np.linalg.eigvalsh(2 / 30 * (x.T @ x).double().numpy())[::-1][:2]
+    assert values == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_in_half_precision_are_refused():
+    objective = Objective(mlp().bfloat16(), nn.CrossEntropyLoss(), blobs(dtype=torch.bfloat16))
+    with pytest.raises(UsageError, match=r"float32 or float64; its weights are torch\.bfloat16"):
+        top_eigenpairs(objective, mlp().bfloat16().state_dict(), EigenSettings(k=1))
+
+
 def test_eigenpairs_that_do_not_converge_are_an_error():
     objective = quadratic([1 + 1e-4 * i for i in range(300)])
     state = {"net.weight": torch.zeros(1, 300, dtype=torch.float64)}

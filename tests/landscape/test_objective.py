@@ -206,6 +206,26 @@ class Changing:
         ),
         (lambda: Objective(mlp(), nn.CrossEntropyLoss(), []).data, DataError, "the train data are empty"),
         (lambda: Objective(mlp(), nn.CrossEntropyLoss(), Changing()).data, DataError, "two passes"),
+        (
+            lambda: Objective(mlp(), nn.CrossEntropyLoss(), [({"x": x}, y) for x, y in blobs()]).data,
+            DataError,
+            "targets; it is tuple(dict, Tensor)",
+        ),
+        (
+            lambda: Objective(mlp(), nn.CrossEntropyLoss(), [((x, x), y) for x, y in blobs()]).measure({}),
+            DataError,
+            "targets; it is tuple(tuple(Tensor, Tensor), Tensor)",
+        ),
+        (
+            lambda: Objective(mlp(), nn.CrossEntropyLoss(), [(x, y, y) for x, y in blobs()]).data,
+            DataError,
+            "two tensors, inputs and targets",
+        ),
+        (
+            lambda: Objective(mlp(), nn.CrossEntropyLoss(ignore_index=2), blobs()).data,
+            DataError,
+            "a target of the train data is 2, which the loss ignores",
+        ),
         (lambda: Objective(mlp(), nn.CrossEntropyLoss(), blobs()).vector({}), UsageError, "no 0.weight"),
         (
             lambda: Objective(mlp(), nn.CrossEntropyLoss(), blobs()).vector(mlp(hidden=6).state_dict()),

@@ -102,6 +102,22 @@ def test_the_terms_of_the_comparison():
     assert found["mean_effective"] == pytest.approx(0.625 / 2)
 
 
+def test_twins_draw_the_same_dropout_whatever_was_drawn_before():
+    """With a threshold that moves nothing both are SGD, and one check is like another."""
+    model = nn.Sequential(mlp(), nn.Dropout(0.5), nn.Linear(3, 3).double())
+    checks = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        settings = TheoremSettings(rates=(0.1,), times=(1.0, 5.0), c=1e-12)
+        checks.append(check_theorem(model, nn.functional.cross_entropy, blobs(), settings))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert repr(checks[0].rows) == repr(checks[1].rows)
+    assert all(row.loss_grda == pytest.approx(row.loss_sgd, rel=1e-9) for row in checks[0].rows)
+    other = check_theorem(model, nn.functional.cross_entropy, blobs(), replace(settings, seed=1))
+    assert other.rows[-1].loss_sgd != checks[0].rows[-1].loss_sgd
+
+
 def test_a_stopped_check_keeps_every_rate_that_is_done(tmp_path):
     settings = TheoremSettings(rates=(0.5, 0.25), times=(1.0,))
     model, started = mlp(), []

@@ -1,6 +1,5 @@
 """A curve of low loss between two networks: is one in the valley of the other?"""
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from torch import Tensor
 from dirprune.errors import DivergenceError, UsageError
 from dirprune.landscape.curves import CurveName, point_on_curve, straight_bends
 from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
-from dirprune.landscape.objective import Data, Objective, State
+from dirprune.landscape.objective import Data, Objective, State, seed_of
 from dirprune.landscape.scan import Values, scan
 
 _SETTLED = 0.1  # relative change between the last two fifths of training that counts as none
@@ -234,10 +233,9 @@ def _train_bends(
     for epoch in range(len(losses) + 1, settings.epochs + 1):
         progress("epochs of the bend", epoch - 1, settings.epochs)
         optimizer.param_groups[0]["lr"] = settings.rate(epoch)
-        digest = hashlib.sha256(repr(("bend", settings.seed, epoch)).encode()).digest()
-        data = batches(epoch) if batches else objective.batches("train")
+        data = objective.on_device(batches(epoch), "curve's") if batches else objective.batches("train")
         with torch.random.fork_rng(devices=objective.cuda):
-            torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+            torch.manual_seed(seed_of("bend", settings.seed, epoch))
             losses.append(_epoch(objective, state, ends, settings.curve, bends, optimizer, data))
         if not math.isfinite(losses[-1]):
             raise DivergenceError(f"the loss on the curve is not finite in epoch {epoch}: lower --lr")

@@ -28,6 +28,7 @@ _CHECK_TOLERANCE = 0.05  # the run that looks for what was missed need not be pr
 _CHECK_VECTORS = 8  # ... and is done sooner in a small Krylov space
 _REPEATS = 1e-4  # relative; what the order of sums on a GPU may change
 _AGREES = 1e-3  # relative; rounding in float32 is less, a wrong derivative more
+_PRECISIONS = (torch.float32, torch.float64)  # that the Lanczos iteration knows
 _EQUAL = 1e-2  # relative; closer values are one cluster, in which the order says nothing
 
 
@@ -219,7 +220,7 @@ def top_eigenpairs(
 
     Raises:
         NotConvergedError: Not all came within the tolerance, or the Hessian has fewer positive eigenvalues.
-        UsageError: k is out of range.
+        UsageError: k is out of range, or the weights are neither float32 nor float64.
         DataError: The data or the network differ between two passes.
 
     Example:
@@ -237,6 +238,11 @@ def top_eigenpairs(
     k, tolerance = settings.k, settings.tolerance
     if k >= objective.numel:
         raise UsageError(f"--k must be less than the number of weights, {objective.numel}; it is {k}")
+    if objective.dtype not in _PRECISIONS:
+        raise UsageError(
+            f"eigenpairs need a network in float32 or float64; its weights are {objective.dtype}: "
+            "convert it (model.float()), and its inputs"
+        )
     request = eigen_request(objective, state, settings)
     operator = HessianOperator(objective, state)
     path = store.beside(f"products-{request['network']}") if store else None
@@ -245,8 +251,10 @@ def top_eigenpairs(
     while (next_value := search.next_value(k)) > search.value(k) + _EQUAL * abs(search.value(k)):
         search.extend(1, tolerance / 2)  # a copy that the first search has passed over
     values, vectors, residuals = search.found(k)
-    if values[-1] <= 0:
-        positive = int((values > 0).sum())
+    rounding = torch.finfo(objective.dtype).eps * math.sqrt(objective.numel)  # what a zero may come out as
+    noise = rounding * max(values[0], 0.0)
+    if values[-1] <= noise:
+        positive = int((values > noise).sum())
         raise NotConvergedError(
             f"the Hessian has only {positive} positive eigenvalues, {k} were asked for: ask for fewer (--k)"
         )

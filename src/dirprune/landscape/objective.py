@@ -49,6 +49,12 @@ def wrong_classes(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(dim=1) != targets).sum()
 
 
+def seed_of(name: str, seed: int, index: int) -> int:
+    """Return a seed of its own for every step of a computation that has a name."""
+    digest = hashlib.sha256(repr((name, seed, index)).encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
 def description(function: Any) -> str:
     """Say which function or module this is: its name and settings.
 
@@ -243,10 +249,12 @@ class Objective:
         return {**held, **reestimate(self._module, held, self.batches("train"))}
 
     def training_loss(self, state: State, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of one batch in training mode, for autograd; no buffer changes."""
+        """Return the loss of one batch on the model's device in training mode, for autograd.
+
+        No buffer changes.
+        """
         self._module.train()
         weights = {name: state[name] for name in self.shapes if name in state}
-        inputs, targets = inputs.to(self.device), targets.to(self.device)
         outputs = functional_call(self._module, {**weights, **self._buffers(state)}, (inputs,))
         return self.loss(outputs, targets)
 
@@ -258,10 +266,35 @@ class Objective:
         }
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of a split on the device of the model."""
+        """Yield the batches of a split on the device of the model.
+
+        Raises:
+            DataError: A batch is no pair of tensors, or a target is one that the loss ignores.
+        """
         data = self._data[split]
         assert data is not None
-        for inputs, targets in data:
+        return self.on_device(data, split)
+
+    def on_device(self, data: Data, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches on the device of the model.
+
+        Raises:
+            DataError: A batch is no pair of tensors, or a target is one that the loss ignores.
+        """
+        ignored = getattr(self.loss, "ignore_index", None)
+        for batch in data:
+            parts = batch if isinstance(batch, tuple | list) else ()
+            if [isinstance(part, Tensor) for part in parts] != [True, True]:
+                raise DataError(
+                    f"a batch of the {name} data must be two tensors, inputs and targets; it is "
+                    f"{_kind(batch)}: give the network a module around it that takes one tensor"
+                )
+            inputs, targets = batch
+            if ignored is not None and not targets.is_floating_point() and (targets == ignored).any():
+                raise DataError(
+                    f"a target of the {name} data is {ignored}, which the loss ignores (ignore_index): "
+                    "its mean over a batch is none over samples"
+                )
             yield inputs.to(self.device), targets.to(self.device)
 
     # -- evidence --------------------------------------------------------------------------------------
@@ -349,3 +382,9 @@ def _digest(tensors: Iterable[Tensor]) -> tuple[int, str]:
         total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return count, total.hexdigest()[:16]
+
+
+def _kind(value: Any) -> str:
+    """Say of what type a batch is, and its parts."""
+    name = type(value).__name__
+    return f"{name}({', '.join(map(_kind, value))})" if isinstance(value, tuple | list) else name

@@ -14,7 +14,7 @@ from dirprune.core.threshold import tuning_function
 from dirprune.errors import DivergenceError, UsageError
 from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
 from dirprune.landscape.hessian import HessianOperator
-from dirprune.landscape.objective import Data, Loss, Objective
+from dirprune.landscape.objective import Data, Loss, Objective, seed_of
 from dirprune.optim import GRDA
 
 _NODES = 2000  # of the midpoint rule
@@ -37,6 +37,8 @@ class TheoremSettings:
     """Scale of the threshold."""
     mu: float = 0.6
     """Exponent of its growth."""
+    seed: int = 0
+    """Seed of what the network draws in training mode, such as dropout; both twins draw the same."""
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in itertools.pairwise((0.0, *self.times)))
@@ -272,7 +274,9 @@ def _rows(
     for step, (inputs, targets) in enumerate(batches, start=1):
         for network, optimizer in zip(networks, (sgd, grda), strict=True):
             optimizer.zero_grad()
-            loss = objective.loss(network(inputs), targets)
+            with torch.random.fork_rng(devices=objective.cuda):
+                torch.manual_seed(seed_of("theorem", settings.seed, step))
+                loss = objective.loss(network(inputs), targets)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         if step in stops:
