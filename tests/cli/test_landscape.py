@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dirprune.cli import main
+from dirprune.cli.twins import Common, Pair
 from dirprune.export import load_sparse
 from dirprune.landscape import Connection, NormSeries, OneShot, Plane, ProjectionSeries
 
@@ -55,6 +56,8 @@ def test_all_topics_and_the_report(pair, capsys):
     assert run("directional", sgd, "--k", "2", "--sparsities", "0.5") == 0
     said = capsys.readouterr().out
     assert "straight line, test loss: gRDA" in said
+    assert "(above gRDA " in said
+    assert "epoch 2: SGD |w|0 " in said
     assert "sparsity 50.0 %: directional" in said
 
     out = grda / "landscape"
@@ -73,6 +76,15 @@ def test_all_topics_and_the_report(pair, capsys):
         x.numel() - zeros(x) for x in load_sparse(grda / "model.safetensors").values()
     )
     assert OneShot.load(sgd / "landscape").sparsities == pytest.approx((0.5,), abs=1e-3)
+    assert run("directional", sgd, grda, "--k", "2", "--strengths", "0.01", "--save", sgd / "pruned") == 0
+    shot = OneShot.load(out)
+    assert f"sparsity {100 * shot.twin.sparsity:.1f} %: gRDA itself" in capsys.readouterr().out
+    assert shot.twin.measured.train_loss == (connection.curve.train_loss[0],)
+    pruned = load_sparse(sgd / "pruned")
+    assert sum(map(zeros, pruned.values())) == round(shot.sparsities[0] * connection.request["weights"])
+    objective = Pair(Common(), sgd, grda, None).objective
+    assert objective.measure(pruned).train.loss == pytest.approx(shot.directional.train_loss[0], rel=1e-6)
+    assert connection.barriers["line"]["test_loss"]["height"] >= 0
     environment = Connection.environment(out)
     assert environment["command"].startswith("dirprune landscape connect")
     assert connection.request["data"]["train"]["samples"] == 1437
@@ -141,6 +153,8 @@ def test_the_bend_is_trained_on_all_images_whatever_is_measured(pair, tmp_path):
         (["norms", "{sgd}", "{sgd}"], "and another run after it"),
         (["connect", "{sgd}", "{grda}", "--points", "1"], "--points must be 2 or more"),
         (["connect", "{sgd}", "{grda}", "--images", "0"], "--images must be >= 1"),
+        (["directional", "{grda}", "{sgd}"], "RUN_SGD comes first"),
+        (["directional", "{sgd}", "--save", "x"], "--save needs one of --sparsities and --strengths"),
         (["directional", "{sgd}", "--k", "9999999"], "--k must be less than the number of weights"),
     ],
 )

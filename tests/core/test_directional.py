@@ -84,6 +84,16 @@ def test_a_target_sparsity_is_met_to_the_weight(case, dtype, target):
         assert int((below == 0).sum()) < zeros
 
 
+def test_a_strength_in_place_of_a_sparsity(case):
+    w, u = case
+    pruned, result = directional_prune({"w": w}, u, strength=0.4)
+    signs = np.sign(w.numpy())
+    s = signs * (signs - u.numpy().T @ (u.numpy() @ signs))
+    expected = signs * np.maximum(np.abs(w.numpy()) - 0.4 * s, 0)
+    np.testing.assert_allclose(pruned["w"].numpy(), expected, atol=1e-14)
+    assert (result.strength, result.sparsity) == (0.4, np.mean(expected == 0))
+
+
 def test_each_tensor_keeps_its_dtype_beside_wider_ones():
     state = {
         "w": torch.tensor([1.0, 3.0], dtype=torch.bfloat16),
@@ -112,6 +122,8 @@ def test_what_is_not_named_stays():
         (lambda: direction_scores(torch.ones(2), torch.ones(1, 2)), "orthonormal"),
         (lambda: directional_solution(torch.ones(2), torch.ones(2), -1.0), "must be >= 0"),
         (lambda: directional_solution(torch.ones(2), torch.ones(2), float("nan")), "must be >= 0"),
+        (lambda: directional_prune({}, torch.ones(1, 1)), "either a sparsity or a strength"),
+        (lambda: directional_prune({}, torch.ones(1, 1), 0.5, strength=1.0), "either a sparsity or"),
         (lambda: strength_for(1.2, torch.ones(2)), "in [0, 1]"),
         (lambda: strength_for(0.9, torch.tensor([1.0, torch.inf])), "the most is 0.5000"),
     ],

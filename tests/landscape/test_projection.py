@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from dirprune.landscape import (
     EigenSettings,
     Norms,
     Objective,
+    OneShot,
     OneShotSettings,
     ProjectionSeries,
     Store,
@@ -131,12 +133,15 @@ def test_norms_are_numpys():
     assert math.isnan(Norms.of(torch.zeros(3)).ratio)
 
 
-def test_norms_of_a_series():
+def test_norms_of_a_series(tmp_path):
     objective = quadratic([1.0, 2.0])
     result = norm_series(objective, (0, 7), lambda epoch: (state([3.0, -4.0]), state([epoch, 0.0])))
     assert result.epochs == (0, 7)
     assert [n.l2 for n in result.sgd] == [5.0, 5.0]
     assert [n.l0 for n in result.grda] == [0, 1]
+    digests = [[objective.digest(state(w)) for w in ([3.0, -4.0], [e, 0.0])] for e in (0, 7)]
+    assert result.request["networks"] == digests
+    assert json.loads(result.save(tmp_path, {}).read_text())["sgd"][0]["ratio"] == 5 / 7
 
 
 def test_one_shot_pruning_leaves_the_sharp_directions_alone():
@@ -153,6 +158,27 @@ def test_one_shot_pruning_leaves_the_sharp_directions_alone():
     assert result.mean_score == pytest.approx(0.9)
     assert result.targets == (0.1, 0.5)
     assert result.strengths == pytest.approx((1.0, 1.4))  # the smallest, and the fifth, of the flat weights
+
+
+def test_one_shot_at_given_strengths_and_beside_the_twin(tmp_path):
+    objective = quadratic([100.0] + [1.0] * 9)
+    w, grda = state([0.1] + [1.0 + 0.1 * i for i in range(9)]), state([0.1] * 3 + [0.0] * 7)
+    pairs = top_eigenpairs(objective, w, EigenSettings(k=1))
+    settings = OneShotSettings(sparsities=(0.1,), strengths=(1.45, 0.0))
+    result = prune_in_one_shot(objective, w, pairs, settings, twin=grda)
+    assert result.sparsities == (0.1, 0.5, 0.0)
+    assert result.strengths == pytest.approx((1.0, 1.45, 0.0))
+    kept = np.maximum(np.linspace(1.0, 1.8, 9) - 1.45, 0)
+    assert result.directional.train_loss[1] == pytest.approx(0.5 * (100 * 0.1**2 + np.sum(kept**2)))
+    assert math.isnan(result.targets[2])
+    assert result.twin.sparsity == 0.7
+    assert result.twin.measured.train_loss == pytest.approx((0.5 * (1.0 + 0.02),))
+    assert result.request["twin"] == objective.digest(grda)
+    result.save(tmp_path, {})
+    assert OneShot.load(tmp_path).twin == result.twin
+    assert OneShotSettings(strengths=(1.0,)).sparsities == ()
+    with pytest.raises(UsageError, match="--strengths"):
+        OneShotSettings(strengths=(-1.0,))
 
 
 def test_one_shot_at_equal_sparsity_and_before():
@@ -181,7 +207,7 @@ def test_eigenpairs_of_other_weights_are_refused():
         prune_in_one_shot(objective, net.state_dict(), pairs)
 
 
-@pytest.mark.parametrize("sparsities", [(), (1.1,), (-0.1,), (float("nan"),)])
+@pytest.mark.parametrize("sparsities", [(1.1,), (-0.1,), (float("nan"),)])
 def test_sparsities_out_of_range_are_refused(sparsities):
     with pytest.raises(UsageError, match="--sparsities"):
         OneShotSettings(sparsities=sparsities)

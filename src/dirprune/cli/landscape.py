@@ -15,6 +15,7 @@ from dirprune.cli.arguments import at_least_one, parse
 from dirprune.cli.bars import StageBars
 from dirprune.cli.twins import Common, Pair, PairOptions, first_of, objective_of, open_run
 from dirprune.errors import UsageError, unknown
+from dirprune.export import save_sparse
 from dirprune.train import describe_environment
 
 Arguments = list[str]
@@ -61,8 +62,18 @@ class DirectionalOptions(Common):
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run, one of SGD as a rule."""
+    run_grda: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN_GRDA")] = None
+    """Folder of its gRDA twin, to be measured beside it."""
     eigen: ls.EigenSettings = field(default_factory=ls.EigenSettings)
     settings: ls.OneShotSettings = field(default_factory=ls.OneShotSettings)
+    save: Path | None = None
+    """Write the pruned network, of the one sparsity or strength that is asked for, as a sparse file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        asked = len(self.settings.sparsities) + len(self.settings.strengths)
+        if self.save and asked != 1:
+            raise UsageError(f"--save needs one of --sparsities and --strengths; they name {asked} networks")
 
 
 def landscape(arguments: Arguments) -> int:
@@ -88,7 +99,7 @@ def landscape(arguments: Arguments) -> int:
 
 
 def _connect(options: ConnectOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
-    pair = Pair(options, bars)
+    pair = Pair(options, options.run_sgd, options.run_grda, bars)
     first, last = pair.grda.model.state_dict(), pair.sgd.model.state_dict()
     run = replace(pair.grda, training=first_of(pair.grda.training, options.bend_images))
     trained_on = run.training_data()
@@ -117,13 +128,14 @@ def _connect(options: ConnectOptions, environment: dict[str, Any], bars: StageBa
                 b = ls.barrier(result.t, losses)
                 lines.append(
                     f"{name}, {split} loss: gRDA {losses[0]:.4g}, greatest {max(losses):.4g} at "
-                    f"t = {b.at:.2f}, SGD {losses[-1]:.4g}; barrier {b.height:.4g}"
+                    f"t = {b.at:.2f}, SGD {losses[-1]:.4g}; barrier {b.height:.4g} "
+                    f"(above gRDA {b.above_first:.4g}, above SGD {b.above_last:.4g})"
                 )
     return lines
 
 
 def _plane(options: PlaneOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
-    pair = Pair(options, bars)
+    pair = Pair(options, options.run_sgd, options.run_grda, bars)
     connection = ls.Connection.load(pair.out)
     if connection is None:
         raise UsageError(f"{pair.out} has no connect.json: run `dirprune landscape connect` first")
@@ -149,7 +161,7 @@ def _plane(options: PlaneOptions, environment: dict[str, Any], bars: StageBars) 
 
 
 def _project(options: ProjectOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
-    pair = Pair(options, bars)
+    pair = Pair(options, options.run_sgd, options.run_grda, bars)
     epochs = tuple(epoch for epoch in pair.epochs() if epoch > 0)
     if options.epochs:
         missing = sorted(set(options.epochs) - set(epochs))
@@ -178,7 +190,7 @@ def _project(options: ProjectOptions, environment: dict[str, Any], bars: StageBa
 
 
 def _norms(options: NormsOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
-    pair = Pair(options, bars)
+    pair = Pair(options, options.run_sgd, options.run_grda, bars)
     epochs = pair.epochs()
     if not epochs:
         raise UsageError("no epoch has a snapshot of both runs: train both with --snapshots")
@@ -187,14 +199,23 @@ def _norms(options: NormsOptions, environment: dict[str, Any], bars: StageBars) 
     rows = zip(result.epochs, result.sgd, result.grda, strict=True)
     return [
         _written(pair.out, result),
-        *(f"epoch {e}: |w|2/|w|1 SGD {sgd.ratio:.4g}, gRDA {grda.ratio:.4g}" for e, sgd, grda in rows),
+        *(f"epoch {e}: SGD {_norm_words(sgd)}; gRDA {_norm_words(grda)}" for e, sgd, grda in rows),
     ]
 
 
+def _norm_words(norms: ls.Norms) -> str:
+    named = f"|w|0 {norms.l0}, |w|1 {norms.l1:.4g}, |w|2 {norms.l2:.4g}"
+    return f"{named}, |w|2/|w|1 {norms.ratio:.4g}"
+
+
 def _directional(options: DirectionalOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
-    run = open_run(options.run, options)
-    objective = objective_of(run, options)
-    out = options.out or options.run / "landscape"
+    twin = None
+    if options.run_grda is None:
+        run = open_run(options.run, options)
+        objective, out = objective_of(run, options), options.out or options.run / "landscape"
+    else:
+        pair = Pair(options, options.run, options.run_grda, bars)
+        run, objective, out, twin = pair.sgd, pair.objective, pair.out, pair.grda.model.state_dict()
     state = run.model.state_dict()
     pairs = ls.keep(
         ls.Eigenpairs,
@@ -206,12 +227,22 @@ def _directional(options: DirectionalOptions, environment: dict[str, Any], bars:
     result = ls.keep(
         ls.OneShot,
         out,
-        ls.oneshot_request(objective, state, options.settings, options.eigen),
+        ls.oneshot_request(objective, state, options.settings, options.eigen, twin),
         environment,
         lambda store: ls.prune_in_one_shot(
-            objective, state, pairs, options.settings, store=store, progress=bars
+            objective, state, pairs, options.settings, twin=twin, store=store, progress=bars
         ),
     )
+    more = []
+    if result.twin:
+        loss, zeros = result.twin.measured.train_loss[0], 100 * result.twin.sparsity
+        more.append(f"sparsity {zeros:.1f} %: gRDA itself {loss:.4g}")
+    if options.save:
+        pruned, _ = ls.directional_prune(
+            state, pairs.vectors, strength=result.strengths[0], names=tuple(objective.shapes)
+        )
+        written = save_sparse({**pruned, **objective.with_statistics(pruned)}, options.save)
+        more.append(f"pruned network: {written.path}")
     rows = zip(
         result.sparsities,
         result.strengths,
@@ -228,6 +259,7 @@ def _directional(options: DirectionalOptions, environment: dict[str, Any], bars:
             f"soft threshold {s:.4g}, magnitude {m:.4g}"
             for sparsity, strength, d, s, m in rows
         ),
+        *more,
     ]
 
 
@@ -253,7 +285,8 @@ def _usage() -> str:
         for name, (kind, _) in TOPICS.items()
     )
     return (
-        f"usage: dirprune landscape TOPIC RUN_SGD RUN_GRDA [OPTIONS]   (directional: one RUN)\n\n{lines}\n"
+        "usage: dirprune landscape TOPIC RUN_SGD RUN_GRDA [OPTIONS]   (directional: one RUN is enough)\n\n"
+        f"{lines}\n"
         "  dirprune landscape TOPIC --help  the options of a topic\n"
         "  Work that is stopped goes on with the same command; what is done is not done again.\n"
     )

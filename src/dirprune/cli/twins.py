@@ -48,25 +48,25 @@ class PairOptions(Common):
 class Pair:
     """An SGD run and its gRDA twin."""
 
-    def __init__(self, options: PairOptions, bars: StageBars) -> None:
-        sgd, grda = (run_config(RunFolder(path)) for path in (options.run_sgd, options.run_grda))
+    def __init__(self, options: Common, run_sgd: Path, run_grda: Path, bars: StageBars) -> None:
+        sgd, grda = (run_config(RunFolder(path)) for path in (run_sgd, run_grda))
         if sgd.method != "sgd" or sgd == grda:
             raise UsageError(
-                f"RUN_SGD comes first, and another run after it: got {options.run_sgd}, trained by "
-                f"{sgd.method}, and {options.run_grda}, trained by {grda.method}"
+                f"RUN_SGD comes first, and another run after it: got {run_sgd}, trained by "
+                f"{sgd.method}, and {run_grda}, trained by {grda.method}"
             )
         pruning = {key: getattr(grda, key) for key in ("method", "c", "mu", "penalty", "prune")}
         held = {**asdict(sgd), **pruning}
         differing = [key for key, value in asdict(grda).items() if held[key] != value]
         if differing:
             raise UsageError(f"the two runs are no twins: they differ in {', '.join(differing)}")
-        self.sgd = open_run(options.run_sgd, options)
-        self.grda = open_run(options.run_grda, options)
+        self.sgd = open_run(run_sgd, options)
+        self.grda = open_run(run_grda, options)
         starts = [(run.folder.result() or {}).get("initial_weights") for run in (self.sgd, self.grda)]
         if starts[0] != starts[1]:
             bars.say(f"note: the runs started from different weights ({starts[0]} and {starts[1]})")
         self.objective = objective_of(self.grda, options)
-        self.out = options.out or options.run_grda / "landscape"
+        self.out = options.out or run_grda / "landscape"
 
     def epochs(self) -> tuple[int, ...]:
         """Epochs of which both runs have kept the weights."""

@@ -155,21 +155,27 @@ def strength_for(sparsity: float, strengths: Tensor) -> float:
 
 
 def directional_prune(
-    state: Mapping[str, Tensor], sharp: Tensor, sparsity: float, *, names: tuple[str, ...] | None = None
+    state: Mapping[str, Tensor],
+    sharp: Tensor,
+    sparsity: float | None = None,
+    *,
+    strength: float | None = None,
+    names: tuple[str, ...] | None = None,
 ) -> tuple[dict[str, Tensor], DirectionalPruning]:
     """Prune a trained network in one shot, in the directions in which its loss is flat.
 
     Args:
         state: Its state dict; it is not changed.
         sharp: Orthonormal eigenvectors of the Hessian's greatest eigenvalues, rows [k, d].
-        sparsity: Target, a fraction of the d weights.
+        sparsity: Target, a fraction of the d weights; or
+        strength: lambda. Exactly one of both.
         names: The tensors that make up the d weights, in their order; None for all of the state.
 
     Returns:
         A state dict with pruned weights, and how they came about.
 
     Raises:
-        UsageError: Shapes do not fit, or the target cannot be reached.
+        UsageError: Shapes do not fit, the target cannot be reached, or not one of both is given.
 
     Example:
         >>> state = {"weight": torch.tensor([[3.0, -1.0, 0.5]])}
@@ -180,10 +186,14 @@ def directional_prune(
     References:
         Chao et al. 2020, Definition 1.1.
     """
+    if (sparsity is None) == (strength is None):
+        raise UsageError("give either a sparsity or a strength (lambda)")
     chosen = tuple(state) if names is None else names
     weights = torch.cat([state[name].detach().reshape(-1) for name in chosen])
     scores = direction_scores(weights, sharp)
-    strength = strength_for(sparsity, vanishing_strengths(weights, scores))
+    if strength is None:
+        assert sparsity is not None
+        strength = strength_for(sparsity, vanishing_strengths(weights, scores))
     pruned = directional_solution(weights, scores, strength)
     parts = pruned.split_with_sizes([state[name].numel() for name in chosen])
     changed = {

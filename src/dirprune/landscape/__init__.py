@@ -1,5 +1,11 @@
 """The evidence: where the sparse network lies in the landscape of the loss."""
 
+from dirprune.core.directional import (
+    DirectionalPruning,
+    direction_scores,
+    directional_prune,
+    directional_solution,
+)
 from dirprune.landscape.connectivity import (
     Barrier,
     Connection,
@@ -20,7 +26,7 @@ from dirprune.landscape.hessian import (
 )
 from dirprune.landscape.norms import Norms, NormSeries, norm_series
 from dirprune.landscape.objective import Measured, Objective, Point, wrong_classes
-from dirprune.landscape.oneshot import OneShot, OneShotSettings, oneshot_request, prune_in_one_shot
+from dirprune.landscape.oneshot import OneShot, OneShotSettings, Twin, oneshot_request, prune_in_one_shot
 from dirprune.landscape.plane import Frame, Plane, PlaneSettings, measure_plane, plane_request
 from dirprune.landscape.projection import (
     Projection,
@@ -37,6 +43,7 @@ __all__ = [
     "Barrier",
     "Connection",
     "CurveSettings",
+    "DirectionalPruning",
     "EigenSettings",
     "Eigenpairs",
     "Frame",
@@ -57,11 +64,15 @@ __all__ = [
     "Store",
     "Theorem",
     "TheoremSettings",
+    "Twin",
     "Values",
     "barrier",
     "check_theorem",
     "connect",
     "connection_request",
+    "direction_scores",
+    "directional_prune",
+    "directional_solution",
     "eigen_request",
     "keep",
     "measure_plane",

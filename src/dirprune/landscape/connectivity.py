@@ -47,6 +47,8 @@ class Connection(Result):
         converged: Whether that loss had settled: it changed by less than 10 % from the last fifth but one to
             the last fifth of the epochs.
         bends: The trained control points [n, d].
+        barriers: Of "curve" and "line", for each list of values, the fields of :class:`Barrier`; None in
+            files that do not have it.
     """
 
     kind: ClassVar[str] = "connect"
@@ -56,6 +58,7 @@ class Connection(Result):
     epoch_losses: tuple[float, ...]
     converged: bool
     bends: Tensor
+    barriers: dict[str, dict[str, dict[str, float]]] | None = None
 
 
 def barrier(t: tuple[float, ...], values: tuple[float, ...]) -> Barrier:
@@ -195,7 +198,11 @@ def connect(
     along = measured("points of the curve", on_curve)
     straight = measured("points of the line", on_line)
     losses = tuple(store.values["epoch_losses"])
-    return Connection(request, t, along, straight, losses, settled(losses), trained)
+    barriers = {
+        way: {name: asdict(barrier(t, found)) for name, found in asdict(values).items() if found}
+        for way, values in (("curve", along), ("line", straight))
+    }
+    return Connection(request, t, along, straight, losses, settled(losses), trained, barriers)
 
 
 def settled(losses: tuple[float, ...]) -> bool:

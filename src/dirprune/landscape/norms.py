@@ -1,7 +1,8 @@
 """Norms of the weights over the course of training."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -13,11 +14,20 @@ from dirprune.landscape.objective import Objective, State
 
 @dataclass(frozen=True)
 class Norms:
-    """|w|_0 (number of weights that are not zero), |w|_1 and |w|_2."""
+    """|w|_0 (number of weights that are not zero), |w|_1, |w|_2, and the ratio of the last two.
+
+    Attributes:
+        ratio: |w|_2 / |w|_1: between d^(-1/2) and 1, greater for sparser weights; NaN where all are zero.
+            It follows from the others.
+    """
 
     l0: int
     l1: float
     l2: float
+    ratio: float = field(default=math.nan, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ratio", self.l2 / self.l1 if self.l1 else math.nan)
 
     @classmethod
     def of(cls, weights: Tensor) -> "Norms":
@@ -29,11 +39,6 @@ class Norms:
         """
         w = weights.double()
         return cls(int(torch.count_nonzero(w)), w.abs().sum().item(), w.norm().item())
-
-    @property
-    def ratio(self) -> float:
-        """|w|_2 / |w|_1: between d^(-1/2) and 1, greater for sparser weights; NaN where all are zero."""
-        return self.l2 / self.l1 if self.l1 else float("nan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +69,12 @@ def norm_series(
     References:
         Chao et al. 2020, section 4.
     """
-    sgd, grda = [], []
+    sgd, grda, networks = [], [], []
     for done, epoch in enumerate(epochs, start=1):
         pair = load(epoch)
         sgd.append(Norms.of(objective.vector(pair[0])))
         grda.append(Norms.of(objective.vector(pair[1])))
+        networks.append([objective.digest(state) for state in pair])
         progress("checkpoints", done, len(epochs))
-    request = {"epochs": list(epochs), "weights": objective.numel}
+    request = {"epochs": list(epochs), "networks": networks, "weights": objective.numel}
     return NormSeries(request, epochs, tuple(sgd), tuple(grda))

@@ -1,5 +1,6 @@
 """Directional pruning of a trained network in one shot, beside magnitude pruning at the same sparsity."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import ClassVar
@@ -19,21 +20,37 @@ from dirprune.landscape.hessian import Eigenpairs, EigenSettings
 from dirprune.landscape.objective import Objective, State
 from dirprune.landscape.scan import Values, scan
 
+_TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OneShotSettings:
     """What is pruned.
 
     Raises:
-        UsageError: A sparsity is no fraction.
+        UsageError: A sparsity is no fraction, or a strength no number of 0 or more.
     """
 
-    sparsities: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    """Target sparsities, fractions of all weights."""
+    sparsities: tuple[float, ...] = ()
+    """Target sparsities, fractions of all weights; default: 0.1 to 0.9, unless strengths are given."""
+    strengths: tuple[float, ...] = ()
+    """Values of lambda."""
 
     def __post_init__(self) -> None:
-        if not self.sparsities or not all(0 <= sparsity <= 1 for sparsity in self.sparsities):
+        if not self.sparsities and not self.strengths:
+            object.__setattr__(self, "sparsities", _TENTHS)
+        if not all(0 <= sparsity <= 1 for sparsity in self.sparsities):
             raise UsageError(f"--sparsities must be fractions in [0, 1]; they are {self.sparsities}")
+        if not all(0 <= strength < math.inf for strength in self.strengths):
+            raise UsageError(f"--strengths must be finite and >= 0; they are {self.strengths}")
+
+
+@dataclass(frozen=True)
+class Twin:
+    """gRDA's own network beside the pruned ones: its sparsity, and what was measured, one value each."""
+
+    sparsity: float
+    measured: Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +59,7 @@ class OneShot(Result):
 
     Attributes:
         dense: What was measured before, one value each.
-        targets: Sparsities asked for.
+        targets: Sparsities asked for; NaN where it was a lambda.
         sparsities: Sparsities of the directional pruning.
         strengths: lambda of each.
         directional: Directional pruning.
@@ -50,6 +67,7 @@ class OneShot(Result):
         magnitude: Magnitude pruning at the same sparsity: the survivors keep their value.
         mean_score: Mean of the direction scores, |P0 sign(w)|^2 / d.
         negative_scores: Fraction of the weights with s < 0, which grow.
+        twin: The gRDA twin of the network; None if none was given.
     """
 
     kind: ClassVar[str] = "directional"
@@ -62,13 +80,19 @@ class OneShot(Result):
     magnitude: Values
     mean_score: float
     negative_scores: float
+    twin: Twin | None = None
 
 
 def oneshot_request(
-    objective: Objective, state: State, settings: OneShotSettings, eigen: EigenSettings
+    objective: Objective,
+    state: State,
+    settings: OneShotSettings,
+    eigen: EigenSettings,
+    twin: State | None = None,
 ) -> Json:
     """Return all that the pruning depends on."""
-    return {**asdict(settings), **asdict(eigen), **objective.identity(network=state)}
+    beside = {} if twin is None else {"twin": objective.digest(twin)}
+    return {**asdict(settings), **asdict(eigen), **objective.identity(network=state), **beside}
 
 
 def prune_in_one_shot(
@@ -77,6 +101,7 @@ def prune_in_one_shot(
     pairs: Eigenpairs,
     settings: OneShotSettings | None = None,
     *,
+    twin: State | None = None,
     store: Store | None = None,
     progress: Progress = no_progress,
 ) -> OneShot:
@@ -86,7 +111,8 @@ def prune_in_one_shot(
         objective: The network and its data.
         state: Its trained weights.
         pairs: Top eigenpairs of its Hessian at these weights.
-        settings: Target sparsities.
+        settings: Target sparsities and strengths.
+        twin: gRDA's network from the same start, to be measured beside the others.
         store: Keeps what is done.
         progress: Told the networks that are measured.
 
@@ -103,13 +129,14 @@ def prune_in_one_shot(
     settings = settings or OneShotSettings()
     _check_origin(pairs, objective, state)
     held = {key: pairs.request[key] for key in asdict(EigenSettings())}
-    request = oneshot_request(objective, state, settings, EigenSettings(**held))
+    request = oneshot_request(objective, state, settings, EigenSettings(**held), twin)
     store = store or Store(None, request, "directional")
     weights = objective.vector(state)
     scores = direction_scores(weights, pairs.vectors.to(weights))
     directional = vanishing_strengths(weights, scores)
     plain = vanishing_strengths(weights, torch.ones_like(scores))
-    strengths = tuple(strength_for(target, directional) for target in settings.sparsities)
+    found = (strength_for(target, directional) for target in settings.sparsities)
+    strengths = (*found, *settings.strengths)
     pruned = tuple((directional <= strength).double().mean().item() for strength in strengths)
     cuts = tuple(strength_for(sparsity, plain) for sparsity in pruned)
 
@@ -120,7 +147,7 @@ def prune_in_one_shot(
     return OneShot(
         request=request,
         dense=measured("dense", lambda _: weights, 1),
-        targets=settings.sparsities,
+        targets=(*settings.sparsities, *(math.nan for _ in settings.strengths)),
         sparsities=pruned,
         strengths=strengths,
         directional=measured("directional", lambda i: directional_solution(weights, scores, strengths[i])),
@@ -128,7 +155,14 @@ def prune_in_one_shot(
         magnitude=measured("magnitude", lambda i: torch.where(plain <= cuts[i], 0.0, weights)),
         mean_score=scores.mean().item(),
         negative_scores=(scores < 0).double().mean().item(),
+        twin=None if twin is None else _beside(objective, twin),
     )
+
+
+def _beside(objective: Objective, twin: State) -> Twin:
+    """Measure gRDA's network, with its own buffers."""
+    sparsity = (objective.vector(twin) == 0).double().mean().item()
+    return Twin(sparsity, Values.of([objective.measure(twin)]))
 
 
 def _check_origin(pairs: Eigenpairs, objective: Objective, state: State) -> None:
