@@ -16,10 +16,12 @@ from dirprune.landscape import (
     Projection,
     ProjectionSeries,
     Theorem,
+    Twin,
     Values,
 )
 from dirprune.report import write_report
 from dirprune.report.landscape import landscape_sections
+from dirprune.report.landscape_figures import Ground, draw_ground
 
 ENVIRONMENT = {"date": "2026-03-01", "command": "dirprune landscape <topic>"}
 NONE = Values((), (), (), ())
@@ -56,7 +58,8 @@ def folder(experiment):
     )
     two = Values((0.1, 0.9), (), (0.5, 0.8), ())
     before = Values((0.01,), (), (0.4,), ())
-    OneShot({"k": 7}, before, (0.1, 0.5), (0.1, 0.5), (1.0, 2.0), two, two, two, 0.98, 0.01).save(
+    twin = Twin(0.7, Values((0.033,), (), (0.44,), ()))
+    OneShot({"k": 7}, before, (0.1, 0.5), (0.1, 0.5), (1.0, 2.0), two, two, two, 0.98, 0.01, twin).save(
         experiment.path / "sgd-0" / "landscape", ENVIRONMENT
     )
     rows = (
@@ -102,6 +105,7 @@ def test_captions_say_the_numbers(folder):
     assert (
         "training 0 on the curve, 1.03 on the straight line; test 0 on the curve, 1.5 on the straight" in loss
     )
+    assert "Above gRDA and above SGD: training 0 and 0.1 on the curve, 1.03 and 1.13 on the straight" in loss
     assert "trained on 60,000 training images, measured on 20,000 of them" in loss
     assert "had not settled" in loss
     assert "training 0 on the curve, 28 on the straight line" in said["Error from gRDA to SGD"]
@@ -109,7 +113,76 @@ def test_captions_say_the_numbers(folder):
     assert "At the last epoch 1.2 %" in projection
     assert "top 2 Hessian eigenvectors" in projection
     assert "gRDA 0.875" in said["Norm ratio"]
-    assert "mean score 0.980" in said["Training loss after one-shot pruning"]
+    pruned = said["Training loss after one-shot pruning"]
+    assert "mean score 0.980" in pruned
+    assert "gRDA, trained to 70.0 % sparsity: 0.033." in pruned
+
+
+def test_all_norms_are_in_a_table(folder):
+    (table,) = landscape_sections(folder)[0].tables
+    assert len(table.head) == 9
+    assert table.rows[1] == ("9", "9", "9", "3", "0.333", "1", "4", "3.5", "0.875")
+
+
+def test_a_plane_and_a_line_that_are_not_finite_are_shown(folder):
+    out = folder / "grda-0" / "landscape"
+    for name, changes in (
+        ("connect", {"line": {"train_loss": [0.2, None, 0.1], "test_loss": [None] * 3}}),
+        ("plane", {"grid": {"train_loss": [None] * 9}, "at_points": {"train_loss": [0.2, None, 0.1]}}),
+    ):
+        content = json.loads((out / f"{name}.json").read_text())
+        for field, values in changes.items():
+            content[field] |= values
+        (out / f"{name}.json").write_text(json.dumps(content))
+    said = captions(folder)
+    assert "training 0 on the curve, not finite on the straight line" in said["Loss from gRDA to SGD"]
+    plane = said["Training loss on the plane through both networks and the bend"]
+    assert "gRDA 0.2, bend not finite, SGD 0.1" in plane
+    assert "nan" not in "".join(said.values())
+
+
+def test_results_of_before_still_load(folder):
+    """Without what later versions have added."""
+    out = folder / "grda-0" / "landscape"
+    for name, late in (("connect", ("barriers",)), ("directional", ("twin",))):
+        path = (folder / "sgd-0" / "landscape" if name == "directional" else out) / f"{name}.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in late}))
+    for name, field, late in (("norms", "sgd", "ratio"), ("project", "steps", "loss_hessian")):
+        content = json.loads((out / f"{name}.json").read_text())
+        content[field] = [{k: v for k, v in row.items() if k != late} for row in content[field]]
+        (out / f"{name}.json").write_text(json.dumps(content))
+    assert len(landscape_sections(folder)) == 3
+    assert NormSeries.load(out).sgd[0].ratio == pytest.approx(1 / 3)
+    assert ProjectionSeries.load(out).steps[0].loss_hessian is None
+
+
+def test_values_of_contours_keep_clear_of_points_and_names():
+    """A bowl whose lowest point, names and path lie across every contour."""
+    axis = [0.1 * i for i in range(-20, 21)]
+    values = [0.01 + x * x + y * y for y in axis for x in axis]
+    points = [("gRDA", 0.0, 0.0), ("bend", 0.5, 0.5), ("SGD", 1.0, -0.4)]
+    svg = draw_ground(
+        Ground(axis, axis, values, points, [(0.0, 0.0), (1.0, -0.4)]), name="x", unit="distance"
+    )
+    places = {text: (float(x), float(y)) for text, x, y in texts(svg)}
+    names = {label: places.pop(label) for label, _, _ in points}
+    numbers = [place for text, place in places.items() if re.fullmatch(r"\d\.?\d*", text) and "." in text]
+    assert len(numbers) >= 3
+    for x, y in numbers:
+        for label, (left, base) in names.items():
+            beside = max(left - x, x - left - 6 * len(label), 0), max(y - base, base - 7 - y, 0)
+            assert math.hypot(*beside) > 6, label
+            assert math.hypot(x - (left - 6), y - (base + 5)) > 10, label
+    assert svg.count("paint-order: stroke") == 3
+
+
+def texts(svg):
+    """Words of a figure and where they begin, or have their middle."""
+    where = r'(?:x="|translate\()([\d.]+)(?:" y="| )([\d.]+)'
+    return [
+        (words, *re.search(where, tag).groups())
+        for tag, words in re.findall(r"<text([^>]*)>([^<>]+)</text>", svg)
+    ]
 
 
 def test_the_table_of_the_theorem(folder):

@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001 - letters and signs of formulas
 """The sections of the page on the landscape: what `dirprune landscape` has left beside the runs."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dirprune.landscape import (
 )
 from dirprune.report import wording
 from dirprune.report.landscape_figures import Ground, Line, draw_ground, draw_lines
-from dirprune.report.sections import Figure, Section, evidence_of, named_if_damaged
+from dirprune.report.sections import Figure, Section, Table, evidence_of, named_if_damaged
 from dirprune.report.theorem import theorem_section
 from dirprune.runs import find_runs
 
@@ -64,6 +65,7 @@ def run_section(name: str, folder: Path) -> Section | None:
         RunFolderError: A result is damaged.
     """
     figures: list[Figure] = []
+    tables: list[Table] = []
     evidence: dict[str, str] = {}
     for kind, draw in _FIGURES:
         with named_if_damaged(folder / f"{kind.kind}.json"):
@@ -71,6 +73,8 @@ def run_section(name: str, folder: Path) -> Section | None:
             if result is None:
                 continue
             figures += draw(name, result)
+            if isinstance(result, NormSeries):
+                tables.append(_norm_table(result))
             evidence |= evidence_of(folder, result)
     if not evidence:
         return None
@@ -79,7 +83,7 @@ def run_section(name: str, folder: Path) -> Section | None:
         "Does the sparse network lie in the valley of its dense twin? Loss is mean cross-entropy in nats, of "
         "networks in evaluation mode, on images without augmentation.",
         tuple(figures),
-        (),
+        tuple(tables),
         evidence,
     )
 
@@ -130,17 +134,34 @@ _UNSETTLED = " The curve's loss had not settled when its training ended."
 
 def _barrier_words(result: Connection, what: str, scale: float) -> str:
     unit = "nats" if what == "loss" else "points"
-    parts = []
+    parts, ends = [], []
     for split in ("train", "test"):
         heights = [
-            f"{scale * barrier(result.t, values).height:.3g}"
+            barrier(result.t, values)
             for measured in (result.curve, result.line)
             if (values := _pick(measured, f"{split}_{what}"))
         ]
         if heights:
             split_name = "training" if split == "train" else "test"
-            parts.append(f"{split_name} {heights[0]} on the curve, {heights[1]} on the straight line")
-    return f"Barrier, the greatest value above the higher end, in {unit}: {'; '.join(parts)}."
+            curve, line = (_number(scale * each.height) for each in heights)
+            parts.append(f"{split_name} {curve} on the curve, {line} on the straight line")
+            curve, line = (
+                f"{_number(scale * each.above_first)} and {_number(scale * each.above_last)}"
+                for each in heights
+            )
+            ends.append(f"{split_name} {curve} on the curve, {line} on the straight line")
+    return (
+        f"Barrier, the greatest value above the higher end, in {unit}: {'; '.join(parts)}. "
+        f"Above gRDA and above SGD: {'; '.join(ends)}."
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "not finite"
+
+
+def _loss(value: float) -> str:
+    return wording.loss(value) if math.isfinite(value) else "not finite"
 
 
 def _plane_figures(name: str, result: Plane) -> list[Figure]:
@@ -156,7 +177,7 @@ def _plane_figures(name: str, result: Plane) -> list[Figure]:
             name=f"{name}-plane-{split}",
             unit="distance",
         )
-        ends = ", ".join(f"{label} {wording.loss(y)}" for label, y in zip(labels, at, strict=True))
+        ends = ", ".join(f"{label} {_loss(y)}" for label, y in zip(labels, at, strict=True))
         title = f"{words.capitalize()} loss on the plane through both networks and the bend"
         caption = (
             f"In nats, contours at equal ratios, stronger colour is higher; the highest tenth is one shade. "
@@ -212,8 +233,25 @@ def _norm_figures(name: str, result: NormSeries) -> list[Figure]:
     return [Figure("Norm ratio", caption, f"Norm ratio for each epoch. {caption}", svg)]
 
 
+def _norm_table(result: NormSeries) -> Table:
+    rows = (
+        (f"{epoch}", *(word for norms in pair for word in _norm_words(norms)))
+        for epoch, *pair in zip(result.epochs, result.sgd, result.grda, strict=True)
+    )
+    names = ("|w|₀", "|w|₁", "|w|₂", "|w|₂ / |w|₁")
+    head = ("epoch", *(f"{run} {norm}" for run in ("SGD", "gRDA") for norm in names))
+    return Table(
+        "Norms of the weights", "|w|₀ is the number of weights that are not zero.", head, tuple(rows)
+    )
+
+
+def _norm_words(norms: Norms) -> tuple[str, ...]:
+    return f"{norms.l0:,}", f"{norms.l1:.4g}", f"{norms.l2:.4g}", f"{norms.ratio:.3g}"
+
+
 def _oneshot_figures(name: str, result: OneShot) -> list[Figure]:
     x = [100 * sparsity for sparsity in result.sparsities]
+    order = sorted(range(len(x)), key=x.__getitem__)
     ways = (
         ("directional", result.directional, 1),
         ("soft threshold", result.soft, 2),
@@ -225,11 +263,14 @@ def _oneshot_figures(name: str, result: OneShot) -> list[Figure]:
         before = _pick(result.dense, f"{split}_loss")
         if not before:
             continue
-        lines = [
-            Line(label, x, _pick(values, f"{split}_loss"), colour, marker="o")
-            for label, values, colour in ways
-        ]
-        lines.append(Line("before", [x[0], x[-1]], before * 2, 3, _CHANCE))
+        lines = []
+        for label, values, colour in ways:
+            losses = _pick(values, f"{split}_loss")
+            lines.append(Line(label, [x[i] for i in order], [losses[i] for i in order], colour, marker="o"))
+        lines.append(Line("before", [min(x), max(x)], before * 2, 3, _CHANCE))
+        twin = _pick(result.twin.measured, f"{split}_loss") if result.twin else ()
+        if result.twin and twin:
+            lines.append(Line("gRDA", [100 * result.twin.sparsity], twin, 4, marker="D"))
         svg = draw_lines(
             lines,
             name=f"{name}-directional-{split}",
@@ -240,8 +281,11 @@ def _oneshot_figures(name: str, result: OneShot) -> list[Figure]:
         caption = (
             f"Definition 1.1 in one shot, no retraining: scores from the top {k} Hessian eigenvectors (mean "
             f"score {result.mean_score:.3f}). The soft threshold is the same without directions; magnitude "
-            f"pruning keeps what it leaves at its value. Before: {wording.loss(before[0])}."
+            f"pruning keeps what it leaves at its value. Before: {_loss(before[0])}."
         )
+        if result.twin and twin:
+            zeros = wording.percent(result.twin.sparsity, 1)
+            caption += f" gRDA, trained to {zeros} % sparsity: {_loss(twin[0])}."
         title = f"{words} loss after one-shot pruning"
         figures.append(Figure(title, caption, f"{title}. {caption}", svg))
     return figures

@@ -1,6 +1,7 @@
 """Lines and contours of the landscape, as SVG that takes its colours from the page."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,14 +10,22 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import Affine2D, Transform
 
 from dirprune.report.figures import INCHES, INK, LINE_WIDTH, RULE, placeholder, power_of_ten, to_svg
+from dirprune.report.landscape_labels import Box, free_place
 
 _PLANE_BORDERS = (0.6, 0.5)  # inches left of and below the plane
 _LEVELS = 11
 _HIGHEST = 0.75  # opacity of the highest ground
 _CLIPPED = 0.9  # quantile of the grid above which all is drawn as one
 _VALLEY = 3  # colour of the ground
+_BESIDE = (6, 5)  # points from a point to its name
+_LETTER_WIDTH = 6.2  # points, of a name; bold sans-serif of 9 points
+_VALUE_WIDTH = 4.5  # points, of a letter of a contour's value
+_HALO = "stroke: var(--paper); stroke-width: 3; stroke-linejoin: round; paint-order: stroke"
+
+Grid = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -112,14 +121,10 @@ def draw_ground(ground: Ground, *, name: str, unit: str) -> str:
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": name}]):
         figure, axes = _plane_axes(ground)
         values = np.asarray(ground.values, dtype=np.float64).reshape(len(ground.y), len(ground.x))
-        levels = contour_levels(values)
-        values = np.clip(np.nan_to_num(values, nan=np.inf), levels[0], levels[-1])
-        colour = placeholder(_VALLEY)
-        rgb = tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-        shades = [(*rgb, _HIGHEST * i / (len(levels) - 2)) for i in range(len(levels) - 1)]
-        axes.contourf(ground.x, ground.y, values, levels=levels, colors=shades, antialiased=False)
-        lines = axes.contour(ground.x, ground.y, values, levels=levels[1:-1], colors=[INK], linewidths=0.5)
-        axes.clabel(lines, levels[1:-1:2], fmt=lambda value: f"{value:.2g}", fontsize=7, inline=True)
+        axes.set_xlim(ground.x[0], ground.x[-1])
+        axes.set_ylim(ground.y[0], ground.y[-1])
+        if levels := contour_levels(values):
+            _contours(axes, ground, values, levels)
         _dress(axes, f"{unit} from gRDA towards the bend", f"{unit} across")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -129,9 +134,51 @@ def draw_ground(ground: Ground, *, name: str, unit: str) -> str:
         for label, x, y in ground.points:
             axes.plot([x], [y], marker="o", ms=5, color=placeholder(1), ls="none")
             axes.annotate(
-                label, (x, y), (6, 5), textcoords="offset points", fontsize=9, color=INK, fontweight="bold"
+                label, (x, y), _BESIDE, textcoords="offset points", fontsize=9, color=INK, fontweight="bold"
             )
-        return to_svg(figure)
+        return _with_halo(to_svg(figure), [label for label, _, _ in ground.points])
+
+
+def _contours(axes: Axes, ground: Ground, values: Grid, levels: list[float]) -> None:
+    """Shade the ground and draw lines on it, every second one with its value where there is room."""
+    values = np.clip(np.nan_to_num(values, nan=np.inf), levels[0], levels[-1])
+    colour = placeholder(_VALLEY)
+    rgb = tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    shades = [(*rgb, _HIGHEST * i / (len(levels) - 2)) for i in range(len(levels) - 1)]
+    axes.contourf(ground.x, ground.y, values, levels=levels, colors=shades, antialiased=False)
+    lines = axes.contour(ground.x, ground.y, values, levels=levels[1:-1], colors=[INK], linewidths=0.5)
+    points = axes.transData + Affine2D().scale(72 / axes.figure.dpi)
+    frame = axes.viewLim.transformed(points).extents
+    taken, places = _taken(ground, points), []
+    for path, level in list(zip(lines.get_paths(), levels[1:-1], strict=True))[::2]:
+        courses = path.transformed(points).to_polygons(closed_only=False)
+        place = free_place(courses, _VALUE_WIDTH * len(_value(level)) / 2, taken, frame)
+        if place is not None:
+            taken.append(place)
+            places.append(points.inverted().transform(((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)))
+    axes.clabel(lines, levels[1:-1:2], fmt=_value, fontsize=7, inline=True, manual=places)
+
+
+def _value(level: float) -> str:
+    return f"{level:.2g}"
+
+
+def _taken(ground: Ground, points: Transform) -> list[Box]:
+    """Return the boxes of the points, their names, and the path."""
+    boxes: list[Box] = []
+    for label, x, y in ground.points:
+        x, y = points.transform((x, y))
+        right, up = _BESIDE
+        boxes.append((x - 4, y - 4, x + 4, y + 4))
+        boxes.append((x + right, y + up - 2, x + right + _LETTER_WIDTH * len(label), y + up + 8))
+    return boxes + [(x, y, x, y) for x, y in (points.transform(place) for place in ground.path)]
+
+
+def _with_halo(svg: str, names: Sequence[str]) -> str:
+    """Put the colour of the page behind the names, where they run over a line."""
+    for name in names:
+        svg = re.sub(rf'(<text style="[^"]*)("[^>]*>{re.escape(name)}</text>)', rf"\1; {_HALO}\2", svg)
+    return svg
 
 
 def _plane_axes(ground: Ground) -> tuple[Figure, Axes]:
@@ -144,14 +191,16 @@ def _plane_axes(ground: Ground) -> tuple[Figure, Axes]:
     return figure, figure.add_axes((left / width, below / total, inside / width, height / total))
 
 
-def contour_levels(values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> list[float]:
-    """Return values at equal ratios from the lowest to about the highest that matters.
+def contour_levels(values: Grid) -> list[float]:
+    """Return values at equal ratios from the lowest to about the highest that matters, of finite ones.
 
     Example:
         >>> [round(level, 2) for level in contour_levels(np.array([1.0, 4.0, 16.0]))][::5]
         [1.0, 3.28, 10.73]
     """
     known = values[np.isfinite(values)]
+    if not len(known):
+        return []
     low = max(float(known.min()), 1e-12)
     high = max(float(np.quantile(known, _CLIPPED)), low * 1.1)
     return [float(level) for level in np.geomspace(low, high, _LEVELS + 1)]
