@@ -157,12 +157,12 @@ def test_results_of_before_still_load(folder):
 
 
 def test_values_of_contours_keep_clear_of_points_and_names():
-    """A bowl whose lowest point, names and path lie across every contour."""
+    """Level lines from left to right, with points at their left ends, where the first place of each is."""
     axis = [0.1 * i for i in range(-20, 21)]
-    values = [0.01 + x * x + y * y for y in axis for x in axis]
-    points = [("gRDA", 0.0, 0.0), ("bend", 0.5, 0.5), ("SGD", 1.0, -0.4)]
+    values = [math.exp(y) for y in axis for _ in axis]
+    points = [(name, -1.85, y) for name, y in (("gRDA", 0.85), ("bend", 0.19), ("SGD", -1.12))]
     svg = draw_ground(
-        Ground(axis, axis, values, points, [(0.0, 0.0), (1.0, -0.4)]), name="x", unit="distance"
+        Ground(axis, axis, values, points, [(-1.85, 0.85), (-1.85, -1.12)]), name="x", unit="distance"
     )
     places = {text: (float(x), float(y)) for text, x, y in texts(svg)}
     names = {label: places.pop(label) for label, _, _ in points}
