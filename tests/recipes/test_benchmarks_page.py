@@ -35,7 +35,7 @@ def test_every_kept_result_is_named_once():
 
 def test_wins_and_losses_are_told(tmp_path):
     rows = [
-        row("sgd", 0.95, target=None),
+        row("sgd", 0.95, target=None, macs=8e9),
         row("winner", 0.93, 0.02, needs_target=True, needs_hessian=True),
         row("equal", 0.91, 0.001),
         row("grda", 0.91),
@@ -53,9 +53,9 @@ def test_wins_and_losses_are_told(tmp_path):
     assert "### part\n\nEqual. Fair.\n" in made
     assert (
         "| 90 | WINNER | 93.00 ± 1.00 | 90.00 ± 1.00 | +2.00 (+1.60 to +2.40) [+0.10] | 0.250 | 12 | 2 "
-        "| target, hessian | 3/3 |" in made
+        "| 25 % | target, hessian | 3/3 |" in made
     )
-    assert "| 90 | LOST |  |  |  |  |  |  |  | all trials diverged |" in made
+    assert "| 90 | LOST |  |  |  |  |  |  |  |  | all trials diverged |" in made
     assert (
         "- **90 %**: GRDA reaches 91.00 % at 90.00 % sparsity, training loss 0.250. Better: WINNER (+2.00). "
         "Not told apart: EQUAL (+0.10). Worse: LOSER (-6.00)." in made
