@@ -17,6 +17,7 @@ from record import RESULTS
 
 PAGE = Path(__file__).parent / "README.md"
 REASONS = "compare-reasons.md"
+TRADED = 0.01  # of sparsity, from which a difference in accuracy may be its price
 
 _HEAD = """\
 # Benchmarks
@@ -169,15 +170,22 @@ def _standing(rows: Sequence[Json], target: float, reference: str) -> str:
     alike = [row for row in at if row not in better and row not in worse]
 
     def named(group: Sequence[Json]) -> str:
-        return (
-            ", ".join(f"{row['title']} ({100 * row['difference']['mean']:+.2f})" for row in group) or "none"
-        )
+        told = (f"{row['title']} ({100 * row['difference']['mean']:+.2f}{_traded(row)})" for row in group)
+        return ", ".join(told) or "none"
 
     return (
         f"- **{100 * target:g} %**: {own['title']} reaches {100 * own['accuracy']['mean']:.2f} % at "
         f"{100 * own['sparsity']['mean']:.2f} % sparsity, training loss {own['train_loss']:.3f}. "
         f"Better: {named(better)}. Not told apart: {named(alike)}. Worse: {named(worse)}."
     )
+
+
+def _traded(row: Json) -> str:
+    """Say that a method is a point or more denser and more accurate, or sparser and less: no match."""
+    zeros, accuracy = row["difference_in_sparsity"], row["difference"]["mean"]
+    if abs(zeros) < TRADED or zeros * accuracy > 0:
+        return ""
+    return f", {100 * abs(zeros):.1f} points {'sparser' if zeros > 0 else 'denser'}"
 
 
 if __name__ == "__main__":

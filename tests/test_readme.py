@@ -485,6 +485,31 @@ def test_page_of_the_hard_threshold_tells_what_was_measured():
     assert {run["train_accuracy"] for run in result.values()} == {1.0}
 
 
+def test_page_of_the_comparison_tells_what_the_wide_resnet_gave():
+    rows = measured("compare-wrn10x1")["rows"]
+    at = {(row["method"], row["target"]): row for row in rows}
+    page = " ".join((ROOT / "docs" / "comparison.md").read_text(encoding="utf-8").split())
+    told = page.partition("On the Wide ResNet,")[2].partition("All tables")[0]
+    ranked = [row["method"] for row in rows if row["target"] == 0.9]
+    assert ranked.index("grda") == 4
+    own = 100 * at["grda", 0.9]["accuracy"]["mean"]
+    gaps = []
+    for target in (0.9, 0.95):
+        gap = at["st3", target]["difference"]
+        gaps.append(
+            "{:.1f} points ({:.1f} to {:.1f})".format(*(100 * gap[k] for k in ("mean", "low", "high")))
+        )
+    assert f"gRDA as published is fifth of {len(ranked)} at 90 %, {own:.2f} %," in told
+    assert f"behind ST-3 by {gaps[0]} and not told apart" in told
+    assert f"at 95 % {gaps[1]} behind ST-3" in told
+    for method in ("gradual", "gradual-erk"):
+        gap = at[method, 0.9]["difference"]
+        assert gap["low"] < 0 < gap["high"]
+    free = [row for row in rows if row["target"] == 0.98 and not row["needs_target"]]
+    reached = {row["method"] for row in free if row["sparsity"]["mean"] > 0.97}
+    assert reached == {"variational-dropout", "str", "rda", "l1"}
+
+
 def test_the_recommended_schedule_is_the_one_that_was_measured():
     page = (ROOT / "docs" / "frontier.md").read_text(encoding="utf-8")
     code = page.partition("## The setting that we recommend")[2].split("```python\n")[1].split("```")[0]

@@ -40,6 +40,9 @@ def test_wins_and_losses_are_told(tmp_path):
         row("equal", 0.91, 0.001),
         row("grda", 0.91),
         row("loser", 0.85, -0.06),
+        row("denser", 0.92, 0.02) | {"difference_in_sparsity": -0.03},
+        row("sparser", 0.85, -0.06) | {"difference_in_sparsity": 0.012},
+        row("sparser-too", 0.93, 0.02) | {"difference_in_sparsity": 0.03},
         row("lost", None, seeds=[0, 0], sparsity=None, train_loss=None, seconds=None, macs=None),
     ]
     environment = {
@@ -57,8 +60,9 @@ def test_wins_and_losses_are_told(tmp_path):
     )
     assert "| 90 | LOST |  |  |  |  |  |  |  |  | all trials diverged |" in made
     assert (
-        "- **90 %**: GRDA reaches 91.00 % at 90.00 % sparsity, training loss 0.250. Better: WINNER (+2.00). "
-        "Not told apart: EQUAL (+0.10). Worse: LOSER (-6.00)." in made
+        "- **90 %**: GRDA reaches 91.00 % at 90.00 % sparsity, training loss 0.250. Better: WINNER (+2.00), "
+        "DENSER (+2.00, 3.0 points denser), SPARSER-TOO (+2.00). "
+        "Not told apart: EQUAL (+0.10). Worse: LOSER (-6.00), SPARSER (-6.00, 1.2 points sparser)." in made
     )
     assert made.endswith("Because.")
     assert benchmarks_page.comparison(tmp_path / "nothing") == []
