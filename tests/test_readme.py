@@ -59,6 +59,9 @@ def test_table_agrees_with_the_results(start, name):
             shown += f" ± {100 * accuracy['sd']:.2f}"
         assert f"| {shown} % |" in row
         assert f"| {100 * sparsity['mean']:.2f} % |" in row
+        size = variant["sparse_bytes"]["mean"]
+        shown = f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+        assert f"| {shown} |" in row
 
 
 def test_where_the_step_loses_agrees_with_the_results():
@@ -250,6 +253,14 @@ def test_short_training_of_vgg16_agrees_with_the_results():
         assert accuracy[name] in told
         assert zeros[name] in told
     assert accuracy["grda-c0.004-mu0.7-seed0"] == "10.00 %"  # of ten classes: nothing was learnt
+
+
+def test_a_file_of_the_present_format_is_told():
+    runs = {run["name"]: run["result"] for run in measured("lenet5-fashion_mnist-l0")["runs"]}
+    result = runs["grda-l0-c0.00012-mu1-seed0"]
+    older = {run["name"]: run["result"] for run in measured("lenet5-fashion_mnist")["runs"]}
+    assert abs(result["zeros"] / older["grda-c0.004-mu0.6-seed0"]["zeros"] - 1) < 0.01
+    assert f"of the present one, has {result['sparse_bytes'] / 1024:.0f} KiB" in README
 
 
 def test_pair_of_the_evidence_agrees_with_the_results():
