@@ -304,20 +304,26 @@ def test_pair_of_the_hard_threshold_agrees_with_the_results():
 def test_evidence_agrees_with_the_results():
     evidence = measured("evidence-lenet5-fashion_mnist")
     curve, line = (evidence["connect"][f"barrier_{path}"]["train_loss"] for path in ("curve", "line"))
-    assert curve["height"] == 0
+    counts = evidence["connect"]["images"]["train"], evidence["connect"]["settings"]["trained_on"]["samples"]
+    assert counts == (20_000, 60_000)
     projection = evidence["project"]
     sharpest = WORDS[projection["settings"]["k"]]
     fractions = [100 * step["fraction"] for step in projection["steps"]]
     assert_told(
-        passage("**The evidence.**", "**Files and speed.**").partition("Measured on")[2],
+        passage("**The evidence.**", "**Files and speed.**").partition("Measured for")[2],
         [
             f"the {evidence['pair']['grda']['result']['epochs']} epochs of LeNet-5 above",
-            "along the trained curve the training loss never rises above that of its ends",
+            f"on {counts[0]:,} of the training images: along the trained curve",
+            f"the training loss rises by {curve['height']:.4f} above its higher end,",
             f"on the straight line by {line['height']:.3f};",
             f"{min(fractions):.1f} to {max(fractions):.1f} % lies in the {sharpest} sharpest",
             f"of a random direction {100 * projection['by_chance']:.1f} %",
         ],
     )
+    (last,) = evidence["project_more_images"]["steps"]
+    page = " ".join((ROOT / "docs" / "evidence.md").read_text(encoding="utf-8").split())
+    assert f"is {100 * last['fraction']:.2f} %, twice that of a random direction" in page
+    assert 1.9 < last["fraction"] / projection["by_chance"] < 2.1
 
 
 def test_slim_agrees_with_the_results():
@@ -484,6 +490,7 @@ def test_page_of_the_hard_threshold_tells_what_was_measured():
     lines = [each["connect"]["barrier_line"]["train_loss"]["height"] for each in (evidence, soft)]
     assert f"rises by {lines[0]:.3f}, with the soft threshold by {lines[1]:.3f}" in told
     assert evidence["connect"]["barrier_curve"]["train_loss"]["height"] == 0
+    assert f"fitted the {evidence['connect']['images']['train']:,} images" in told
     for path in ("curve", "line"):
         assert evidence["connect"][f"barrier_{path}"]["test_error"]["height"] < 0.001
     steps = {step["epoch"]: 100 * step["fraction"] for step in evidence["project"]["steps"]}
