@@ -9,7 +9,7 @@ import pytest
 
 from dirprune.errors import RunFolderError
 from dirprune.report import read_comparison, write_report
-from dirprune.report.comparison_page import comparison_sections
+from dirprune.report.comparison_page import comparison_headline, comparison_sections
 from tests.report.conftest import Experiment
 
 
@@ -71,6 +71,39 @@ def test_work_is_told_as_a_part_of_the_dense_networks(compared: Experiment) -> N
         assert results is not None
         tables = [table for table in comparison_sections(results)[0].tables if "GMAC" in table.head]
         assert {row[0]: row[5] for table in tables for row in table.rows} == said
+
+
+DENSER = (
+    "OTHER (90.00 % at 90.00 % sparsity) is the most accurate of the one method that got there; "
+    "GRDA (95.00 % at 80.00 % sparsity) did not get there; not ranked, for they came out denser: 1."
+)
+
+
+@pytest.mark.parametrize(
+    ("sparsities", "said"),
+    [
+        ((0.90, 0.89), "GRDA (95.00 % at 90.00 % sparsity) is the most accurate of 2 methods."),
+        ((0.80, 0.90), DENSER),
+        ((0.80, 0.80), None),
+    ],
+)
+def test_what_came_out_denser_is_not_ranked(
+    compared: Experiment, sparsities: tuple[float, float], said: str | None
+) -> None:
+    content = read(compared)
+    choices = []
+    for name, sparsity, accuracy in zip(("grda", "other"), sparsities, (0.95, 0.90), strict=True):
+        zeros = round(200 * sparsity - 100)  # of the full network's 200 weights this one has half
+        tensors = [{"name": "fc1.weight", "shape": [10, 10], "zeros": zeros}]
+        result = {"sparsity": sparsity, "layers": tensors, "test_accuracy": accuracy}
+        compared.add(f"rank-{name}", {"method": name}, result)
+        chosen = {"method": name, "target": 0.9, "candidate": {"values": {"lr": 0.1}}}
+        choices.append({**chosen, "runs": [f"rank-{name}"]})
+    write(compared, {**content, "choices": choices})
+    results = read_comparison(compared.path)
+    assert results is not None
+    notes = comparison_headline(results).notes
+    assert notes == (() if said is None else (f"90 % wanted: {said}",))
 
 
 def test_a_method_that_fails_does_not_flatten_the_others(compared: Experiment) -> None:

@@ -23,20 +23,28 @@ from dirprune.report.terminal import encodable
 _MARKERS = "osD^v<>PXp*hd8H"
 _INCHES = (9.3, 5.2)
 _ROOM = 1.15
+_DENSER = 0.02  # of sparsity, below which a method is no match; sparsity counts biases, which stay, too
 _FEW = 4
 _REFERENCE_COLOUR = 1
 
 
 def comparison_headline(results: Results) -> wording.Headline:
-    """Say who is ahead at each wanted sparsity, and where the reference stands."""
+    """Say who is ahead at each wanted sparsity of those that reached it, and where the reference stands."""
     notes = []
     for target in results.targets:
-        rows = [row for row in _of(results, target) if row.accuracy]  # from accurate to inaccurate
+        finished = [row for row in _of(results, target) if row.accuracy]  # from accurate to inaccurate
+        rows = [row for row in finished if row.sparsity and row.sparsity.mean > target - _DENSER]
         if not rows:
             continue
-        note = f"{_wanted(target)}: {_reached(rows[0])} is the most accurate of {len(rows)} methods"
-        place = next((i for i, row in enumerate(rows) if row.method == results.reference), 0)
-        notes.append(note + (f"; number {place + 1} is {_reached(rows[place])}." if place else "."))
+        count = f"{len(rows)} methods" if len(rows) > 1 else "the one method that got there"
+        note = f"{_wanted(target)}: {_reached(rows[0])} is the most accurate of {count}"
+        own = next((row for row in finished if row.method == results.reference), rows[0])
+        if own not in rows:
+            note += f"; {_reached(own)} did not get there"
+        elif place := rows.index(own):
+            note += f"; number {place + 1} is {_reached(own)}"
+        denser = len(finished) - len(rows)
+        notes.append(note + (f"; not ranked, for they came out denser: {denser}." if denser else "."))
     trained = {row.title for row in results.rows if row.accuracy}
     return wording.Headline(f"{len(trained)} methods beside each other on equal terms.", tuple(notes), None)
 
