@@ -1,11 +1,13 @@
 """What the tests of the optimiser share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dirprune.optim import GRDA
+from tests.oracles import numpy_grda
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF, torch.float32, torch.float64)
@@ -97,3 +99,31 @@ def backward(model: nn.Module, seed: int, inputs: int = 6) -> Tensor:
     loss = nn.functional.mse_loss(model(x), y)
     loss.backward()
     return loss.detach()
+
+
+def train_as_the_oracle(
+    make: Callable[..., GRDA],
+    prox: Callable[..., np.ndarray],
+    start: np.ndarray,
+    target: np.ndarray,
+    rtol: float,
+    **options,
+) -> GRDA:
+    """Train one parameter beside float64 NumPy, and check every step; the rate falls half way."""
+    rates = [0.1] * 20 + [0.03] * 20
+    told = {key: value for key, value in options.items() if key != "foreach"}
+    expected = numpy_grda.grda(
+        start, lambda n, w: (w - target) * (1 + n % 3), rates, 0.4, 0.6, prox=prox, **told
+    )
+    w = nn.Parameter(torch.from_numpy(start.copy()))
+    optimizer = make([w], c=0.4, **options)
+    for n, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"] = rate
+        w.grad = (w.detach() - torch.from_numpy(target)) * (1 + n % 3)
+        optimizer.step()
+        for found, wanted in (
+            (w.detach(), expected.weights[n]),
+            (optimizer.state[w]["accumulator"], expected.accumulators[n]),
+        ):
+            np.testing.assert_allclose(found, wanted, rtol=rtol, atol=rtol / 10)
+    return optimizer

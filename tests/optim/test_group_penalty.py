@@ -21,6 +21,7 @@ from tests.optim.common import (
     set_gradients,
     small_model,
     train,
+    train_as_the_oracle,
 )
 from tests.oracles import numpy_grda
 
@@ -43,26 +44,9 @@ def test_equals_the_oracle(name: str) -> None:
         rng.normal(size=(6, 2, 3)),
         rng.normal(size=(6, 2, 3)) * np.linspace(0, 2, 6)[:, None, None],
     )
-    rates = [0.1] * 20 + [0.03] * 20
-    expected = numpy_grda.grda(
-        start,
-        lambda n, w: (w - target) * (1 + n % 3),
-        rates,
-        0.4,
-        0.6,
-        prox=numpy_grda.group_soft_threshold,
-        **OPTIONS[name],
+    optimizer = train_as_the_oracle(
+        group, numpy_grda.group_soft_threshold, start, target, 1e-11, **OPTIONS[name]
     )
-    w = nn.Parameter(torch.from_numpy(start.copy()))
-    optimizer = group([w], c=0.4, **OPTIONS[name])
-    for n, rate in enumerate(rates):
-        optimizer.param_groups[0]["lr"] = rate
-        w.grad = (w.detach() - torch.from_numpy(target)) * (1 + n % 3)
-        optimizer.step()
-        np.testing.assert_allclose(w.detach(), expected.weights[n], rtol=1e-11, atol=1e-12)
-        np.testing.assert_allclose(
-            optimizer.state[w]["accumulator"], expected.accumulators[n], rtol=1e-11, atol=1e-12
-        )
     if not OPTIONS[name].get("maximize"):
         assert dead_rows(optimizer) > 0
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from dirprune.core.threshold import RescaledSoftThreshold, SoftThreshold
 from dirprune.optim import GRDA
-from tests.optim.common import DTYPES, OPTIONS, assert_same, parameters, same_bits, train
+from tests.optim.common import DTYPES, OPTIONS, assert_same, parameters, same_bits, train, train_as_the_oracle
 from tests.oracles import numpy_grda
 
 RULE = RescaledSoftThreshold()
@@ -51,23 +51,15 @@ def test_the_zeros_are_those_of_the_soft_threshold_and_positive() -> None:
 def test_equals_the_oracle(name: str, foreach: bool | None) -> None:
     rng = np.random.default_rng(0)
     start, target = (rng.normal(size=(6, 2, 3)) for _ in range(2))
-    rates = [0.1] * 20 + [0.03] * 20
-    expected = numpy_grda.grda(
+    optimizer = train_as_the_oracle(
+        rescaled,
+        numpy_grda.rescaled_soft_threshold,
         start,
-        lambda n, w: (w - target) * (1 + n % 3),
-        rates,
-        0.4,
-        0.6,
-        prox=numpy_grda.rescaled_soft_threshold,
+        target,
+        1e-10,
+        foreach=foreach,
         **OPTIONS[name],
     )
-    w = nn.Parameter(torch.from_numpy(start.copy()))
-    optimizer = rescaled([w], c=0.4, foreach=foreach, **OPTIONS[name])
-    for n, rate in enumerate(rates):
-        optimizer.param_groups[0]["lr"] = rate
-        w.grad = (w.detach() - torch.from_numpy(target)) * (1 + n % 3)
-        optimizer.step()
-        np.testing.assert_allclose(w.detach(), expected.weights[n], rtol=1e-10, atol=1e-11)
     if not OPTIONS[name].get("maximize"):
         assert 0 < zeros(optimizer) < 1
 
