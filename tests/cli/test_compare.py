@@ -19,7 +19,7 @@ def test_compares_and_says_where_the_results_are(tmp_path, capsys):
     rows = json.loads((folder / "comparison-results.json").read_text())["rows"]
     assert [(row["method"], row["seeds"]) for row in rows if row["target"] is None] == [("sgd", [2, 2])]
     assert {row["method"] for row in rows} == {"sgd", "grda", "random"}
-    assert "3 trials and 6 runs to report" in said
+    assert "3 runs to try and 6 to report" in said
     assert "random, gradual" in said
     assert "Methods beside each other" in (folder / "report.html").read_text()
 

@@ -69,7 +69,8 @@ def test_every_method_has_the_same_number_of_trials_and_none_sees_the_test_set(c
     for trial in trials:
         candidate = trial["candidate"]
         tried.setdefault(candidate["method"], []).append((candidate["target"], trial["group"]))
-        run = RunFolder(folder / "trials" / trial["run"])
+        (name,) = trial["runs"]
+        run = RunFolder(folder / "trials" / name)
         assert run.config()["validation"] == 0.2
         assert run.result()["measured_on"] == "validation"
         assert run.result()["test_accuracy"] == trial["accuracy"]
@@ -80,6 +81,36 @@ def test_every_method_has_the_same_number_of_trials_and_none_sees_the_test_set(c
     assert aimed == [(0.8, 0), (0.8, 1), (0.8, 2)]
     grda = read_trials(folder, "grda")
     assert last == (0.5, best(grda[:3], 0.8).group)
+
+
+def test_a_trial_of_several_seeds_is_their_mean(tmp_path):
+    protocol = replace(PROTOCOL, methods=("sgd",), trials=2, trial_seeds=2, seeds=1)
+    assert protocol.runs == (4, 1)
+    assert "each the mean over 2 seeds" in protocol.words()[0]
+    Comparison(protocol, bench(tmp_path)).run()
+    for trial in read_trials(tmp_path, "sgd"):
+        runs = [RunFolder(tmp_path / "trials" / name) for name in trial.runs]
+        assert [run.config()["seed"] for run in runs] == [0, 1]
+        accuracies = [run.result()["test_accuracy"] for run in runs]
+        assert accuracies[0] != accuracies[1]
+        assert trial.accuracy == pytest.approx(np.mean(accuracies))
+        assert trial.seconds == pytest.approx(sum(run.result()["seconds"] for run in runs))
+
+
+def test_a_trial_whose_second_seed_diverged_is_not_chosen(tmp_path, monkeypatch):
+    """The first trial would be the most accurate."""
+
+    def results(comparison, _, configs):
+        good = {"sparsity": 0.0, "test_accuracy": 0.99 if configs[0].lr == CONFIG.lr else 0.5, "seconds": 1.0}
+        lost = {"seconds": 1.0} if configs[0].lr == CONFIG.lr else good
+        return {comparison._name(c): lost if c.seed else good for c in configs}
+
+    monkeypatch.setattr(Comparison, "_train", results)
+    protocol = replace(PROTOCOL, methods=("sgd",), trials=3, trial_seeds=2, seeds=2)
+    (choice,) = Comparison(protocol, bench(tmp_path)).run()
+    first, *_ = read_trials(tmp_path, "sgd")
+    assert first.accuracy is None
+    assert choice.candidate.values["lr"] != CONFIG.lr
 
 
 def test_the_strength_is_corrected_for_the_steps_that_all_images_add(compared):
@@ -143,7 +174,7 @@ def test_another_machine_goes_on_from_the_archive(compared, tmp_path, monkeypatc
     archive = tmp_path / "runs.jsonl"
     assert save_runs(folder, archive) == len(list(folder.rglob("result.json"))) > 20
     head, *lines = archive.read_text().splitlines()
-    lost = [choices[1].runs[0], f"trials/{choices[2].trial.run}"]
+    lost = [choices[1].runs[0], f"trials/{choices[2].trial.runs[0]}"]
     kept = [line for line in lines if json.loads(line)["run"] not in lost]
     assert len(kept) == len(lines) - 2
     archive.write_text("\n".join([head, *kept, ""]))

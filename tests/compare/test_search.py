@@ -19,7 +19,7 @@ BASE = TrainConfig(recipe="test", dataset="digits", model="lenet-300-100", c=2e-
 
 
 def trial(candidate, group, sparsity=0.5, accuracy=0.9):
-    return Trial(candidate, group, f"run{group}", sparsity, accuracy, 1.0)
+    return Trial(candidate, group, (f"run{group}",), sparsity, accuracy, 1.0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -197,6 +197,44 @@ def test_between_trials_of_one_setting_accuracy_is_interpolated():
     assert best([*around, at(1, 0.95, between + 1e-6)], 0.95).group == 1
     assert best([*around, at(1, 0.95, between - 1e-6)], 0.95) == around[0]  # the nearest of the two
     assert best(around, 0.97) == around[1]
+
+
+@pytest.mark.parametrize(("near", "price"), [(0.96, 0.1), (0.9501, 0.02)])  # the second is too near to say
+def test_what_a_denser_trial_loses_is_learnt_from_trials_that_differ_in_the_strength_alone(near, price):
+    falls = [at(0, 0.95, 0.80), at(0, near, 0.80 - 0.1 * (logit(near) - logit(0.95)))]
+    loses = price * (logit(0.95) - logit(0.85))
+    assert best([*falls, at(1, 0.85, 0.80 + loses + 1e-6)], 0.95).group == 1
+    assert best([*falls, at(1, 0.85, 0.80 + loses - 1e-6)], 0.95).group == 0
+
+
+def test_an_accuracy_that_rises_with_the_sparsity_does_not_make_denser_trials_better():
+    rises = [at(0, 0.8, 0.70), at(0, 0.9, 0.80)]
+    assert best([*rises, at(1, 0.95, 0.7999)], 0.95).group == 1
+
+
+def test_trials_of_the_same_setting_say_most_of_its_strength():
+    """Their sparsity rises slowly with c, that of all other settings steeply."""
+    space = Space("grda", BASE)
+
+    def tried(group, c, momentum, per_doubling):
+        reached = 1 / (1 + math.exp(-per_doubling * math.log2(c / 0.01)))
+        values = {"c": c, "lr": 0.1 - 0.01 * group, "momentum": momentum}
+        return trial(Candidate("grda", 0.95, values), group, reached)
+
+    others = [tried(group, c, 0.0, 8.0) for group, c in enumerate((0.0125, 0.013, 0.0135, 0.014))]
+    mates = [tried(4, c, 0.0, 2.0) for c in (0.02, 0.03)]
+    c = space.corrected(mates[1], 0.98, [*others, *mates]).values["c"]
+    assert tried(4, c, 0.0, 2.0).sparsity == pytest.approx(0.98, abs=0.01)
+
+
+def test_a_strength_may_leave_its_range_step_by_step():
+    space, past = Space("grda-l0", BASE), []
+    for _ in range(6):
+        candidate = space.propose(0.95, past, 0)
+        c = candidate.values["c"]
+        past.append(trial(candidate, 0, 1 / (1 + math.exp(-2 * math.log(c / 0.02)))))
+    assert past[0].candidate.values["c"] < 0.01
+    assert past[-1].sparsity == pytest.approx(0.95, abs=0.01)
 
 
 def test_with_adams_direction_rates_are_those_of_the_recipe_and_momentum_stays():

@@ -41,7 +41,9 @@ class CompareOptions:
     seeds: int = field(default=3)
     """Seeds of the runs that are reported."""
     trials: int = 12
-    """Trial runs for each method, for all wanted sparsities together."""
+    """Trials for each method, for all wanted sparsities together."""
+    trial_seeds: int = 1
+    """Seeds of each trial, which is judged by their mean."""
     reference: str | None = None
     """The method that the others are paired with, seed by seed; default: grda, or the first that is named."""
     threads: int | None = None
@@ -85,6 +87,7 @@ def compare(arguments: list[str]) -> int:
         sparsities=options.sparsities,
         seeds=options.seeds,
         trials=options.trials,
+        trial_seeds=options.trial_seeds,
         reference=options.reference,
     )
     console = Console()
@@ -168,7 +171,7 @@ def _expectation(protocol: Protocol, options: CompareOptions) -> str:
     at_once = options.jobs or fitting(options.threads)
     run = found.step * found.steps_per_epoch * found.epochs
     return (
-        f"{trials} trials and {runs} runs to report, {at_once} at once, each at least "
+        f"{trials} runs to try and {runs} to report, {at_once} at once, each at least "
         f"{wording.duration(run)} (steps of the dense network, measured now on random images): "
         f"{wording.duration((trials + runs) * run / at_once)} or more in all."
     )

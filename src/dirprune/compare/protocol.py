@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dirprune.compare.archive import restore_runs, save_runs
 from dirprune.compare.search import MOMENTA, PRICE, Candidate, Space, Trial, best
 from dirprune.core.atomic import atomic_write
@@ -40,6 +42,7 @@ class Protocol:
         sparsities: The wanted sparsities.
         seeds: Of the runs that are reported.
         trials: For each method, for all wanted sparsities together.
+        trial_seeds: Runs of each trial, which is judged by their mean.
         reference: The method that the others are paired with, seed by seed; default: gRDA, or the first where
             it is not among them.
 
@@ -53,6 +56,7 @@ class Protocol:
     seeds: int
     trials: int
     reference: str | None = None
+    trial_seeds: int = 1
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -68,9 +72,9 @@ class Protocol:
             raise UsageError(f"--sparsities must be in (0, 1), got {self.sparsities}")
         if self.reference not in (None, *self.methods):
             raise UsageError(f"--reference must be among the methods, got {self.reference!r}")
-        for name in ("seeds", "trials"):
+        for name in ("seeds", "trials", "trial_seeds"):
             if getattr(self, name) < 1:
-                raise UsageError(f"--{name} must be >= 1, got {getattr(self, name)}")
+                raise UsageError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
         if self.config.prune != "weights":
             raise UsageError("--prune must be weights: some methods prune nothing else")
         if "grda" in self.methods and self.config.penalty != "l1":
@@ -99,8 +103,8 @@ class Protocol:
 
     @property
     def runs(self) -> tuple[int, int]:
-        """Number of trials, and of runs that are reported."""
-        return self.trials * len(self.methods), self.seeds * len(self.cells)
+        """Number of runs of the trials, and of those that are reported."""
+        return self.trials * self.trial_seeds * len(self.methods), self.seeds * len(self.cells)
 
     def trial_target(self, method: str, index: int) -> tuple[float | None, int | None]:
         """Return the wanted sparsity of a method's trial number ``index``, and the trial's group.
@@ -130,8 +134,9 @@ class Protocol:
             else f"so is a momentum of {momenta}{nesterov}, except for those that take Adam"
         )
         laid_out = f" (laid out for {config.schedule_epochs} epochs)" if config.stops_early else ""
+        each = "s" if self.trial_seeds == 1 else f", each the mean over {self.trial_seeds} seeds"
         return [
-            f"Every method has {self.trials} trial runs. The first has the recipe's rate of {config.lr:g}, "
+            f"Every method has {self.trials} trial{each}. The first has the recipe's rate of {config.lr:g}, "
             f"its momentum of {config.momentum:g} and the method's defaults but for the strength, the others "
             "are random, from a fixed seed. The learning rate is searched for all, and "
             f"{direction}.",
@@ -140,11 +145,12 @@ class Protocol:
             "All are tuned at the middle one of the wanted sparsities. A method that is told its target "
             "takes the most accurate of its trials. One that is not has to find its strengths within the "
             "same trials: it takes the settings that are predicted to be most accurate at the wanted "
-            f"sparsity, where a trial that was too dense is thought to lose {100 * PRICE:g} points for each "
-            "unit of the logit of the sparsity; its last trials try those settings at the other wanted "
-            "sparsities, between which accuracy is interpolated, and the strength is corrected once more: by "
-            "what the trials say, and where the threshold grows with the steps, for those that the images "
-            "held back will add. Its own sparsity is what is shown.",
+            "sparsity, where a trial that was too dense is thought to lose as much as its trials of one "
+            f"setting did, and {100 * PRICE:g} points for each unit of the logit of the sparsity at least; "
+            "its last trials try those settings at the other wanted sparsities, between which accuracy is "
+            "interpolated, and the strength is corrected once more: by what the trials say, and where the "
+            "threshold grows with the steps, for those that the images held back will add. Its own sparsity "
+            "is what is shown.",
             f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
             "order of the data are those of the seed, whatever the method.",
             f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
@@ -210,13 +216,15 @@ class Comparison:
                 group = chosen.group if chosen else 0
             candidates.append(Space(method, protocol.config).propose(target, past, group))
             groups.append(group)
-        configs = [candidate.config(protocol.config) for candidate in candidates]
-        results = self._train(replace(self._bench, folder=self._bench.folder / "trials"), configs)
-        for candidate, group, config in zip(candidates, groups, configs, strict=True):
-            name = self._name(config)
-            result = results[name]
-            sparsity, accuracy = result.get("sparsity"), result.get("test_accuracy")
-            self._trials.append(Trial(candidate, group, name, sparsity, accuracy, result["seconds"]))
+        sets = [_seeds(candidate.config(protocol.config), protocol.trial_seeds) for candidate in candidates]
+        bench = replace(self._bench, folder=self._bench.folder / "trials")
+        results = self._train(bench, [config for configs in sets for config in configs])
+        for candidate, group, configs in zip(candidates, groups, sets, strict=True):
+            names = tuple(self._name(config) for config in configs)
+            done = [results[name] for name in names]
+            sparsity, accuracy = _mean(done, "sparsity"), _mean(done, "test_accuracy")
+            seconds = sum(result["seconds"] for result in done)
+            self._trials.append(Trial(candidate, group, names, sparsity, accuracy, seconds))
         self._write("trials.json", {"trials": [trial.to_json() for trial in self._trials]})
 
     def _train(self, bench: Bench, configs: Sequence[TrainConfig]) -> dict[str, Mapping[str, Any]]:
@@ -250,7 +258,7 @@ class Comparison:
         if choice.candidate is None:
             return []
         config = choice.candidate.config(replace(self._protocol.config, validation=0.0))
-        return [replace(config, seed=config.seed + seed) for seed in range(self._protocol.seeds)]
+        return _seeds(config, self._protocol.seeds)
 
     def _name(self, config: TrainConfig) -> str:
         """Name a run's folder; rate and momentum tell runs apart here."""
@@ -284,6 +292,17 @@ class Comparison:
         self._bench.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._bench.folder / name) as file:
             file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def _seeds(config: TrainConfig, count: int) -> list[TrainConfig]:
+    """Return a run for each of a number of seeds."""
+    return [replace(config, seed=config.seed + seed) for seed in range(count)]
+
+
+def _mean(results: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Return the mean of a figure; None where a run diverged and has none."""
+    values = [result.get(name) for result in results]
+    return None if None in values else float(np.mean(values))  # type: ignore[arg-type]
 
 
 def _prunes(method: str) -> bool:

@@ -13,13 +13,15 @@ from dirprune.train import TrainConfig
 MOMENTA = (0.0, 0.9)
 """Tried by turns for every method whose optimiser has SGD's momentum."""
 _LR_RANGE = (0.3, 5.0)  # times the recipe's
-_BEYOND = 0.25  # of its range: how far outside a strength may go
+_BEYOND = 0.25  # of its range: how far outside it a strength may go, and beyond what was tried there
 # Before any trial, the logit of the sparsity is taken to rise from -3 to 5 over a strength's range: the
 # methods' ranges are such that it does in a few thousand steps of a LeNet.
 _PRIOR = (-3.0, 8.0)
 _TRUST = (0.05, 0.02, 0.02)  # in the prior: intercept, slope, every other setting
+_KIN = 10.0  # trials of other settings that one of the same setting outweighs, where a strength is steered
 PRICE = 0.02
-"""Accuracy that a unit of the logit of the sparsity is taken to cost, where nothing was measured."""
+"""Accuracy that a unit of the logit of the sparsity is taken to cost, at the least."""
+_TOO_NEAR = 0.02  # squares of logits: trials a tenth of a unit to either side say little of a slope
 _RANGES_AT = 0.1  # the rate at which the ranges of methods hold
 
 
@@ -48,12 +50,13 @@ class Candidate:
 class Trial:
     """A candidate that was trained; sparsity and validation accuracy are None where it diverged.
 
-    Trials of one group share all settings but the strength.
+    Trials of one group share all settings but the strength. With several seeds, the figures are means over
+    the runs, and one run that diverged takes the trial with it.
     """
 
     candidate: Candidate
     group: int
-    run: str
+    runs: tuple[str, ...]
     sparsity: float | None
     accuracy: float | None
     seconds: float
@@ -162,7 +165,8 @@ class Space:
         """
         values = trial.candidate.values
         if self.facts.strength is not None and target is not None:
-            values = self._steered(values, target, past, [trial])
+            mates = [each for each in past if each.group == trial.group]
+            values = self._steered(values, target, past, mates or [trial])
         values = {
             **values,
             **{
@@ -179,22 +183,26 @@ class Space:
         """Return settings with the strength that is predicted to give a sparsity beside the others.
 
         The logit of the sparsity is fitted as affine in all settings on their scales, by least squares with a
-        prior; trials near the target weigh most. It then is shifted to go through the nearest of the mates.
+        prior; trials near the target weigh most, above all the mates, which differ in the strength alone and
+        have an intercept of their own. It then is shifted to go through the nearest of the mates.
         """
         strength = self.facts.strength
         assert strength is not None
         order = sorted(self.searches, key=lambda search: search.setting != strength)
         seen = [t for t in past if t.sparsity is not None]
 
-        def row(at: Mapping[str, float]) -> list[float]:
-            return [1.0, *(self._place(search, at) for search in order), at.get("momentum", 0.0)]
+        def row(at: Mapping[str, float], of_mate: bool = True) -> list[float]:
+            places = [self._place(search, at) for search in order]
+            return [1.0, *places, at.get("momentum", 0.0), float(of_mate)]
 
-        prior = np.zeros(len(order) + 2)
+        prior = np.zeros(len(order) + 3)
         prior[:2] = _PRIOR
-        trust = np.array([*_TRUST[:2], *[_TRUST[2]] * len(order)])
-        x = np.array([row(t.candidate.values) for t in seen]).reshape(-1, len(order) + 2)
+        trust = np.array([*_TRUST[:2], *[_TRUST[2]] * (len(order) + 1)])
+        related = [trial in mates for trial in seen]
+        x = np.array([row(t.candidate.values, mate) for t, mate in zip(seen, related, strict=True)])
+        x = x.reshape(-1, len(prior))
         y = np.array([_logit(t.sparsity or 0.0) for t in seen])
-        weight = 1 / (1 + (y - _logit(target)) ** 2)
+        weight = np.where(related, _KIN, 1.0) / (1 + (y - _logit(target)) ** 2)
         weighted = x.T * weight
         fitted = prior + np.linalg.solve(weighted @ x + np.diag(trust), weighted @ (y - x @ prior))
         known = [trial for trial in mates if trial.sparsity is not None]
@@ -204,7 +212,8 @@ class Space:
         rest = np.array(row(values))
         rest[1] = 0.0
         place = (_logit(target) - float(rest @ fitted)) / max(1.0, float(fitted[1]))
-        place = min(1 + _BEYOND, max(-_BEYOND, place))
+        tried = [self._place(order[0], trial.candidate.values) for trial in known]
+        place = min(max([1.0, *tried]) + _BEYOND, max(min([0.0, *tried]) - _BEYOND, place))
         return {**values, strength: self._value(order[0], place, values)}
 
     def _at(self, places: Mapping[str, float], momentum: float) -> dict[str, float]:
@@ -248,24 +257,38 @@ def best(trials: Sequence[Trial], target: float | None) -> Trial | None:
     The highest validation accuracy. Where the sparsity follows from a strength, trials came to sparsities of
     their own: then the settings of the highest accuracy that is predicted at the target, by their trial that
     came nearest to it. On the scale of the logit, the prediction is linear between trials of one setting, a
-    constant below them, and falls by :data:`PRICE` above. None where all diverged.
+    constant below them, and falls above them: as fast as accuracy fell between trials that differ in the
+    strength alone, and by :data:`PRICE` at least. None where all diverged.
     """
     done = [trial for trial in trials if trial.accuracy is not None]
     if not done:
         return None
     if target is None or METHODS[done[0].candidate.method].facts.strength is None:
         return max(done, key=lambda t: t.accuracy or 0.0)
-    wanted = _logit(target)
+    wanted, price = _logit(target), _price(done)
 
     def predicted(group: int) -> float:
-        points = sorted((_logit(t.sparsity or 0.0), t.accuracy or 0.0) for t in done if t.group == group)
+        points = sorted(_point(t) for t in done if t.group == group)
         reached = [logit for logit, _ in points]
         accuracy = float(np.interp(wanted, reached, [accuracy for _, accuracy in points]))
-        return accuracy - PRICE * max(0.0, wanted - reached[-1])
+        return accuracy - price * max(0.0, wanted - reached[-1])
 
     group = max(dict.fromkeys(t.group for t in done), key=predicted)
     mates = [t for t in done if t.group == group]
     return min(mates, key=lambda t: abs(_logit(t.sparsity or 0.0) - wanted))
+
+
+def _price(done: Sequence[Trial]) -> float:
+    """Return what a unit of the logit costs: the slope of accuracy within groups, by least squares."""
+    groups = {trial.group: [_point(mate) for mate in done if mate.group == trial.group] for trial in done}
+    apart = np.concatenate([np.array(points) - np.mean(points, axis=0) for points in groups.values()])
+    square = float(apart[:, 0] @ apart[:, 0])
+    return max(PRICE, -float(apart[:, 0] @ apart[:, 1]) / square) if square > _TOO_NEAR else PRICE
+
+
+def _point(trial: Trial) -> tuple[float, float]:
+    """Return the logit of the sparsity and the accuracy."""
+    return _logit(trial.sparsity or 0.0), trial.accuracy or 0.0
 
 
 def _figures(value: float) -> float:
