@@ -102,7 +102,7 @@ PARTS = {
         "vit2x64p7-fashion_mnist",
         8,
         6,
-        methods=("sgd", "magnitude", "gradual", "gradual-erk", "grda", "grda-l0"),
+        methods=("sgd", "gradual", "grda", "grda-l0"),
     ),
 }
 

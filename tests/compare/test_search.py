@@ -227,14 +227,19 @@ def test_trials_of_the_same_setting_say_most_of_its_strength():
     assert tried(4, c, 0.0, 2.0).sparsity == pytest.approx(0.98, abs=0.01)
 
 
-def test_a_strength_may_leave_its_range_step_by_step():
+@pytest.mark.parametrize("settings", [1, 6])
+def test_a_strength_may_leave_its_range_step_by_step(settings):
+    """Whether one setting is tried again and again, or another each time."""
     space, past = Space("grda-l0", BASE), []
-    for _ in range(6):
-        candidate = space.propose(0.95, past, 0)
-        c = candidate.values["c"]
-        past.append(trial(candidate, 0, 1 / (1 + math.exp(-2 * math.log(c / 0.02)))))
-    assert past[0].candidate.values["c"] < 0.01
-    assert past[-1].sparsity == pytest.approx(0.95, abs=0.01)
+    for index in range(6):
+        candidate = space.propose(0.95, past, index % settings)
+        values = candidate.values
+        slow = 1 - values["momentum"]
+        strength = values["c"] * slow**1.5 * (values["lr"] / slow / BASE.lr)  # up to 0.002 in its range
+        reached = 1 / (1 + math.exp(-2 * math.log(strength / 0.02)))
+        past.append(trial(candidate, index % settings, reached))
+    assert past[0].sparsity < 0.1
+    assert past[-1].sparsity == pytest.approx(0.95, abs=0.03)
 
 
 def test_with_adams_direction_rates_are_those_of_the_recipe_and_momentum_stays():

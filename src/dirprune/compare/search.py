@@ -13,7 +13,7 @@ from dirprune.train import TrainConfig
 MOMENTA = (0.0, 0.9)
 """Tried by turns for every method whose optimiser has SGD's momentum."""
 _LR_RANGE = (0.3, 5.0)  # times the recipe's
-_BEYOND = 0.25  # of its range: how far outside it a strength may go, and beyond what was tried there
+_BEYOND = 0.25  # of its range: how far a strength may go outside it, and outside of what was tried
 # Before any trial, the logit of the sparsity is taken to rise from -3 to 5 over a strength's range: the
 # methods' ranges are such that it does in a few thousand steps of a LeNet.
 _PRIOR = (-3.0, 8.0)
@@ -212,7 +212,7 @@ class Space:
         rest = np.array(row(values))
         rest[1] = 0.0
         place = (_logit(target) - float(rest @ fitted)) / max(1.0, float(fitted[1]))
-        tried = [self._place(order[0], trial.candidate.values) for trial in known]
+        tried = [self._place(order[0], trial.candidate.values) for trial in seen]
         place = min(max([1.0, *tried]) + _BEYOND, max(min([0.0, *tried]) - _BEYOND, place))
         return {**values, strength: self._value(order[0], place, values)}
 
