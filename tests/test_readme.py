@@ -528,6 +528,70 @@ def test_page_of_the_comparison_tells_what_the_wide_resnet_gave():
     assert reached == {"variational-dropout", "str", "rda", "l1"}
 
 
+def reasons(start, end):
+    """What the page of the benchmarks takes for the reasons, of one part, in one line."""
+    page = (ROOT / "benchmarks" / "results" / "compare-reasons.md").read_text(encoding="utf-8")
+    _, found, rest = " ".join(page.split()).partition(start)
+    assert found
+    return rest.partition(end)[0]
+
+
+def test_reasons_on_the_wide_resnet_tell_what_was_measured():
+    rows = measured("compare-wrn10x1")["rows"]
+    at = {(row["method"], row["target"]): row for row in rows}
+    told = reasons("WRN10x1, all methods.", "Two runs collapsed")
+
+    def accuracy(method, target, digits=1):
+        return f"{100 * at[method, target]['accuracy']['mean']:.{digits}f}"
+
+    def zeros(method, target=0.98, digits=1):
+        return f"{100 * at[method, target]['sparsity']['mean']:.{digits}f}"
+
+    def behind(method, target):
+        gap = at[method, target]["difference"]
+        return [f"{-100 * gap[k]:.1f}" for k in ("mean", "high", "low")]
+
+    of_all = [zeros("gradual", target, 2) for target in (0.9, 0.95, 0.98)]
+    ahead = 100 * at["st3", 0.95]["difference"]["mean"]
+    fewer = 100 * at["st3", 0.95]["difference_in_sparsity"]
+    more = 100 * at["grda-l0", 0.95]["difference_in_sparsity"]
+    for sentence in (
+        f"the dense network itself has only {accuracy('sgd', None)} %",
+        "are {}, {} and {} % of all".format(*of_all),
+        f"fifth of 22** at {accuracy('grda', 0.9, 2)} %",
+        f"{ahead:.1f} points behind ST-3** with {fewer:.1f} points fewer zeros",
+        f"The rescaled form has {accuracy('grda-rescaled', 0.95)} %, "
+        f"but only {zeros('grda-rescaled', 0.95)} %",
+        f"gRDA has {zeros('grda')} % zeros, its hard threshold {zeros('grda-l0')}, the rescaled form "
+        f"{zeros('grda-rescaled')}, AdaBreg {zeros('adabreg')}, LinBreg {zeros('linbreg')}, L0 none",
+        f"gradual pruning has {accuracy('gradual', 0.95)} and ST-3 {accuracy('st3', 0.95)} % "
+        f"at {zeros('st3', 0.95)}",
+        f"where gRDA has {accuracy('grda', 0.98)} % at {zeros('grda')}",
+        "by {} ({} to {})".format(*behind("grda-l0", 0.9)),
+        "and {} points ({} to {}; with".format(*behind("grda-l0", 0.95)) + f" {more:.1f} points more zeros)",
+    ):
+        assert sentence in told, sentence
+
+
+def test_reasons_on_lenet5_tell_what_was_measured():
+    rows = {(row["method"], row["target"]): row for row in measured("compare-lenet5")["rows"]}
+    told = reasons("LeNet-5, all methods.", "LeNet-300-100, rescaled")
+
+    def beaten(target):
+        """Methods that gRDA is above, beyond the uncertainty of the difference."""
+        gaps = {m: row["difference"] for (m, t), row in rows.items() if t == target}
+        return {m for m, gap in gaps.items() if gap and gap["high"] < 0}
+
+    at_90, at_95, at_98 = (beaten(target) for target in (0.9, 0.95, 0.98))
+    others = len([m for m, t in rows if t == 0.9]) - 1
+    assert f"wins against {len(at_90)} of the {others} others" in told
+    assert {"gradual", "snip", "acdc", "variational-dropout", "adabreg"} <= at_90
+    assert len(at_95) == 6
+    assert "at 95 % against six" in told
+    assert at_98 == at_95 | {"set"}
+    assert f"third of {others + 1}**, at {100 * rows['grda', 0.9]['accuracy']['mean']:.2f} %" in told
+
+
 def test_the_recommended_schedule_is_the_one_that_was_measured():
     page = (ROOT / "docs" / "frontier.md").read_text(encoding="utf-8")
     code = page.partition("## The setting that we recommend")[2].split("```python\n")[1].split("```")[0]
