@@ -7,7 +7,7 @@ Example: python benchmarks/recipes_page.py
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -43,6 +43,11 @@ gRDA beside SGD, in turns within one run, are in [step.json](../../../benchmarks
 """
 
 
+_EPOCH_BY_EPOCH = """\
+Epoch by epoch: mean training loss, in training mode, test accuracy in %, and in brackets the zeros in %.
+"""
+
+
 def page(results: Path) -> str:
     """Write the page from a folder of JSON files."""
     sections = [_HEAD]
@@ -62,14 +67,14 @@ def section(name: str, content: Json) -> str:
     epochs, of = config["epochs"], config["schedule_epochs"]
     length = f"{epochs} epochs" if of in (None, epochs) else f"the first {epochs} of {of} epochs"
     length = length.replace("first 1 of", "first of")
-    return "\n".join(
-        [
-            f"## {_title(config)}, {length}\n",
-            f"Recipe `{config['recipe']}`{_changes(config)}; [{name}](results/{name}).\n",
-            markdown(content["summary"]),
-            _circumstances(runs),
-        ]
-    )
+    parts = [
+        f"## {_title(config)}, {length}\n",
+        f"Recipe `{config['recipe']}`{_changes(config)}; [{name}](results/{name}).\n",
+        markdown(content["summary"]),
+    ]
+    if of not in (None, epochs):
+        parts += [_EPOCH_BY_EPOCH, _grid("epoch", range(1, epochs + 1), runs, _epoch)]
+    return "\n".join([*parts, _circumstances(runs)])
 
 
 def first_steps_sections(content: Json) -> Iterable[str]:
@@ -78,11 +83,7 @@ def first_steps_sections(content: Json) -> Iterable[str]:
     for name, run in content["runs"].items():
         experiments.setdefault(name.rpartition("/")[0], []).append({"name": name, **run})
     for runs in experiments.values():
-        runs.sort(key=lambda run: (run["config"]["method"] != "sgd", run["config"]["mu"]))
         steps = sorted({step for run in runs for step in run["points"]["step"]})
-        labels = variant_labels([_without_seed(run["config"]) for run in runs])
-        table = [("steps", *labels), ("---",) * (len(runs) + 1)]
-        table += [(str(step), *(_point(run["points"], step) for run in runs)) for step in steps]
         config = runs[0]["config"]
         yield "\n".join(
             [
@@ -90,13 +91,35 @@ def first_steps_sections(content: Json) -> Iterable[str]:
                 f"Recipe `{config['recipe']}`{_changes(config)}; mean training loss of the last "
                 f"{content['interval']} steps, in training mode, and in brackets the zeros in %; "
                 f"[{FIRST_STEPS.name}](results/{FIRST_STEPS.name}).\n",
-                "".join(f"| {' | '.join(cells)} |\n" for cells in table),
+                _grid("steps", steps, runs, _point),
                 _circumstances(runs),
             ]
         )
 
 
-def _point(points: Json, step: int) -> str:
+def _grid(what: str, rows: Iterable[int], runs: Sequence[Json], cell: Callable[[Json, int], str]) -> str:
+    """Write a table with a row for each of some points in time and a column for each run, SGD's first."""
+    runs = sorted(runs, key=lambda run: (run["config"]["method"] != "sgd", run["config"]["mu"]))
+    labels = variant_labels([_without_seed(run["config"]) for run in runs])
+    seeds = [run["config"]["seed"] for run in runs]
+    if len(set(seeds)) > 1:
+        labels = [f"{label}, seed {seed}" for label, seed in zip(labels, seeds, strict=True)]
+    table = [(what, *labels), ("---",) * (len(runs) + 1)]
+    table += [(str(row), *(cell(run, row) for run in runs)) for row in rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+
+
+def _epoch(run: Json, epoch: int) -> str:
+    curves = run["epochs"]
+    if epoch not in curves.get("epoch", ()):
+        return wording.NOTHING
+    index = curves["epoch"].index(epoch)
+    zeros, right = (wording.percent(curves[name][index]) for name in ("sparsity", "test_accuracy"))
+    return f"{curves['train_loss'][index]:.2f}, {right} ({zeros})"
+
+
+def _point(run: Json, step: int) -> str:
+    points = run["points"]
     if step not in points["step"]:
         return wording.NOTHING
     index = points["step"].index(step)

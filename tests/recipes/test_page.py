@@ -32,9 +32,18 @@ def test_a_file_of_runs_is_a_section_with_its_table_commands_machine_and_failure
     }  # fmt: skip
     lost = {"status": "diverged", "message": "the loss is not finite in epoch 2"}
     runs = [
-        {"name": "grda-seed0", "config": VGG, "environment": ENVIRONMENT, "result": {"status": "finished"}},
-        {"name": "grda-seed2", "config": {**VGG, "seed": 2}, "environment": ENVIRONMENT, "result": lost},
-    ]
+        {
+            "name": "grda-seed0", "config": VGG, "environment": ENVIRONMENT, "result": {"status": "finished"},
+            "epochs": {
+                "epoch": [1, 2], "train_loss": [2.218, 2.0], "test_accuracy": [0.2175, 0.3],
+                "sparsity": [0.025, 0.05],
+            },
+        },
+        {
+            "name": "grda-seed2", "config": {**VGG, "seed": 2}, "environment": ENVIRONMENT, "result": lost,
+            "epochs": {},
+        },
+    ]  # fmt: skip
     (tmp_path / "vgg.json").write_text(json.dumps({"summary": [row], "runs": runs}))
     page = recipes_page.page(tmp_path)
     assert "## VGG16 at width 0.25 on CIFAR-10, the first 2 of 600 epochs" in page
@@ -44,7 +53,18 @@ def test_a_file_of_runs_is_a_section_with_its_table_commands_machine_and_failure
     assert page.count("`dirprune train vgg16-cifar10 --width 0.25`") == 1
     assert "on A CPU, 2 cores, 1 thread on the cpu, torch 2.9, dirprune 0.1; 2026-01-02" in page
     assert "- grda-seed2: diverged, the loss is not finite in epoch 2" in page
+    assert "| epoch | gRDA c=5e-4 mu=0.6, seed 0 | gRDA c=5e-4 mu=0.6, seed 2 |" in page
+    assert f"| 1 | 2.22, 21.75 (2.50) | {NOTHING} |\n| 2 | 2.00, 30.00 (5.00) | {NOTHING} |" in page
     assert "first steps" not in page
+
+
+def test_a_whole_training_is_not_told_epoch_by_epoch(tmp_path):
+    config = {**VGG, "epochs": 600}
+    run = {"name": "r", "config": config, "environment": ENVIRONMENT, "result": None, "epochs": {}}
+    (tmp_path / "vgg.json").write_text(json.dumps({"summary": [], "runs": [run]}))
+    page = recipes_page.page(tmp_path)
+    assert "CIFAR-10, 600 epochs" in page
+    assert "| epoch |" not in page
 
 
 def test_first_steps_are_a_section_for_each_recipe(tmp_path):
