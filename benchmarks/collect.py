@@ -57,14 +57,15 @@ def merged(held: Sequence[Json], found: Sequence[Json]) -> list[Json]:
     for record in (*held, *found):
         record = {**record, "environment": public_environment(record["environment"])}
         before = by_name.get(record["name"])
-        if before is not None and _config(before) != _config(record):
+        if before is not None and complete_config(before) != complete_config(record):
             raise RunFolderError(f"{record['name']} is a run of another configuration in the output")
         if before is None or record["result"] is not None or before["result"] is None:
             by_name[record["name"]] = record
     return [by_name[name] for name in sorted(by_name)]
 
 
-def _config(record: Json) -> Json:
+def complete_config(record: Json) -> Json:
+    """Return all settings of a run, those that came after it at their defaults."""
     return json.loads(json.dumps({**TrainConfig.defaults(), **record["config"]}))
 
 
@@ -84,7 +85,7 @@ def summaries(records: Sequence[Json]) -> tuple[VariantSummary, ...]:
         for record in records:
             run = RunFolder(Path(folder) / record["name"])
             run.path.mkdir()
-            run.prepare(_config(record))
+            run.prepare(complete_config(record))
             run.write_environment(record["environment"])
             if record["result"] is not None:
                 run.write_result(record["result"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from collect import Json, markdown
+from collect import Json, complete_config, markdown
 from dirprune.core.atomic import atomic_write
 from dirprune.recipes import get_recipe
 from dirprune.report import wording
@@ -100,7 +100,7 @@ def first_steps_sections(content: Json) -> Iterable[str]:
 def _grid(what: str, rows: Iterable[int], runs: Sequence[Json], cell: Callable[[Json, int], str]) -> str:
     """Write a table with a row for each of some points in time and a column for each run, SGD's first."""
     runs = sorted(runs, key=lambda run: (run["config"]["method"] != "sgd", run["config"]["mu"]))
-    labels = variant_labels([_without_seed(run["config"]) for run in runs])
+    labels = variant_labels([_without_seed(complete_config(run)) for run in runs])
     seeds = [run["config"]["seed"] for run in runs]
     if len(set(seeds)) > 1:
         labels = [f"{label}, seed {seed}" for label, seed in zip(labels, seeds, strict=True)]

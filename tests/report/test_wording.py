@@ -142,8 +142,8 @@ def test_units() -> None:
         "2.0 h",
         "76 h",
     ]
-    assert [wording.loss(x) for x in (2.3, 0.0123, 0.00012, 0.0, float("nan"))] == [
-        "2.3",
+    assert [wording.loss(x) for x in (2.298, 0.0123, 0.00012, 0.0, float("nan"))] == [
+        "2.30",
         "0.012",
         "1.2e-4",
         "0",

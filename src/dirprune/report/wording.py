@@ -44,12 +44,14 @@ def points(value: Spread | None) -> str:
 
 
 def loss(value: float) -> str:
-    """Write a loss with two significant figures.
+    """Write a loss with two significant figures, from one on with two decimals.
 
     Example:
-        >>> loss(0.31416), loss(0.000012)
-        ('0.31', '1.2e-5')
+        >>> loss(2.2984), loss(0.31416), loss(0.000012)
+        ('2.30', '0.31', '1.2e-5')
     """
+    if math.isfinite(value) and abs(value) >= 1:
+        return f"{value:.2f}"
     if not math.isfinite(value) or value == 0 or abs(value) >= 0.001:
         return f"{value:.2g}"
     mantissa, exponent = f"{value:.1e}".split("e")
