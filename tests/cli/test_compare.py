@@ -16,7 +16,9 @@ def test_compares_and_says_where_the_results_are(tmp_path, capsys):
     assert main(words) == 0
     said = capsys.readouterr().out
     folder = tmp_path / "compare-digits-batch-size128-epochs1"
-    rows = json.loads((folder / "comparison-results.json").read_text())["rows"]
+    content = json.loads((folder / "comparison-results.json").read_text())
+    assert content["prunable"] == 50_200 / 50_610  # all but the biases
+    rows = content["rows"]
     assert [(row["method"], row["seeds"]) for row in rows if row["target"] is None] == [("sgd", [2, 2])]
     assert {row["method"] for row in rows} == {"sgd", "grda", "random"}
     assert "3 runs to try and 6 to report" in said

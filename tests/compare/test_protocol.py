@@ -113,6 +113,24 @@ def test_a_trial_whose_second_seed_diverged_is_not_chosen(tmp_path, monkeypatch)
     assert choice.candidate.values["lr"] != CONFIG.lr
 
 
+def test_a_wanted_sparsity_is_that_of_the_weights_that_are_pruned(tmp_path, monkeypatch):
+    """What a run tells is the sparsity of all parameters."""
+
+    def results(comparison, _, configs):
+        done = {"sparsity": 0.6, "test_accuracy": 0.9, "seconds": 1.0}
+        return {comparison._name(config): done for config in configs}
+
+    monkeypatch.setattr(Comparison, "_train", results)
+    for prunable, among_them in ((1.0, 0.6), (0.75, 0.8), (0.5, 1.0)):
+        protocol = replace(PROTOCOL, methods=("grda",), sparsities=(0.8,), prunable=prunable)
+        Comparison(protocol, bench(tmp_path)).run()
+        assert [trial.sparsity for trial in read_trials(tmp_path, "grda")] == [pytest.approx(among_them)] * 4
+        assert json.loads((tmp_path / "comparison.json").read_text())["prunable"] == prunable
+    assert "50.00 % of all parameters" in protocol.words()[-1]
+    with pytest.raises(UsageError, match=r"must be in \(0, 1\]"):
+        replace(PROTOCOL, prunable=1.5)
+
+
 def test_the_strength_is_corrected_for_the_steps_that_all_images_add(compared):
     folder, choices = compared
     tried, space = read_trials(folder, "grda"), Space("grda", CONFIG)

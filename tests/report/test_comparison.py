@@ -80,15 +80,17 @@ DENSER = (
 
 
 @pytest.mark.parametrize(
-    ("sparsities", "said"),
+    ("sparsities", "prunable", "said"),
     [
-        ((0.90, 0.89), "GRDA (95.00 % at 90.00 % sparsity) is the most accurate of 2 methods."),
-        ((0.80, 0.90), DENSER),
-        ((0.80, 0.80), None),
+        ((0.90, 0.89), 1.0, "GRDA (95.00 % at 90.00 % sparsity) is the most accurate of 2 methods."),
+        ((0.80, 0.90), 1.0, DENSER),
+        ((0.80, 0.80), 1.0, None),
+        # Of 0.9 of the parameters, 90 % are 81 % of all.
+        ((0.81, 0.80), 0.9, "GRDA (95.00 % at 81.00 % sparsity) is the most accurate of 2 methods."),
     ],
 )
 def test_what_came_out_denser_is_not_ranked(
-    compared: Experiment, sparsities: tuple[float, float], said: str | None
+    compared: Experiment, sparsities: tuple[float, float], prunable: float, said: str | None
 ) -> None:
     content = read(compared)
     choices = []
@@ -99,7 +101,7 @@ def test_what_came_out_denser_is_not_ranked(
         compared.add(f"rank-{name}", {"method": name}, result)
         chosen = {"method": name, "target": 0.9, "candidate": {"values": {"lr": 0.1}}}
         choices.append({**chosen, "runs": [f"rank-{name}"]})
-    write(compared, {**content, "choices": choices})
+    write(compared, {**content, "choices": choices, "prunable": prunable})
     results = read_comparison(compared.path)
     assert results is not None
     notes = comparison_headline(results).notes

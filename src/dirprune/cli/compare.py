@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from dirprune.cli.arguments import at_least_one, in_a_folder, parse
 from dirprune.cli.compute import choose
 from dirprune.cli.train import recipe_list
 from dirprune.compare import Comparison, Protocol
+from dirprune.core.prunable import prunable_parameters
 from dirprune.data import load_dataset
 from dirprune.data.catalogue import find_spec
 from dirprune.errors import FailedRunsError, UsageError
@@ -81,9 +83,14 @@ def compare(arguments: list[str]) -> int:
         config = replace(config, penalty=published.penalty, mu=published.mu, c=published.c)
     default = CompareOptions(config=config, threads=recipe.threads)
     options = parse(CompareOptions, rest, prog=f"dirprune compare {name}", default=default)
+    spec = find_spec(options.config.dataset)
+    shape = shape_of(options.config, spec)
+    model = build_model(options.config.with_method("sgd"), shape, spec.num_classes)
+    pruned = sum(weight.numel() for weight in prunable_parameters(model, "weights").values())
     protocol = Protocol(
         config=options.config,
-        methods=_methods(options.config, options.methods),
+        methods=_methods(options.config, options.methods, model, shape),
+        prunable=pruned / sum(parameter.numel() for parameter in model.parameters()),
         sparsities=options.sparsities,
         seeds=options.seeds,
         trials=options.trials,
@@ -133,22 +140,25 @@ def compare(arguments: list[str]) -> int:
     return 0
 
 
-def _methods(config: TrainConfig, wanted: tuple[str, ...]) -> tuple[str, ...]:
+def _methods(
+    config: TrainConfig, wanted: tuple[str, ...], model: nn.Module, shape: tuple[int, int, int]
+) -> tuple[str, ...]:
     """Return the methods that were asked for, or all that can prune a recipe's network.
 
     Raises:
         UsageError: One that was asked for cannot.
     """
-    spec = find_spec(config.dataset)
-    shape = shape_of(config, spec)
-    model = build_model(config.with_method("sgd"), shape, spec.num_classes)
     refusals = {
         name: reason
         for name, entry in METHODS.items()
         if (reason := entry.method.refusal(model, config.prune))
     }
     try:
-        model_arguments(replace(config, sparsity=0.5).with_method("small-dense"), shape, spec.num_classes)
+        model_arguments(
+            replace(config, sparsity=0.5).with_method("small-dense"),
+            shape,
+            find_spec(config.dataset).num_classes,
+        )
     except UsageError as error:
         refusals["small-dense"] = f"needs narrower networks of this kind: {error}"
     for name in wanted:

@@ -43,6 +43,7 @@ class Protocol:
         seeds: Of the runs that are reported.
         trials: For each method, for all wanted sparsities together.
         trial_seeds: Runs of each trial, which is judged by their mean.
+        prunable: The part of all parameters that methods prune: a wanted sparsity is that of these weights.
         reference: The method that the others are paired with, seed by seed; default: gRDA, or the first where
             it is not among them.
 
@@ -57,6 +58,7 @@ class Protocol:
     trials: int
     reference: str | None = None
     trial_seeds: int = 1
+    prunable: float = 1.0
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -75,6 +77,10 @@ class Protocol:
         for name in ("seeds", "trials", "trial_seeds"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
+        if not 0 < self.prunable <= 1:
+            raise UsageError(
+                f"the part of the parameters that is pruned must be in (0, 1], got {self.prunable}"
+            )
         if self.config.prune != "weights":
             raise UsageError("--prune must be weights: some methods prune nothing else")
         if "grda" in self.methods and self.config.penalty != "l1":
@@ -157,7 +163,8 @@ class Protocol:
             f"{config.batch_size}, the schedule {config.schedule}{laid_out}, "
             f"weight decay {config.weight_decay:g} "
             "where their optimiser has it, and prune weights of linear and convolutional layers only.",
-            "Sparsity counts all parameters of the full network: 1 - non-zeros / parameters.",
+            f"A wanted sparsity is that of these weights, {100 * self.prunable:.2f} % of all parameters. "
+            "What is shown counts all parameters of the full network: 1 - non-zeros / parameters.",
         ]
 
 
@@ -222,7 +229,8 @@ class Comparison:
         for candidate, group, configs in zip(candidates, groups, sets, strict=True):
             names = tuple(self._name(config) for config in configs)
             done = [results[name] for name in names]
-            sparsity, accuracy = _mean(done, "sparsity"), _mean(done, "test_accuracy")
+            of_all, accuracy = _mean(done, "sparsity"), _mean(done, "test_accuracy")
+            sparsity = None if of_all is None else min(1.0, of_all / protocol.prunable)
             seconds = sum(result["seconds"] for result in done)
             self._trials.append(Trial(candidate, group, names, sparsity, accuracy, seconds))
         self._write("trials.json", {"trials": [trial.to_json() for trial in self._trials]})
@@ -272,6 +280,7 @@ class Comparison:
         return {
             "protocol": protocol.words(),
             "sparsities": protocol.sparsities,
+            "prunable": protocol.prunable,
             "seeds": protocol.seeds,
             "trials": protocol.trials,
             "reference": protocol.paired_with,

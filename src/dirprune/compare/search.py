@@ -50,8 +50,9 @@ class Candidate:
 class Trial:
     """A candidate that was trained; sparsity and validation accuracy are None where it diverged.
 
-    Trials of one group share all settings but the strength. With several seeds, the figures are means over
-    the runs, and one run that diverged takes the trial with it.
+    The sparsity is that of the weights that are pruned, as a wanted one is. Trials of one group share all
+    settings but the strength. With several seeds, the figures are means over the runs, and one run that
+    diverged takes the trial with it.
     """
 
     candidate: Candidate

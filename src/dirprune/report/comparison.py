@@ -60,11 +60,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """The rows, by wanted sparsity and then from accurate to inaccurate, and the protocol in words."""
+    """The rows, by wanted sparsity and then from accurate to inaccurate, and the protocol in words.
+
+    Of all parameters ``prunable`` is the part that a wanted sparsity is of.
+    """
 
     protocol: tuple[str, ...]
     reference: str
     rows: tuple[Row, ...]
+    prunable: float
 
     @property
     def targets(self) -> list[float]:
@@ -134,6 +138,9 @@ def _results(content: Mapping[str, Any], folder: Path, runs: Mapping[str, Run]) 
         raise ValueError("no method was chosen for")
     if not all(isinstance(sentence, str) for sentence in content["protocol"]):
         raise TypeError("the protocol is not a list of sentences")
+    prunable = float(content.get("prunable", 1.0))  # which comparisons of before did not name
+    if not 0 < prunable <= 1:
+        raise ValueError(f"{prunable} is no part of the parameters")
     for choice in content["choices"]:
         if (wanted := choice["target"]) is not None and not 0 <= wanted < 1:
             raise ValueError(f"{wanted} is no sparsity")
@@ -158,7 +165,7 @@ def _results(content: Mapping[str, Any], folder: Path, runs: Mapping[str, Run]) 
         for choice in content["choices"]
     ]
     rows.sort(key=lambda row: (row.target or 0.0, -row.accuracy.mean if row.accuracy else 1.0, row.method))
-    return Results(tuple(content["protocol"]), reference, tuple(rows))
+    return Results(tuple(content["protocol"]), reference, tuple(rows), prunable)
 
 
 def _done(run: Run, folder: Path, full: int) -> _Done:

@@ -23,7 +23,7 @@ from dirprune.report.terminal import encodable
 _MARKERS = "osD^v<>PXp*hd8H"
 _INCHES = (9.3, 5.2)
 _ROOM = 1.15
-_DENSER = 0.02  # of sparsity, below which a method is no match; sparsity counts biases, which stay, too
+_DENSER = 0.02  # of sparsity, below which a method is no match
 _FEW = 4
 _REFERENCE_COLOUR = 1
 
@@ -33,7 +33,8 @@ def comparison_headline(results: Results) -> wording.Headline:
     notes = []
     for target in results.targets:
         finished = [row for row in _of(results, target) if row.accuracy]  # from accurate to inaccurate
-        rows = [row for row in finished if row.sparsity and row.sparsity.mean > target - _DENSER]
+        least = target * results.prunable - _DENSER
+        rows = [row for row in finished if row.sparsity and row.sparsity.mean > least]
         if not rows:
             continue
         count = f"{len(rows)} methods" if len(rows) > 1 else "the one method that got there"
