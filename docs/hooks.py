@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 
 from dirprune.cli import COMMANDS, main
 from dirprune.cli.bench import BENCHMARKS
-from dirprune.cli.compare import CompareOptions
+from dirprune.cli.compare import CompareOptions, prunable_part
 from dirprune.cli.landscape import TOPICS
 from dirprune.compare import Protocol
 from dirprune.export.inference_bench import CONTENDERS, DENSE
@@ -343,6 +343,7 @@ def _protocol() -> str:
         sparsities=given.sparsities,
         seeds=given.seeds,
         trials=given.trials,
+        prunable=prunable_part(config),
     )
     return "".join(f"- {sentence}\n" for sentence in protocol.words())
 

@@ -83,14 +83,10 @@ def compare(arguments: list[str]) -> int:
         config = replace(config, penalty=published.penalty, mu=published.mu, c=published.c)
     default = CompareOptions(config=config, threads=recipe.threads)
     options = parse(CompareOptions, rest, prog=f"dirprune compare {name}", default=default)
-    spec = find_spec(options.config.dataset)
-    shape = shape_of(options.config, spec)
-    model = build_model(options.config.with_method("sgd"), shape, spec.num_classes)
-    pruned = sum(weight.numel() for weight in prunable_parameters(model, "weights").values())
     protocol = Protocol(
         config=options.config,
-        methods=_methods(options.config, options.methods, model, shape),
-        prunable=pruned / sum(parameter.numel() for parameter in model.parameters()),
+        methods=_methods(options.config, options.methods),
+        prunable=prunable_part(options.config),
         sparsities=options.sparsities,
         seeds=options.seeds,
         trials=options.trials,
@@ -140,25 +136,33 @@ def compare(arguments: list[str]) -> int:
     return 0
 
 
-def _methods(
-    config: TrainConfig, wanted: tuple[str, ...], model: nn.Module, shape: tuple[int, int, int]
-) -> tuple[str, ...]:
+def prunable_part(config: TrainConfig) -> float:
+    """Return the part of all parameters of a recipe's network that methods prune."""
+    model = _dense(config)
+    pruned = sum(weight.numel() for weight in prunable_parameters(model, "weights").values())
+    return pruned / sum(parameter.numel() for parameter in model.parameters())
+
+
+def _dense(config: TrainConfig) -> nn.Module:
+    spec = find_spec(config.dataset)
+    return build_model(config.with_method("sgd"), shape_of(config, spec), spec.num_classes)
+
+
+def _methods(config: TrainConfig, wanted: tuple[str, ...]) -> tuple[str, ...]:
     """Return the methods that were asked for, or all that can prune a recipe's network.
 
     Raises:
         UsageError: One that was asked for cannot.
     """
+    model, spec = _dense(config), find_spec(config.dataset)
     refusals = {
         name: reason
         for name, entry in METHODS.items()
         if (reason := entry.method.refusal(model, config.prune))
     }
     try:
-        model_arguments(
-            replace(config, sparsity=0.5).with_method("small-dense"),
-            shape,
-            find_spec(config.dataset).num_classes,
-        )
+        small = replace(config, sparsity=0.5).with_method("small-dense")
+        model_arguments(small, shape_of(config, spec), spec.num_classes)
     except UsageError as error:
         refusals["small-dense"] = f"needs narrower networks of this kind: {error}"
     for name in wanted:
