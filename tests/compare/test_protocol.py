@@ -86,7 +86,7 @@ def test_every_method_has_the_same_number_of_trials_and_none_sees_the_test_set(c
 def test_a_trial_of_several_seeds_is_their_mean(tmp_path):
     protocol = replace(PROTOCOL, methods=("sgd",), trials=2, trial_seeds=2, seeds=1)
     assert protocol.runs == (4, 1)
-    assert "each the mean over 2 seeds" in protocol.words()[0]
+    assert "2 trials, each the mean over 2 seeds." in protocol.words()[0]
     Comparison(protocol, bench(tmp_path)).run()
     for trial in read_trials(tmp_path, "sgd"):
         runs = [RunFolder(tmp_path / "trials" / name) for name in trial.runs]

@@ -140,9 +140,9 @@ class Protocol:
             else f"so is a momentum of {momenta}{nesterov}, except for those that take Adam"
         )
         laid_out = f" (laid out for {config.schedule_epochs} epochs)" if config.stops_early else ""
-        each = "s" if self.trial_seeds == 1 else f", each the mean over {self.trial_seeds} seeds"
+        each = "" if self.trial_seeds == 1 else f", each the mean over {self.trial_seeds} seeds"
         return [
-            f"Every method has {self.trials} trial{each}. The first has the recipe's rate of {config.lr:g}, "
+            f"Every method has {self.trials} trials{each}. The first has the recipe's rate of {config.lr:g}, "
             f"its momentum of {config.momentum:g} and the method's defaults but for the strength, the others "
             "are random, from a fixed seed. The learning rate is searched for all, and "
             f"{direction}.",
