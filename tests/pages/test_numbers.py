@@ -1,0 +1,261 @@
+"""The numbers on the pages of the documentation and of the benchmarks are those of the committed results."""
+
+import math
+import re
+
+import pytest
+
+from dirprune.train.schedules import half_linear
+from tests.results import ROOT, assert_told, measured, told_on
+
+
+def test_words_on_every_program_agree_with_the_results():
+    page = told_on("docs/deployment.md")
+    _, _, told = page.partition("### Every program")
+    off = {"resnet50": [], "the other two": [], "all other programs": []}
+    for result in measured("inference")["results"]:
+        for each in (each for table in result["tables"] for each in table["timings"]):
+            network = result["network"] if result["network"] in off else "the other two"
+            kind = network if each["name"] == "torch bf16" else "all other programs"
+            off[kind].append(100 * each["difference"])
+    assert f"off by {min(off['resnet50']):.0f} to {max(off['resnet50']):.0f} % on ResNet50" in told
+    others = off["the other two"]
+    assert f"by {min(others):.1f} to {max(others):.1f} % on the other two" in told
+    assert max(off["all other programs"]) < 0.002
+    assert "all other programs by no more than 0.002 %" in told
+
+
+def test_words_on_sizes_agree_with_the_results():
+    page = told_on("docs/deployment.md")
+    told = page.partition("### How small")[2].partition("(`benchmarks/results/sizes.json`).")[2]
+    saved = {}  # of the plain file with gzip, in percent
+    for result in measured("sizes")["results"]:
+        sizes, where = result["bytes"], (result["network"], re.search(r"\d+%", result["weights"])[0])
+        for kind, size in sizes.items():
+            saved.setdefault(kind, {})[where] = 100 * (1 - size / sizes["dense, gzip"])
+
+    def span(*kinds):
+        values = [value for kind in kinds for value in saved[kind].values()]
+        return f"{min(values):.0f} to {max(values):.0f} %"
+
+    assert [where for where, value in saved["sparse"].items() if value < 0] == [("wrn16x4", "95%")]
+    assert_told(
+        told.partition("<!--")[0],
+        [
+            f"up to {max(saved['sparse'].values()):.0f} % smaller",
+            f"on WRN16x4 at 95 % it is {-min(saved['sparse'].values()):.1f} % larger",
+            f"With Zstandard it is {span('sparse, zstd')} smaller than gzip leaves the plain one",
+            f"with two-byte values {span('sparse, bf16', 'sparse, fp16')},",
+            f"with both {span('sparse, bf16, zstd', 'sparse, fp16, zstd')}.",
+        ],
+    )
+
+
+def test_words_on_the_signs_of_the_theorem_agree_with_the_results():
+    page = told_on("docs/evidence.md")
+    signs = [
+        (name, row["time"], row["signs"])
+        for name, found in measured("theorem").items()
+        for row in found["rows"]
+        if row["signs"] < 1
+    ]
+    assert {name for name, _, _ in signs} == {"100-images", "100-images-batches"}
+    assert min(time for _, time, _ in signs) == 100
+    least = 100 * min(part for _, _, part in signs)
+    assert f"but with 100 images at long times, where {least:.1f} % or more do" in page
+
+
+def test_page_of_the_evidence_tells_what_more_images_gave():
+    evidence = measured("evidence-lenet5-fashion_mnist")
+    by_chance = evidence["project"]["by_chance"]
+    (last,) = evidence["project_more_images"]["steps"]
+    page = told_on("docs/evidence.md")
+    assert f"is {100 * last['fraction']:.2f} %, twice that of a random direction" in page
+    assert 1.9 < last["fraction"] / by_chance < 2.1
+
+
+def test_third_judgement_agrees_with_the_results():
+    page = told_on("docs/frontier.md")
+    rows = {(r["method"], r["target"]): r for r in measured("compare-lenet-300-100-rescaled")["rows"]}
+    targets = (0.9, 0.95, 0.98)
+    others = {method for method, target in rows if target} - {"grda-l0"}
+
+    def below(method, target):
+        """How far a method is below the hard threshold as the page writes it; None if not told apart."""
+        gap = rows[method, target]["difference"]
+        if gap["high"] > 0:
+            return None
+        return f"{-100 * gap['mean']:.2f} ({-100 * gap['high']:.2f} to {-100 * gap['low']:.2f})"
+
+    for target in targets:
+        best = max(rows[method, target]["accuracy"]["mean"] for method in others)
+        assert rows["grda-l0", target]["accuracy"]["mean"] > best
+    assert f"above ST-3 by {below('st3', 0.9)} and {below('st3', 0.95)} at 90 and 95 %" in page
+    gradual = f"{below('gradual', 0.95)} and {below('gradual', 0.98)} at 95 and 98 %"
+    assert f"above global gradual pruning by {gradual}" in page
+    assert not any(below(m, t) for m in ("gradual-erk", "grda-rescaled") for t in targets)
+    fewer = [100 * rows["st3", t]["difference_in_sparsity"] for t in targets]
+    assert f"with {min(fewer):.1f} to {max(fewer):.1f} points fewer zeros" in page
+
+
+def test_second_judgement_agrees_with_the_results():
+    page = told_on("docs/frontier.md")
+    rows = {(r["method"], r["target"]): r for r in measured("compare-lenet-300-100-momentum")["rows"]}
+
+    def points(method, target):
+        """The difference to the hard threshold as the page writes it: how far it is from zero."""
+        gap = rows[method, target]["difference"]
+        low, high = sorted(abs(100 * gap[end]) for end in ("low", "high"))
+        assert gap["low"] * gap["high"] > 0
+        return f"{abs(100 * gap['mean']):.2f} ({low:.2f} to {high:.2f})"
+
+    def told_apart(method, target):
+        gap = rows[method, target]["difference"]
+        return gap["low"] > 0 or gap["high"] < 0
+
+    assert not any(told_apart(m, t) for m in ("gradual", "gradual-erk") for t in (0.9, 0.95))
+    assert not told_apart("st3", 0.98)
+    above = f"above both, by {points('gradual', 0.98)} and {points('gradual-erk', 0.98)} points"
+    below = f"ST-3 stays above it by {points('st3', 0.9)} and {points('st3', 0.95)} at 90 and 95 %"
+    sparser = [-100 * rows["gradual", target]["difference_in_sparsity"] for target in (0.9, 0.95)]
+    zeros = f"with {sparser[0]:.1f} and {sparser[1]:.1f} points more zeros"
+    assert all(rows[m, 0.98]["difference"]["mean"] < 0 for m in ("gradual", "gradual-erk"))
+    assert all(rows["st3", target]["difference"]["mean"] > 0 for target in (0.9, 0.95))
+    for sentence in (above, below, zeros):
+        assert sentence in page
+
+
+def test_page_of_the_hard_threshold_tells_what_was_measured():
+    evidence, soft = (measured(f"evidence-lenet5-fashion_mnist{more}") for more in ("-l0", ""))
+    page = told_on("docs/frontier.md")
+    _, _, rest = page.partition("Measured for the hard threshold:")
+    told = rest.partition("![Loss on")[0]
+    lines = [each["connect"]["barrier_line"]["train_loss"]["height"] for each in (evidence, soft)]
+    assert f"rises by {lines[0]:.3f}, with the soft threshold by {lines[1]:.3f}" in told
+    assert evidence["connect"]["barrier_curve"]["train_loss"]["height"] == 0
+    trained_on, seen = evidence["connect"]["settings"]["trained_on"], evidence["connect"]["images"]
+    assert f"trained on all {trained_on['samples']:,} images" in told
+    assert f"on the {seen['train']:,} of them that were measured" in told
+    heights = [evidence["connect"][f"barrier_{path}"]["test_error"]["height"] for path in ("curve", "line")]
+    assert f"within {0.1 * math.ceil(1000 * max(heights)):.1f} points of the higher end" in told
+    steps = {step["epoch"]: 100 * step["fraction"] for step in evidence["project"]["steps"]}
+    later = [fraction for epoch, fraction in steps.items() if epoch >= 5]
+    assert f"{min(later):.1f} to {max(later):.1f} % lies in the ten sharpest directions" in told
+    assert f"{steps[1]:.1f} and {steps[2]:.1f} %" in told
+    result = {name: run["result"] for name, run in evidence["pair"].items()}
+    assert f"{100 * result['grda']['test_accuracy']:.2f} % on the test set" in told
+    assert f"its SGD twin {100 * result['sgd']['test_accuracy']:.2f} %" in told
+    assert {run["train_accuracy"] for run in result.values()} == {1.0}
+
+
+def test_page_of_the_comparison_tells_what_the_wide_resnet_gave():
+    rows = measured("compare-wrn10x1")["rows"]
+    at = {(row["method"], row["target"]): row for row in rows}
+    page = told_on("docs/comparison.md")
+    told = page.partition("On the Wide ResNet,")[2].partition("All tables")[0]
+    ranked = [row["method"] for row in rows if row["target"] == 0.9]
+    assert ranked.index("grda") == 4
+    own = 100 * at["grda", 0.9]["accuracy"]["mean"]
+    gaps = []
+    for target in (0.9, 0.95):
+        gap = at["st3", target]["difference"]
+        gaps.append(
+            "{:.1f} points ({:.1f} to {:.1f})".format(*(100 * gap[k] for k in ("mean", "low", "high")))
+        )
+    assert f"gRDA as published is fifth of {len(ranked)} at 90 %, {own:.2f} %," in told
+    assert f"behind ST-3 by {gaps[0]} and not told apart" in told
+    assert f"at 95 % {gaps[1]} behind ST-3" in told
+    for method in ("gradual", "gradual-erk"):
+        gap = at[method, 0.9]["difference"]
+        assert gap["low"] < 0 < gap["high"]
+    free = [row for row in rows if row["target"] == 0.98 and not row["needs_target"]]
+    reached = {row["method"] for row in free if row["sparsity"]["mean"] > 0.97}
+    assert reached == {"variational-dropout", "str", "rda", "l1"}
+
+
+def reasons(start, end):
+    """What the page of the benchmarks takes for the reasons, of one part, in one line."""
+    _, found, rest = told_on("benchmarks/results/compare-reasons.md").partition(start)
+    assert found
+    return rest.partition(end)[0]
+
+
+def test_reasons_on_the_wide_resnet_tell_what_was_measured():
+    rows = measured("compare-wrn10x1")["rows"]
+    at = {(row["method"], row["target"]): row for row in rows}
+    told = reasons("WRN10x1, all methods.", "Two runs collapsed")
+
+    def accuracy(method, target, digits=1):
+        return f"{100 * at[method, target]['accuracy']['mean']:.{digits}f}"
+
+    def zeros(method, target=0.98, digits=1):
+        return f"{100 * at[method, target]['sparsity']['mean']:.{digits}f}"
+
+    def behind(method, target):
+        gap = at[method, target]["difference"]
+        return [f"{-100 * gap[k]:.1f}" for k in ("mean", "high", "low")]
+
+    of_all = [zeros("gradual", target, 2) for target in (0.9, 0.95, 0.98)]
+    ahead = 100 * at["st3", 0.95]["difference"]["mean"]
+    fewer = 100 * at["st3", 0.95]["difference_in_sparsity"]
+    more = 100 * at["grda-l0", 0.95]["difference_in_sparsity"]
+    for sentence in (
+        f"the dense network itself has only {accuracy('sgd', None)} %",
+        "are {}, {} and {} % of all".format(*of_all),
+        f"fifth of 22** at {accuracy('grda', 0.9, 2)} %",
+        f"{ahead:.1f} points behind ST-3** with {fewer:.1f} points fewer zeros",
+        f"The rescaled form has {accuracy('grda-rescaled', 0.95)} %, "
+        f"but only {zeros('grda-rescaled', 0.95)} %",
+        f"gRDA has {zeros('grda')} % zeros, its hard threshold {zeros('grda-l0')}, the rescaled form "
+        f"{zeros('grda-rescaled')}, AdaBreg {zeros('adabreg')}, LinBreg {zeros('linbreg')}, L0 none",
+        f"gradual pruning has {accuracy('gradual', 0.95)} and ST-3 {accuracy('st3', 0.95)} % "
+        f"at {zeros('st3', 0.95)}",
+        f"where gRDA has {accuracy('grda', 0.98)} % at {zeros('grda')}",
+        "by {} ({} to {})".format(*behind("grda-l0", 0.9)),
+        "and {} points ({} to {}; with".format(*behind("grda-l0", 0.95)) + f" {more:.1f} points more zeros)",
+    ):
+        assert sentence in told, sentence
+
+
+def test_reasons_on_lenet5_tell_what_was_measured():
+    rows = {(row["method"], row["target"]): row for row in measured("compare-lenet5")["rows"]}
+    told = reasons("LeNet-5, all methods.", "LeNet-300-100, rescaled")
+
+    def beaten(target):
+        """Methods that gRDA is above, beyond the uncertainty of the difference."""
+        gaps = {m: row["difference"] for (m, t), row in rows.items() if t == target}
+        return {m for m, gap in gaps.items() if gap and gap["high"] < 0}
+
+    at_90, at_95, at_98 = (beaten(target) for target in (0.9, 0.95, 0.98))
+    others = len([m for m, t in rows if t == 0.9]) - 1
+    assert f"wins against {len(at_90)} of the {others} others" in told
+    assert {"gradual", "snip", "acdc", "variational-dropout", "adabreg"} <= at_90
+    assert len(at_95) == 6
+    assert "at 95 % against six" in told
+    assert at_98 == at_95 | {"set"}
+    assert f"third of {others + 1}**, at {100 * rows['grda', 0.9]['accuracy']['mean']:.2f} %" in told
+
+
+def test_the_recommended_schedule_is_the_one_that_was_measured():
+    page = (ROOT / "docs" / "frontier.md").read_text(encoding="utf-8")
+    code = page.partition("## The setting that we recommend")[2].split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(code, names)
+    rates = []
+    for _ in range(names["epochs"]):
+        rates.append(names["optimizer"].param_groups[0]["lr"])
+        names["optimizer"].step()
+        names["scheduler"].step()
+    expected = [0.05 * half_linear((epoch + 1) / len(rates)) for epoch in range(len(rates))]
+    assert rates == pytest.approx(expected)
+    options = names["optimizer"].param_groups[0]
+    words = " ".join(page.split()).partition("On the command line: `")[2].partition("`")[0]
+    assert [options[key] for key in ("penalty", "mu", "c", "momentum", "nesterov")] == [
+        "l0",
+        1,
+        4e-3,
+        0.9,
+        True,
+    ]
+    for word in ("--penalty l0", "--mu 1", "--c 4e-3", "--lr 0.05", "--momentum 0.9", "--nesterov"):
+        assert word in words
