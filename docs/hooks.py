@@ -212,8 +212,8 @@ def _of_seeds(accuracies: list[float | None]) -> str:
 
 
 def _judged(part: str) -> str:
-    """A row for each of the strongest methods, on the test set with new seeds."""
-    rows = _measured(f"compare-lenet-300-100-{part}")["rows"]
+    """A row for each method of a comparison, on the test set."""
+    rows = _measured(f"compare-{part}")["rows"]
     targets = sorted({row["target"] for row in rows if row["target"] is not None})
     heads = " | ".join(f"{100 * target:g} %" for target in targets)
     lines = [f"| method | {heads} |", "|---" * (len(targets) + 1) + "|"]
@@ -366,9 +366,10 @@ _GENERATED = {
     "deployment.md": {"sizes": _sizes, "slim": _slim, "programs": _inference},
     "frontier.md": {
         "frontier": _frontier,
-        "judged": partial(_judged, "strongest"),
-        "judged-momentum": partial(_judged, "momentum"),
-        "judged-rescaled": partial(_judged, "rescaled"),
+        "judged": partial(_judged, "lenet-300-100-strongest"),
+        "judged-momentum": partial(_judged, "lenet-300-100-momentum"),
+        "judged-rescaled": partial(_judged, "lenet-300-100-rescaled"),
+        "judged-vit": partial(_judged, "vit"),
         "readings": _readings,
     },
     "evidence.md": {"theorem": _theorem, "theorem-whole": _theorem_whole, "cost": _cost, "pairs": _pairs},

@@ -120,3 +120,17 @@ def test_public_names_are_documented_with_an_example():
         if isinstance(thing, str):
             continue
         assert ">>>" in thing.__doc__ or name == "SparsityReport", name
+
+
+def test_every_part_is_found_without_an_import_of_its_own():
+    code = """
+import sys, dirprune
+assert "torch" not in sys.modules
+assert dirprune.models.create_model("lenet5", num_classes=3)
+named = {name: getattr(dirprune, name) for name in dir(dirprune)}
+print(*(name for name, thing in named.items() if getattr(thing, "__package__", "") == f"dirprune.{name}"))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+    assert said.split() == PACKAGES

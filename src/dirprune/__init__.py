@@ -1,6 +1,7 @@
 """dirprune: train once, get a sparse network (directional pruning with the gRDA optimiser)."""
 
 import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,15 +30,18 @@ _HOMES = {
     "save_sparse": "dirprune.export.sparse_file",
     "sparsity_report": "dirprune.core.sparsity",
 }
+_PARTS = [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that the command line answers before torch is loaded."""
+    """Import a public name or part when it is first used: the command line answers before torch is loaded."""
+    if name in _PARTS:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'dirprune' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """List the public names, used or not."""
-    return sorted({*globals(), *__all__})
+    """List the public names and parts, used or not."""
+    return sorted({*globals(), *__all__, *_PARTS})
