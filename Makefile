@@ -67,14 +67,15 @@ page: $(STAMP)
 	$(BIN)/python benchmarks/published.py
 
 measure: $(STAMP)
-	@test -n "$(DATA_DIR)" || { echo "make measure needs DATA_DIR=..., a folder with fashion_mnist and cifar10 as parquet"; exit 2; }
+	@test -n "$(DATA_DIR)" || { echo "make measure needs DATA_DIR=..., a folder with fashion_mnist as parquet"; exit 2; }
 	$(BIN)/dirprune train digits
 	$(COLLECT) runs/digits --output $(RESULTS)/digits.json
 	$(BIN)/dirprune train lenet5-fashion_mnist --data-dir $(DATA_DIR) --threads 1
 	$(BIN)/dirprune train lenet5-fashion_mnist --data-dir $(DATA_DIR) --threads 1 --c 0.0055 --methods grda
 	$(COLLECT) runs/lenet5-fashion_mnist --output $(RESULTS)/lenet5-fashion_mnist.json
-	$(BIN)/dirprune train vgg16-cifar10 --data-dir $(DATA_DIR) --epochs 1 --precision no --checkpoint-every 50it
-	$(COLLECT) runs/vgg16-cifar10-epochs1 --output $(RESULTS)/vgg16-cifar10-epoch1.json
+	$(BIN)/dirprune train lenet5-fashion_mnist-l0 --data-dir $(DATA_DIR) --threads 1 --c 1.2e-4 1.8e-4
+	$(BIN)/dirprune train lenet5-fashion_mnist-l0 --data-dir $(DATA_DIR) --threads 1 --methods grda --penalty l1 --mu 0.6 --c 0.0045
+	$(COLLECT) runs/lenet5-fashion_mnist-l0 --output $(RESULTS)/lenet5-fashion_mnist-l0.json
 
 clean:
 	rm -rf $(VENV) build runs .mypy_cache .pytest_cache .ruff_cache

@@ -218,6 +218,7 @@ HARD = (
     "no theorem: a surviving weight is its accumulator and takes SGD's steps; whether what became zero lies "
     "in flat directions is measured below"
 )
+RESCALED = "as published, up to a factor for each unit"
 VARIANTS = {
     "published": Variant(
         "soft threshold, mu .6, no momentum, constant rate .1",
@@ -234,7 +235,7 @@ VARIANTS = {
         {"lr": 0.01, "schedule": "constant"},
     ),
     "rate": Variant(
-        "momentum .9 at rate .05", "the same; the noise is greater", 0.01, L1, {"schedule": "constant"}
+        "momentum .9 at rate .05", "as at rate .01, with greater noise", 0.01, L1, {"schedule": "constant"}
     ),
     "half-linear": Variant(
         "and the half-linear schedule", "the threshold keeps its value as the rate falls", 0.01, L1
@@ -249,18 +250,16 @@ VARIANTS = {
     "half power": Variant("hard -> l 1/2", "between soft and hard", 1.2e-3, {"penalty": "half"}),
     "rescaled": Variant(
         "hard -> soft, each unit's l1 norm given back",
-        "as published, up to a factor for each unit",
+        RESCALED,
         1.2e-3,
         {"penalty": "rescaled"},
     ),
     "rescaled, Nesterov": Variant(
-        "the same with Nesterov's momentum", "the same", 1.2e-3, {"penalty": "rescaled"}, {"nesterov": True}
+        "the same with Nesterov's momentum", RESCALED, 1.2e-3, {"penalty": "rescaled"}, {"nesterov": True}
     ),
     "hard, mu .6": Variant("hard, mu 1 -> .6", "the paper's growth", 0.01, {"mu": 0.6}),
-    "nesterov": Variant("hard, Nesterov", "as momentum", 1.2e-3, {}, {"nesterov": True}),
-    "no momentum": Variant(
-        "hard, no momentum at rate .5", "as published", 4e-5, {}, {"momentum": 0.0, "lr": 0.5}
-    ),
+    "nesterov": Variant("hard, Nesterov", HARD, 1.2e-3, {}, {"nesterov": True}),
+    "no momentum": Variant("hard, no momentum at rate .5", HARD, 4e-5, {}, {"momentum": 0.0, "lr": 0.5}),
     "rate .02": Variant("hard, rate .02", HARD, 4e-3, {}, {"lr": 0.02}),
     "rate .1": Variant("hard, rate .1", HARD, 6e-4, {}, {"lr": 0.1}),
     "constant": Variant("hard, constant rate", HARD, 8e-4, {}, {"schedule": "constant"}),
@@ -270,7 +269,7 @@ VARIANTS = {
         "hard, weight decay 5e-4", "flat directions are bent towards zero", 1.2e-3, {}, {"weight_decay": 5e-4}
     ),
     "decay of v": Variant(
-        "hard, decay 5e-4 of the accumulator", "zeros forget", 1.2e-3, after=decay_accumulators
+        "hard, decay 5e-4 of the accumulator", "a zero forgets where it was", 1.2e-3, after=decay_accumulators
     ),
     "by deviation": Variant(
         "hard, tau times the layer's initial deviation",

@@ -70,6 +70,7 @@ trainer = Trainer(
     train_dataset=training,
     eval_dataset=held_back,
     compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
+    # Plain gRDA will do here; a real transformer wants momentum=0.9, beta2=0.999 and a c near 1.
     # Pass (dirprune.GRDA, {...}) to threshold embeddings, biases and LayerNorm too.
     optimizer_cls_and_kwargs=(PrunableGRDA, {"lr": 0.3, "c": 5e-3, "mu": 0.7}),
 )

@@ -101,7 +101,7 @@ def test_every_block_is_of_a_kind_that_is_tested():
         if script := EXAMPLE.fullmatch(f"{block.language}\n{block.source}"):
             assert (ROOT / script[1]).is_file(), place(block)
         else:
-            assert block.language in ("python", "sh", "math"), f"{place(block)}: {block.language!r}"
+            assert block.language in ("python", "sh", "math", "bibtex"), f"{place(block)}: {block.language!r}"
             assert "--8<--" not in block.source, f"{place(block)}: code from elsewhere, tested by nobody"
 
 

@@ -38,7 +38,8 @@ def lenet5_fashion_mnist_l0() -> Experiment:
 
     Hardware and time: one CPU core, about ten minutes for a run of 60 epochs.
 
-    Expect, seed 0: SGD 91.34 %; gRDA 91.41 % at 90.31 % sparsity, 91.05 % at 93.89 % (c 1.8e-4).
+    Expect, seed 0: SGD 91.34 %; gRDA 91.41 % at 90.31 % sparsity, 91.05 % at 93.89 % (c 1.8e-4);
+    with the soft threshold (penalty l1, mu 0.6, c 0.0045) 90.88 % at 92.66 %.
     """
     experiment = lenet5_fashion_mnist()
     config = replace(
