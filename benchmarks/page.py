@@ -17,6 +17,7 @@ from record import RESULTS
 
 PAGE = Path(__file__).parent / "README.md"
 REASONS = "compare-reasons.md"
+OVERVIEW = 0.95  # the sparsity of the first table
 TRADED = 0.01  # of sparsity, from which a difference in accuracy may be its price
 
 _HEAD = """\
@@ -85,10 +86,40 @@ def comparison(results: Path) -> list[str]:
         "what the dense network's training takes.",
         "",
     ]
-    for path in parts:
-        lines += _part(path.stem.removeprefix("compare-"), json.loads(path.read_text(encoding="utf-8")))
+    found = {
+        path.stem.removeprefix("compare-"): json.loads(path.read_text(encoding="utf-8")) for path in parts
+    }
+    lines += _overview(found)
+    for name, content in found.items():
+        lines += _part(name, content)
     reasons = results / REASONS
     return [*lines, *([reasons.read_text(encoding="utf-8")] if reasons.is_file() else [])]
+
+
+def _overview(found: dict[str, Json]) -> list[str]:
+    """A row for each part: the dense network, the best of what is told a sparsity, and ours."""
+    lines = [
+        f"Test accuracy in %, at {100 * OVERVIEW:g} % wanted; in brackets the zeros in %:",
+        "",
+        "| part | dense | best of the methods that are told the sparsity | gRDA | gRDA, l0 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, content in found.items():
+        rows = content["rows"]
+        at = {row["method"]: row for row in rows if row["target"] == OVERVIEW and row["accuracy"]}
+        told = [row for row in at.values() if row["needs_target"]]
+        best = max(told, key=lambda row: float(row["accuracy"]["mean"]), default=None)
+        dense = next(row for row in rows if row["target"] is None)
+        ours = " | ".join(_at(at.get(method)) for method in ("grda", "grda-l0"))
+        accuracy = f"{100 * dense['accuracy']['mean']:.2f}"
+        lines.append(
+            f"| [{name}](#{name}) | {accuracy} | {best['title'] + ': ' if best else ''}{_at(best)} | {ours} |"
+        )
+    return [*lines, ""]
+
+
+def _at(row: Json | None) -> str:
+    return "" if row is None else f"{100 * row['accuracy']['mean']:.2f} ({100 * row['sparsity']['mean']:.2f})"
 
 
 def _part(name: str, content: Json) -> list[str]:
@@ -111,9 +142,13 @@ def _part(name: str, content: Json) -> list[str]:
     return [
         f"### {name}",
         "",
+        "<details><summary>Protocol and command</summary>",
+        "",
         " ".join(content["protocol"]),
         "",
         f"`{environment['command']}`",
+        "",
+        "</details>",
         "",
         f"Made {environment['date'][:10]} on {environment['cpu']}, torch {environment['versions']['torch']}.",
         "",

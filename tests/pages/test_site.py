@@ -131,7 +131,7 @@ def test_rows_of_the_theorem_are_those_that_were_measured(site):
     content = measured("theorem")
     for name, found in content.items():
         for rate in (0.1, 0.003):  # the greatest and the least
-            for row in (row for row in found["rows"] if row["rate"] == rate):
+            for row in (row for row in found["rows"] if row["rate"] == rate and row["time"] in (30, 300)):
                 keys = ("overlap", "overlap_plain", "signs", "distance", "distance_plain", "correlation")
                 cells = [f"{row[key]:.2f}" for key in keys]
                 assert [name.replace("-", " "), f"{rate:g}", f"{row['time']:g}", *cells] in rows

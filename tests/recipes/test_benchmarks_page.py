@@ -33,7 +33,8 @@ def test_every_kept_result_is_named_once():
         assert made.count(f"(results/{path.name})") == 1, path.name
 
 
-def test_wins_and_losses_are_told(tmp_path):
+def test_wins_and_losses_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks_page, "OVERVIEW", 0.9)
     rows = [
         row("sgd", 0.95, target=None, macs=8e9),
         row("winner", 0.93, 0.02, needs_target=True, needs_hessian=True),
@@ -53,7 +54,8 @@ def test_wins_and_losses_are_told(tmp_path):
     (tmp_path / "compare-part.json").write_text(json.dumps(content))
     (tmp_path / benchmarks_page.REASONS).write_text("Because.")
     made = "\n".join(benchmarks_page.comparison(tmp_path))
-    assert "### part\n\nEqual. Fair.\n" in made
+    assert "\n| [part](#part) | 95.00 | WINNER: 93.00 (90.00) | 91.00 (90.00) |  |\n" in made
+    assert "### part\n\n<details><summary>Protocol and command</summary>\n\nEqual. Fair.\n" in made
     assert (
         "| 90 | WINNER | 93.00 ± 1.00 | 90.00 ± 1.00 | +2.00 (+1.60 to +2.40) [+0.10] | 0.250 | 12 | 2 "
         "| 25 % | target, hessian | 3/3 |" in made
