@@ -101,6 +101,7 @@ def _overview(found: dict[str, Json]) -> list[str]:
     lines = [
         f"Test accuracy in %, at {100 * OVERVIEW:g} % wanted; in brackets the zeros in %:",
         "",
+        "<!-- --8<-- [start:overview] -->",
         "| part | dense | best of the methods that are told the sparsity | gRDA | gRDA, l0 |",
         "|---|---|---|---|---|",
     ]
@@ -113,9 +114,9 @@ def _overview(found: dict[str, Json]) -> list[str]:
         ours = " | ".join(_at(at.get(method)) for method in ("grda", "grda-l0"))
         accuracy = f"{100 * dense['accuracy']['mean']:.2f}"
         lines.append(
-            f"| [{name}](#{name}) | {accuracy} | {best['title'] + ': ' if best else ''}{_at(best)} | {ours} |"
+            f"| {name} | {accuracy} | {best['title'] + ': ' if best else ''}{_at(best)} | {ours} |"
         )
-    return [*lines, ""]
+    return [*lines, "<!-- --8<-- [end:overview] -->", ""]
 
 
 def _at(row: Json | None) -> str:

@@ -54,7 +54,7 @@ def test_wins_and_losses_are_told(tmp_path, monkeypatch):
     (tmp_path / "compare-part.json").write_text(json.dumps(content))
     (tmp_path / benchmarks_page.REASONS).write_text("Because.")
     made = "\n".join(benchmarks_page.comparison(tmp_path))
-    assert "\n| [part](#part) | 95.00 | WINNER: 93.00 (90.00) | 91.00 (90.00) |  |\n" in made
+    assert "\n| part | 95.00 | WINNER: 93.00 (90.00) | 91.00 (90.00) |  |\n" in made
     assert "### part\n\n<details><summary>Protocol and command</summary>\n\nEqual. Fair.\n" in made
     assert (
         "| 90 | WINNER | 93.00 ± 1.00 | 90.00 ± 1.00 | +2.00 (+1.60 to +2.40) [+0.10] | 0.250 | 12 | 2 "
