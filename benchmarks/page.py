@@ -113,9 +113,7 @@ def _overview(found: dict[str, Json]) -> list[str]:
         dense = next(row for row in rows if row["target"] is None)
         ours = " | ".join(_at(at.get(method)) for method in ("grda", "grda-l0"))
         accuracy = f"{100 * dense['accuracy']['mean']:.2f}"
-        lines.append(
-            f"| {name} | {accuracy} | {best['title'] + ': ' if best else ''}{_at(best)} | {ours} |"
-        )
+        lines.append(f"| {name} | {accuracy} | {best['title'] + ': ' if best else ''}{_at(best)} | {ours} |")
     return [*lines, "<!-- --8<-- [end:overview] -->", ""]
 
 

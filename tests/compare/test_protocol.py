@@ -19,7 +19,7 @@ from dirprune.data import load_dataset
 from dirprune.errors import RunFolderError, UsageError
 from dirprune.report import print_comparison, read_comparison, write_report, write_results
 from dirprune.report.comparison_page import comparison_sections
-from dirprune.runs import RunFolder
+from dirprune.runs import RunFolder, find_runs
 from dirprune.train import TrainConfig
 from dirprune.train.trainer import Trainer
 from dirprune.tune.trials import Bench
@@ -87,7 +87,8 @@ def test_a_trial_of_several_seeds_is_their_mean(tmp_path):
     protocol = replace(PROTOCOL, methods=("sgd",), trials=2, trial_seeds=2, seeds=1)
     assert protocol.runs == (4, 1)
     assert "2 trials, each the mean over 2 seeds." in protocol.words()[0]
-    Comparison(protocol, bench(tmp_path)).run()
+    (choice,) = Comparison(protocol, bench(tmp_path)).run()
+    assert [RunFolder(tmp_path / name).config()["seed"] for name in choice.runs] == [2]
     for trial in read_trials(tmp_path, "sgd"):
         runs = [RunFolder(tmp_path / "trials" / name) for name in trial.runs]
         assert [run.config()["seed"] for run in runs] == [0, 1]
@@ -148,7 +149,9 @@ def test_what_is_reported_was_trained_on_everything_with_equal_budgets(compared)
     assert len(held) == 2 * CELLS == PROTOCOL.runs[1]
     assert {run.result()["measured_on"] for run in held} == {"test"}
     assert {run.result()["steps"] for run in held} == {2 * math.ceil(1437 / 128)}
-    for seed in (0, 1):
+    tried = {run.config()["seed"] for run in find_runs(folder / "trials")}
+    assert tried == {0}
+    for seed in (1, 2):  # new ones
         alike = [
             run for run in held if run.config()["seed"] == seed and run.config()["method"] != "small-dense"
         ]

@@ -78,9 +78,9 @@ def test_a_target_out_of_range_is_refused(target, bench):
         c_for_sparsity(CONFIG, (0.6,), target, 4, bench)
 
 
-@pytest.mark.parametrize("penalty", ["l0", "group"])
+@pytest.mark.parametrize("penalty", ["rescaled", "group"])
 def test_a_target_with_another_penalty_is_refused(penalty, bench):
-    with pytest.raises(UsageError, match=f"zeros of --penalty l1, not those of --penalty {penalty}"):
+    with pytest.raises(UsageError, match=f"zeros of --penalty l1 and l0, not those of --penalty {penalty}"):
         c_for_sparsity(replace(CONFIG, penalty=penalty), [0.6], 0.9, 4, bench)
 
 

@@ -40,7 +40,7 @@ class Protocol:
             of the rate, momentum, weight decay; ``validation`` is the part held back while tuning.
         methods: Names in :data:`dirprune.methods.METHODS`.
         sparsities: The wanted sparsities.
-        seeds: Of the runs that are reported.
+        seeds: Number of runs that are reported, each with a seed that no trial had.
         trials: For each method, for all wanted sparsities together.
         trial_seeds: Runs of each trial, which is judged by their mean.
         prunable: The part of all parameters that methods prune: a wanted sparsity is that of these weights.
@@ -157,8 +157,8 @@ class Protocol:
             "interpolated, and the strength is corrected once more: by what the trials say, and where the "
             "threshold grows with the steps, for those that the images held back will add. Its own sparsity "
             "is what is shown.",
-            f"What was chosen is trained on all training images with {self.seeds} seeds: initial weights and "
-            "order of the data are those of the seed, whatever the method.",
+            f"What was chosen is trained on all training images with {self.seeds} seeds that no trial had: "
+            "initial weights and order of the data are those of the seed, whatever the method.",
             f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
             f"{config.batch_size}, the schedule {config.schedule}{laid_out}, "
             f"weight decay {config.weight_decay:g} "
@@ -223,7 +223,8 @@ class Comparison:
                 group = chosen.group if chosen else 0
             candidates.append(Space(method, protocol.config).propose(target, past, group))
             groups.append(group)
-        sets = [_seeds(candidate.config(protocol.config), protocol.trial_seeds) for candidate in candidates]
+        seeds = range(protocol.trial_seeds)
+        sets = [_seeded(candidate.config(protocol.config), seeds) for candidate in candidates]
         bench = replace(self._bench, folder=self._bench.folder / "trials")
         results = self._train(bench, [config for configs in sets for config in configs])
         for candidate, group, configs in zip(candidates, groups, sets, strict=True):
@@ -266,7 +267,8 @@ class Comparison:
         if choice.candidate is None:
             return []
         config = choice.candidate.config(replace(self._protocol.config, validation=0.0))
-        return _seeds(config, self._protocol.seeds)
+        first = self._protocol.trial_seeds
+        return _seeded(config, range(first, first + self._protocol.seeds))
 
     def _name(self, config: TrainConfig) -> str:
         """Name a run's folder; rate and momentum tell runs apart here."""
@@ -303,9 +305,9 @@ class Comparison:
             file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def _seeds(config: TrainConfig, count: int) -> list[TrainConfig]:
-    """Return a run for each of a number of seeds."""
-    return [replace(config, seed=config.seed + seed) for seed in range(count)]
+def _seeded(config: TrainConfig, seeds: range) -> list[TrainConfig]:
+    """Return a run for each seed, counted from that of the configuration."""
+    return [replace(config, seed=config.seed + seed) for seed in seeds]
 
 
 def _mean(results: Sequence[Mapping[str, Any]], name: str) -> float | None:

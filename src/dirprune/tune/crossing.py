@@ -12,7 +12,9 @@ from dirprune.core.threshold import threshold_increment
 from dirprune.errors import UsageError
 from dirprune.train import Accumulators, TrainConfig
 
-_WIDTH = 0.25  # of the interval at least, in log odds to either side: 2.2 points at 90 % zeros
+# Of the interval at least, in log odds to either side: at 90 % zeros about 2 points, l0 4 up and 7 down.
+_WIDTHS = {"l1": 0.25, "l0": 0.6}
+PENALTIES = tuple(_WIDTHS)
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,13 @@ def predict_sparsity(
     within the threshold, which is known in advance.
 
     The interval is, in log odds, as wide as the error that the same rule makes within the accumulators: from
-    the earlier ones to the last. It is never narrower than 0.25 to either side.
+    the earlier ones to the last. It is never narrower than 0.25 to either side, with the hard threshold
+    (penalty l0, whose weights move as SGD's, not linearly in the threshold) 0.6.
 
     Args:
         accumulators: Of one run, in geometric progression, the last three being at a quarter, half and all of
             what was trained; two or more earlier ones let the interval follow the rule's own error.
-        config: Of the whole run, with its epochs and schedule.
+        config: Of the whole run, with its epochs and schedule; its penalty is one of :data:`PENALTIES`.
         steps_per_epoch: Of the whole run.
 
     Returns:
@@ -62,7 +65,7 @@ def predict_sparsity(
     last = accumulators[-1]
     thresholds = thresholds_after(config, steps_per_epoch)
     sparsity = _follow(accumulators[-3:], thresholds, config.epochs * steps_per_epoch)
-    width = _WIDTH
+    width = _WIDTHS[config.penalty]
     if len(accumulators) >= 5:
         hindcast = _follow(accumulators[-5:-2], thresholds, last.step)
         width = max(width, abs(_log_odds(hindcast, last.numel) - _log_odds(last.sparsity, last.numel)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from dirprune.errors import UsageError
 from dirprune.train import TrainConfig, read_accumulators
-from dirprune.tune.crossing import Prediction, predict_sparsity
+from dirprune.tune.crossing import PENALTIES, Prediction, predict_sparsity
 from dirprune.tune.trials import Bench
 
 _SLOPE = 1.8  # log odds of the sparsity over log c: where the search begins, before it has measured its own
@@ -74,12 +74,13 @@ def c_for_sparsity(
         choice, comes first.
 
     Raises:
-        UsageError: The target is out of range, the penalty is not l1, or no trial came to its end.
+        UsageError: The target is out of range, the penalty is another one than l1 and l0, or no trial came to
+            its end.
     """
-    if config.penalty != "l1":
+    if config.penalty not in PENALTIES:
         raise UsageError(
-            f"--target-sparsity predicts the zeros of --penalty l1, not those of --penalty {config.penalty}: "
-            "leave one of them out"
+            f"--target-sparsity predicts the zeros of --penalty {' and '.join(PENALTIES)}, not those of "
+            f"--penalty {config.penalty}: leave one of them out"
         )
     if not 0 < target < 1:
         raise UsageError(f"--target-sparsity must be in (0, 1), got {target}")
