@@ -174,6 +174,21 @@ def decay_accumulators(run: Frontier, step: int) -> None:  # noqa: ARG001
         state["accumulator"].mul_(1 - 5e-4 * rate)
 
 
+@torch.no_grad()
+def decay_decoupled(run: Frontier, step: int) -> None:  # noqa: ARG001
+    """Take lr times 5e-4 of w from v, past the momentum."""
+    rate = run.optimizer.param_groups[0]["lr"] / (1 - run.plan.momentum)
+    for weight, state in zip(run.prunable.values(), run.states, strict=True):
+        state["accumulator"].sub_(weight, alpha=5e-4 * rate)
+
+
+def harden(run: Frontier, step: int) -> None:
+    """Let what survives be its accumulator from three fifths of the run on."""
+    if step == run.plan.steps(0.6):
+        for group in run.optimizer.param_groups:
+            group["penalty"] = "l0"
+
+
 def stop_growing(run: Frontier, step: int) -> None:
     """Keep the threshold from two fifths of the run on."""
     if step == run.plan.steps(0.4):
@@ -257,6 +272,13 @@ VARIANTS = {
     "rescaled, Nesterov": Variant(
         "the same with Nesterov's momentum", RESCALED, 1.2e-3, {"penalty": "rescaled"}, {"nesterov": True}
     ),
+    "harden": Variant(
+        "soft, hard from 60 % on",
+        "the paper's until the rate has begun to fall",
+        1.2e-3,
+        {"penalty": "l1"},
+        after=harden,
+    ),
     "hard, mu .6": Variant("hard, mu 1 -> .6", "the paper's growth", 0.01, {"mu": 0.6}),
     "nesterov": Variant("hard, Nesterov", HARD, 1.2e-3, {}, {"nesterov": True}),
     "no momentum": Variant("hard, no momentum at rate .5", HARD, 4e-5, {}, {"momentum": 0.0, "lr": 0.5}),
@@ -264,9 +286,23 @@ VARIANTS = {
     "rate .1": Variant("hard, rate .1", HARD, 6e-4, {}, {"lr": 0.1}),
     "constant": Variant("hard, constant rate", HARD, 8e-4, {}, {"schedule": "constant"}),
     "cosine": Variant("hard, cosine schedule", HARD, 1.5e-3, {}, {"schedule": "cosine"}),
+    "one cycle": Variant(
+        "hard, warm-up and cosine (one cycle)",
+        HARD,
+        2e-3,
+        {},
+        {"schedule": "OneCycleLR", "schedule_args": ("max_lr=1.0", "total_steps=11")},
+    ),
+    "biases": Variant("hard, biases thresholded too", HARD, 1.2e-3, {}, {"prune": "all"}),
     "stop growing": Variant("hard, threshold kept from 40 % on", HARD, 1.5e-3, after=stop_growing),
     "decay of w": Variant(
         "hard, weight decay 5e-4", "flat directions are bent towards zero", 1.2e-3, {}, {"weight_decay": 5e-4}
+    ),
+    "decoupled decay": Variant(
+        "hard, decoupled weight decay 5e-4",
+        "flat directions are bent towards zero",
+        1.2e-3,
+        after=decay_decoupled,
     ),
     "decay of v": Variant(
         "hard, decay 5e-4 of the accumulator", "a zero forgets where it was", 1.2e-3, after=decay_accumulators

@@ -1,5 +1,7 @@
 """Every recipe can be built, is named as it is called, and says how to run it."""
 
+import ast
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ from dirprune.data import DATASETS
 from dirprune.errors import UsageError
 from dirprune.models import create_model
 from dirprune.recipes import RECIPES, get_recipe
+from tests.results import ROOT
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -62,6 +65,42 @@ def test_a_smaller_wide_resnet_is_the_same_recipe():
     assert (small.recipe, small.model) == ("wrn16x4-cifar100", "wrn16x4")
     with pytest.raises(UsageError, match="unknown recipe"):
         get_recipe("wrn16x4-mnist")
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "wrn16x4-cifar100"])
+def test_every_recipe_has_a_recommended_form_but_those_with_adams_direction(name):
+    published = get_recipe(name).config
+    if published.beta2:
+        with pytest.raises(UsageError, match="has Adam's direction"):
+            get_recipe(f"{name}-recommended")
+        return
+    config = get_recipe(f"{name}-recommended").config
+    assert (config.recipe, config.prune) == (f"{name}-recommended", "weights")
+    kept = (
+        "dataset",
+        "model",
+        "epochs",
+        "schedule_epochs",
+        "batch_size",
+        "weight_decay",
+        "flip",
+        "mean",
+        "std",
+    )
+    assert [getattr(config, field) for field in kept] == [getattr(published, field) for field in kept]
+
+
+def test_the_recommended_setting_is_that_of_the_page():
+    """What docs/frontier.md recommends, at the length at which it was measured."""
+    page = (ROOT / "docs" / "frontier.md").read_text()
+    _, _, rest = page.partition("## The setting that we recommend")
+    call = rest.partition("optimizer = dirprune.GRDA(")[2].partition("\n)")[0]
+    config = get_recipe("lenet5-fashion_mnist-recommended").config
+    for name in ("lr", "momentum", "nesterov", "penalty", "mu"):
+        assert ast.literal_eval(re.search(rf"\b{name}=(.*),", call)[1]) == getattr(config, name)
+    c = float(re.search(r"\bc=(.*),", call)[1])
+    assert config.c * config.epochs == pytest.approx(c * 10, rel=0.01)  # ten epochs of the same data
+    assert config.schedule == "half-linear"
 
 
 def test_resnet50_imagenet_is_as_published():

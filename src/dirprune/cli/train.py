@@ -131,10 +131,10 @@ def show(console: Console, folder: Path) -> None:
 
 
 def recipe_list() -> str:
-    """Return a line for each recipe."""
-    return "".join(
-        f"  {name:24} {(function.__doc__ or '').splitlines()[0]}\n" for name, function in RECIPES.items()
-    )
+    """Return a line for each recipe, and one for those that follow from them."""
+    titles = {name: (function.__doc__ or "").splitlines()[0] for name, function in RECIPES.items()}
+    titles["...-recommended"] = "Any of them with momentum, a rate that falls late, the hard threshold."
+    return "".join(f"  {name:24} {title}\n" for name, title in titles.items())
 
 
 def _usage() -> str:

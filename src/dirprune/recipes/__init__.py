@@ -13,6 +13,7 @@ from dirprune.recipes.fashion_mnist import (
     vit2x64p7_fashion_mnist,
 )
 from dirprune.recipes.imagenet import resnet50_imagenet
+from dirprune.recipes.recommended import SUFFIX, recommended
 from dirprune.train import Experiment
 
 RECIPES: dict[str, Callable[[], Experiment]] = {
@@ -34,7 +35,8 @@ _WIDE_RESNET = re.compile(r"wrn\d+x\d+")
 def get_recipe(name: str) -> Experiment:
     """Return the experiment of that name.
 
-    ``wrn<depth>x<widen>-...`` is the recipe of the Wide ResNet 28-10 with another depth and width.
+    ``wrn<depth>x<widen>-...`` is the recipe of the Wide ResNet 28-10 with another depth and width;
+    ``...-recommended`` any recipe in the setting of :func:`~dirprune.recipes.recommended.recommended`.
 
     Raises:
         UsageError: There is none.
@@ -44,7 +46,11 @@ def get_recipe(name: str) -> Experiment:
         'lenet-300-100'
         >>> get_recipe("wrn16x4-cifar100").config.model
         'wrn16x4'
+        >>> get_recipe("wrn16x4-cifar100-recommended").config.penalty
+        'l0'
     """
+    if name.endswith(SUFFIX):
+        return recommended(get_recipe(name.removesuffix(SUFFIX)))
     model, _, data = name.partition("-")
     published = f"wrn28x10-{data}"
     if _WIDE_RESNET.fullmatch(model) and published in RECIPES:
