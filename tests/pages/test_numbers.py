@@ -260,7 +260,7 @@ def test_page_of_the_comparison_tells_what_the_wide_resnet_gave():
     rows = measured("compare-wrn10x1")["rows"]
     at = {(row["method"], row["target"]): row for row in rows}
     page = told_on("docs/comparison.md")
-    told = page.partition("On the Wide ResNet,")[2].partition("All tables")[0]
+    told = page.partition("On the Wide ResNet, CIFAR-10")[2].partition("All tables")[0]
     ranked = [row["method"] for row in rows if row["target"] == 0.9]
     assert ranked.index("grda") == 4
     own = 100 * at["grda", 0.9]["accuracy"]["mean"]

@@ -164,21 +164,37 @@ def test_normalisation_that_stays_dense_needs_no_warning(watch):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "arguments", "words"),
+    ("schedule", "epochs", "arguments", "words"),
     [
-        ("constant", (), None),
-        ("drop", (), None),
-        ("half-linear", (), None),
-        ("cosine", (), "lowers the rate in epoch 2"),
-        ("StepLR", ("step_size=3",), "lowers the rate in epoch 4"),
-        ("MultiStepLR", ("milestones=[6,8]",), "in steps, in epochs 7 and 9 of 10"),
-        ("MultiStepLR", ("milestones=[6]",), None),
-        ("LinearLR", ("start_factor=0.1",), "raises the rate in epoch 2"),
+        *(
+            (name, epochs, (), None)
+            for name in ("constant", "drop", "half-linear")
+            for epochs in (1, 2, 4, 10)
+        ),
+        *(("cosine", epochs, (), "lowers the rate in epoch 1") for epochs in (1, 2, 10)),
+        ("StepLR", 10, ("step_size=3",), "lowers the rate in epoch 4"),
+        ("StepLR", 2, ("step_size=1",), None),
+        ("StepLR", 3, ("step_size=1",), "in steps, in epochs 2 and 3 of 3"),
+        ("ExponentialLR", 3, ("gamma=0.9",), None),
+        ("ExponentialLR", 4, ("gamma=0.9",), "lowers the rate in epoch 2 of 4"),
+        ("MultiStepLR", 10, ("milestones=[6,8]",), "in steps, in epochs 7 and 9 of 10"),
+        ("MultiStepLR", 10, ("milestones=[6,8,9]",), "in steps, in epochs 7 and 9 of 10"),
+        ("MultiStepLR", 4, ("milestones=[2,3]",), "in steps, in epochs 3 and 4 of 4"),
+        ("MultiStepLR", 10, ("milestones=[6,8]", "gamma=0.6"), "in steps, in epochs 7 and 9 of 10"),
+        ("MultiStepLR", 10, ("milestones=[6]",), None),
+        ("PolynomialLR", 10, ("total_iters=10",), "lowers the rate in epoch 2"),
+        ("LinearLR", 10, ("start_factor=0.1",), "raises the rate in epoch 2"),
+        ("OneCycleLR", 3, ("max_lr=1.0", "total_steps=4"), "raises the rate in epoch 2"),
     ],
 )
-def test_schedules(schedule, arguments, words):
+def test_schedules(schedule, epochs, arguments, words):
     config = TrainConfig(
-        recipe="", dataset="digits", model="lenet5", epochs=10, schedule=schedule, schedule_args=arguments
+        recipe="",
+        dataset="digits",
+        model="lenet5",
+        epochs=epochs,
+        schedule=schedule,
+        schedule_args=arguments,
     )
     complaint = unsuitable_schedule(config)
     assert complaint is None if words is None else words in complaint

@@ -69,11 +69,13 @@ def test_a_scheduler_of_torch_gives_the_rates_that_it_gives_in_a_loop(name, argu
         ("ReduceLROnPlateau", (), "takes functions, schedulers or measurements"),
         ("constant", ("gamma=1",), "takes none"),
         ("ExponentialLR", ("gamma='a'",), "fails after epoch 1"),
+        ("ExponentialLR", ("gamma=-1",), "a rate cannot be -1 times the base rate"),
+        ("ExponentialLR", ("gamma=1e300",), "a rate cannot be inf times the base rate"),
     ],
 )
 def test_a_schedule_that_cannot_be_made_is_explained(name, arguments, words):
     with pytest.raises(UsageError, match=words.replace("(", r"\(")):
-        check_schedule(name, arguments)
+        check_schedule(name, arguments, 3)
 
 
 def test_a_rate_below_zero_is_refused():

@@ -130,7 +130,7 @@ class TrainConfig:
                 raise UsageError(f"--{name} must be {expected}, got {value}")
         if self.method not in METHODS:
             raise UsageError(unknown("method", self.method, METHODS))
-        check_schedule(self.schedule, self.schedule_args)
+        check_schedule(self.schedule, self.schedule_args, self.schedule_epochs or self.epochs)
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

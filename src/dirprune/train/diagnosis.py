@@ -20,6 +20,7 @@ INPUT = 0.1
 _LEARNT = 2  # times the accuracy of chance that a network must have had before it can collapse
 _TELLING = 10.0  # seconds that an epoch must take for its clock to say something
 _MAY_BE_EMPTY = (".bias",)  # a bias at zero is no dead layer
+_SUITABLE = ("constant", "drop", "half-linear")  # of our schedules, by what the paper has
 
 
 class Diagnosis(Callback):
@@ -175,23 +176,24 @@ def unsuitable_schedule(config: TrainConfig) -> str | None:
     Example:
         >>> config = TrainConfig(recipe="", dataset="digits", model="lenet5", epochs=10, schedule="cosine")
         >>> unsuitable_schedule(config).split(";")[0]
-        'schedule cosine lowers the rate in epoch 2 of 10'
+        'schedule cosine lowers the rate in epoch 1 of 10'
 
     References:
         Chao et al. 2020, section 4: a constant rate, or one drop late.
     """
+    if config.schedule in _SUITABLE:
+        return None
     epochs = config.schedule_epochs or config.epochs
-    steps = []
-    rates = [config.learning_rate(epoch) for epoch in range(1, epochs + 1)]
+    rates = [config.lr, *(config.learning_rate(epoch) for epoch in range(1, epochs + 1))]
     remedy = "keep it for the first half at least: --schedule constant, half-linear or drop"
     for epoch in range(2, epochs + 1):
-        before, now = rates[epoch - 2], rates[epoch - 1]
-        if now > before:
+        if rates[epoch] > rates[epoch - 1]:
             return f"schedule {config.schedule} raises the rate in epoch {epoch} of {epochs}; {remedy}"
-        if now < before and epoch <= epochs / 2:
-            return f"schedule {config.schedule} lowers the rate in epoch {epoch} of {epochs}; {remedy}"
-        if now <= before / 2 and before == rates[max(0, epoch - 3)] and now == rates[min(epoch, epochs - 1)]:
-            steps.append(epoch)
+    falls = [epoch for epoch in range(1, epochs + 1) if rates[epoch] < rates[epoch - 1]]
+    if falls and falls[0] <= max(1, epochs / 2):
+        return f"schedule {config.schedule} lowers the rate in epoch {falls[0]} of {epochs}; {remedy}"
+    # A step is a fall by half, or one that ends a time of equal rates; a smooth fall has one such beginning.
+    steps = [e for e in falls if rates[e] <= rates[e - 1] / 2 or rates[e - 1] == rates[e - 2]]
     if len(steps) > 1:
         return (
             f"schedule {config.schedule} lowers the rate in steps, in epochs {steps[0]} and {steps[1]} "

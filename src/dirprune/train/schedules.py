@@ -67,10 +67,10 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def check_schedule(name: str, arguments: tuple[str, ...]) -> None:
-    """Raise UsageError if there is no such schedule, or its arguments do not suit it."""
+def check_schedule(name: str, arguments: tuple[str, ...], epochs: int) -> None:
+    """Raise UsageError if there is no such schedule, or its arguments do not suit it and so many epochs."""
     if name not in SCHEDULES:
-        learning_rate_factor(name, arguments, 1, 1)
+        learning_rate_factor(name, arguments, 1, epochs)
     elif arguments:
         raise UsageError(f"--schedule-args belong to a torch scheduler; --schedule {name} takes none")
 
