@@ -226,6 +226,25 @@ def test_the_hard_threshold_is_said_to_be_behind_where_it_is():
             assert row["difference"]["mean"] < 0
 
 
+def test_prediction_agrees_with_the_results():
+    cases = [case for each in measured("tune_prediction")["sets"] for case in each["cases"]]
+    told = passage("predicts from the first quarter of a run.", "whose width was set")
+    searched = sorted({case["target"] for case in cases if "target" in case})
+    pieces = ["targets of {:g}, {:g} and {:g} %".format(*(100 * target for target in searched))]
+    for penalty in ("l1", "l0"):
+        of_it = [case for case in cases if case.get("penalty", "l1") == penalty]
+        worst = max(abs(case["error"]) for case in of_it)
+        digits = sum(case["recipe"] == "digits" for case in of_it)
+        inside = sum(case["within_interval"] for case in of_it)
+        pieces += [
+            f"{100 * worst:.2f} points off",
+            f"({digits} runs of digits",
+            f"and {len(of_it) - digits} of LeNet-5",
+        ]
+        pieces.append(f"{inside} of {len(of_it)} were within")
+    assert_told(told, pieces)
+
+
 def test_citation_is_that_of_the_citation_file():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == __version__
