@@ -367,6 +367,7 @@ _GENERATED = {
         "judged": partial(_judged, "lenet-300-100-strongest"),
         "judged-momentum": partial(_judged, "lenet-300-100-momentum"),
         "judged-rescaled": partial(_judged, "lenet-300-100-rescaled"),
+        "judged-vit": partial(_judged, "vit"),
         "readings": _readings,
     },
     "evidence.md": {"theorem": _theorem, "theorem-whole": _theorem_whole, "cost": _cost, "pairs": _pairs},

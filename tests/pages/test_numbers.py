@@ -6,6 +6,7 @@ import re
 import pytest
 
 from dirprune.export.inference_bench import DENSE
+from dirprune.recipes import get_recipe
 from dirprune.train.schedules import half_linear
 from tests.results import ROOT, assert_told, measured, told_on
 
@@ -204,6 +205,77 @@ def test_third_judgement_agrees_with_the_results():
     assert not any(below(m, t) for m in ("gradual-erk", "grda-rescaled") for t in targets)
     fewer = [100 * rows["st3", t]["difference_in_sparsity"] for t in targets]
     assert f"with {min(fewer):.1f} to {max(fewer):.1f} points fewer zeros" in page
+
+
+def test_judgement_on_the_transformer_agrees_with_the_results():
+    rows = {(r["method"], r["target"]): r for r in measured("compare-vit")["rows"]}
+    page = told_on("docs/frontier.md")
+
+    def gap(method, target):
+        """The difference to gRDA as the page writes it, if the two are told apart."""
+        found = rows[method, target]["difference"]
+        low, high = sorted(abs(100 * found[end]) for end in ("low", "high"))
+        assert found["low"] * found["high"] > 0
+        return f"{abs(100 * found['mean']):.2f} ({low:.2f} to {high:.2f})"
+
+    apart = rows["gradual", 0.95]["difference"]
+    assert apart["low"] < 0 < apart["high"]
+    assert rows["gradual", 0.9]["difference"]["mean"] > 0 > rows["gradual", 0.98]["difference"]["mean"]
+    words = gap("gradual", 0.9).replace(" (", " points (")
+    assert f"loses {words} to global gradual magnitude pruning at 90 %" in page
+    fewer = 100 * rows["gradual", 0.98]["difference_in_sparsity"]
+    assert (
+        f"above it by {gap('gradual', 0.98)} at 98 %, where its networks have {fewer:.1f} points fewer"
+        in page
+    )
+    assert all(gap("grda-l0", target) for target in (0.95, 0.98))
+    assert rows["grda-l0", 0.98]["difference"]["high"] < 0
+    settings = rows["gradual", 0.98]["settings"]
+    assert f"ends at {100 * settings['end']:.0f} % of the training" in page
+    strengths = [rows["grda", target]["settings"]["c"] for target in (0.9, 0.95, 0.98)]
+    assert 1 <= min(strengths) <= max(strengths) < 2.55
+    told = told_on("README.md")
+    rounded = [f"{abs(100 * rows['gradual', t]['difference']['mean']):.1f}" for t in (0.9, 0.98)]
+    assert (
+        "level with gradual magnitude pruning at 95 % zeros, {} points behind at 90 % and {} ahead".format(
+            *rounded
+        )
+        in told
+    )
+    kept = [100 * rows["grda", target]["accuracy"]["mean"] for target in (0.9, 0.98)]
+    zeros = [100 * rows["grda", target]["sparsity"]["mean"] for target in (0.9, 0.98)]
+    dense = 100 * rows["sgd", None]["accuracy"]["mean"]
+    assert (
+        f"keeps {kept[0]:.1f} of AdamW's {dense:.1f} % at {zeros[0]:.0f} % zeros, "
+        f"and {kept[1]:.1f} % at {zeros[1]:.0f} %" in told_on("docs/when-not.md")
+    )
+
+
+def test_evidence_of_the_recommended_setting_agrees_with_the_results():
+    evidence = measured("evidence-lenet-300-100-recommended")
+    told = told_on("docs/frontier.md").partition("for the whole setting that we recommend")[2]
+    told = told.partition("flat directions.")[0]
+    config = evidence["pair"]["grda"]["config"]
+    recipe = get_recipe("lenet5-fashion_mnist-recommended").config
+    names = ("lr", "momentum", "nesterov", "schedule", "penalty", "mu", "c", "prune", "epochs")
+    assert [config[name] for name in names] == [getattr(recipe, name) for name in names]
+    result = {name: run["result"] for name, run in evidence["pair"].items()}
+    sparse = result["grda"]
+    curve, line = (evidence["connect"][f"barrier_{path}"]["train_loss"] for path in ("curve", "line"))
+    steps = {step["epoch"]: 100 * step["fraction"] for step in evidence["project"]["steps"]}
+    late = [part for epoch, part in steps.items() if epoch >= 15]
+    early = [part for epoch, part in steps.items() if epoch < 15]
+    for piece in (
+        f"LeNet-300-100, {sparse['epochs']} epochs, one seed, {100 * sparse['test_accuracy']:.2f} % at "
+        f"{100 * sparse['sparsity']:.2f} % zeros",
+        f"the same momentum {100 * result['sgd']['test_accuracy']:.2f} %",
+        f"rises by {line['height']:.3f}, the trained curve does not rise",
+        f"{min(late):.1f} to {max(late):.1f} % lies in the ten sharpest directions from the fifteenth epoch",
+        f"of a random direction {100 * evidence['project']['by_chance']:.1f} %, "
+        f"before that {min(early):.1f} to {max(early):.1f} %",
+    ):
+        assert piece in told, piece
+    assert curve["height"] == 0
 
 
 def test_second_judgement_agrees_with_the_results():
