@@ -207,6 +207,37 @@ def test_third_judgement_agrees_with_the_results():
     assert f"with {min(fewer):.1f} to {max(fewer):.1f} points fewer zeros" in page
 
 
+def test_what_agrees_with_the_paper_agrees_with_the_results():
+    pairs = [measured(f"evidence-lenet5-{name}") for name in ("fashion_mnist", "cifar10")]
+    told = (
+        told_on("docs/evidence.md").partition("What agrees with the paper:")[2].partition("No more than")[0]
+    )
+    curve, line = ([pair["connect"][f"barrier_{path}"] for pair in pairs] for path in ("curve", "line"))
+    parts = [100 * step["fraction"] for pair in pairs for step in pair["project"]["steps"]]
+    chance = [100 * pair["project"]["by_chance"] for pair in pairs]
+    error = 100 * max(each["test_error"]["height"] for each in curve)
+    lost = (
+        pairs[1]["pair"]["sgd"]["result"]["test_accuracy"]
+        - pairs[1]["pair"]["grda"]["result"]["test_accuracy"]
+    )
+    last = 100 * pairs[1]["project"]["steps"][-1]["fraction"]
+    (fashion, cifar), (fashion_line, cifar_line) = (
+        [each["train_loss"]["height"] for each in path] for path in (curve, line)
+    )
+    error_line = 100 * line[1]["test_error"]["height"]
+    for piece in (
+        f"on Fashion-MNIST {fashion:.4f} where the straight line has {fashion_line:.3f}",
+        f"on CIFAR-10 {cifar:.3f} where the line has {cifar_line:.2f}",
+        f"by more than {error:.2f} points, on the line of CIFAR-10 by {error_line:.1f}",
+        f"{min(parts):.1f} to {max(parts):.1f} % of its length",
+        f"a random direction has {min(chance):.1f} to {max(chance):.1f} %",
+        f"is {last / chance[1]:.1f} times a random direction's",
+        f"gRDA loses {100 * lost:.1f} points there",
+    ):
+        assert piece in told, piece
+    assert [pair["connect"]["converged"] for pair in pairs] == [True, False]
+
+
 def test_judgement_on_the_transformer_agrees_with_the_results():
     rows = {(r["method"], r["target"]): r for r in measured("compare-vit")["rows"]}
     page = told_on("docs/frontier.md")
