@@ -198,7 +198,7 @@ def describe_dense(path: str | os.PathLike[str]) -> list[StoredTensor]:
         The tensors by name, each stored as ``"dense"``.
 
     Raises:
-        SparseFileError: It is no safetensors file, or a damaged one.
+        SparseFileError: It is no safetensors file, a damaged one, or has a dtype not known here.
         OSError: The file cannot be read.
 
     Example:
@@ -214,6 +214,8 @@ def describe_dense(path: str | os.PathLike[str]) -> list[StoredTensor]:
     except SafetensorError as error:
         reason = short.repr(str(error))
         raise SparseFileError(f"{path}: not a safetensors file, or a damaged one: {reason}") from error
+    except KeyError as error:  # safetensors knows more dtypes than its own reader for torch
+        raise SparseFileError(f"{path}: dtype {short.repr(error.args[0])} is not known here") from error
     return [_described(name, "dense", tensor, tensor.nbytes) for name, tensor in sorted(state.items())]
 
 
