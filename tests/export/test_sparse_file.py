@@ -617,6 +617,16 @@ def test_a_file_for_another_model_leaves_the_model_alone(
     assert_same(model.state_dict(), before)
 
 
+def test_a_state_that_is_not_tensors_alone_is_said_of_the_model(tmp_path: Path) -> None:
+    class Counting(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 3}
+
+    save_sparse(nn.Linear(3, 2), tmp_path / "file")
+    with pytest.raises(SparseFileError, match=r"'_extra_state' of the model is no tensor, which a sparse"):
+        load_sparse(tmp_path / "file", Counting(3, 2))
+
+
 def test_a_model_without_values_is_not_loaded_in_silence(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = nn.Linear(3, 2)
