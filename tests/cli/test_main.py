@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dirprune
-from dirprune.cli import main
+from dirprune.cli import COMMANDS, main
 from dirprune.runs import find_runs
 from dirprune.tune import Candidate
 from dirprune.tune.comparable import Comparison
@@ -141,6 +141,22 @@ def test_no_memory_is_one_line_with_what_to_do(ask, capsys, monkeypatch):
     assert main(["train", "digits"]) == 1
     line = "dirprune: out of memory: lower --batch-size, --width or --jobs, or raise --accumulation\n"
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_said_of_memory_and_of_a_stop_fits_the_command(command, capsys, monkeypatch):
+    def fail(given):
+        raise given
+
+    monkeypatch.setattr("dirprune.cli._command", lambda _: lambda rest: fail(*rest))
+    assert main([command, MemoryError()]) == 1
+    with_options = command in ("train", "tune", "compare")
+    error = capsys.readouterr().err
+    assert ("--batch-size" in error) == with_options
+    assert ("--accumulation" in error) == (command == "train")
+    assert ("--batch or" in error) == (command == "landscape")
+    assert main([command, KeyboardInterrupt()]) == 130
+    assert ("goes on" in capsys.readouterr().err) == (with_options or command == "landscape")
 
 
 def test_help_and_version(capsys):
