@@ -35,7 +35,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import write_json
 from dirprune.errors import SparseFileError
 from dirprune.export import load_sparse, save_sparse
 from dirprune.export.sparse_layout import encode
@@ -516,8 +516,7 @@ def main() -> int:
     torch.set_num_threads(1)  # a forked child must find no pool of threads that it does not have
     report = record(fuzz(options.mutations, options.seed), options.seed)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(options.output) as file:
-        file.write(json.dumps(report, indent=2).encode() + b"\n")
+    write_json(options.output, report)
     print(
         json.dumps({key: report[key] for key in ("outcomes", "slowest_load", "largest_allocation")}, indent=2)
     )

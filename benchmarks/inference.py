@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from dirprune.cli.bench_inference import show_timings
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import write_json
 from dirprune.export.inference_bench import Timing, measure_inference, verdicts
 from dirprune.train import describe_environment
 from networks import network
@@ -60,8 +60,7 @@ class Results:
         }
         result["tables"].append(table)
         result["tables"].sort(key=lambda table: (table["batch"], table["threads"]))
-        with atomic_write(self.path) as file:
-            file.write(json.dumps({"results": self.results}, indent=1).encode() + b"\n")
+        write_json(self.path, {"results": self.results}, indent=1)
 
 
 def main() -> None:

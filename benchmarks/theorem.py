@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import atomic_write, write_json
 from dirprune.data import load_dataset
 from dirprune.landscape import Objective, Theorem, TheoremSettings, check_theorem, keep, theorem_request
 from dirprune.landscape.objective import Loss
@@ -116,8 +116,7 @@ def main() -> int:
         print(tables[-1])
         collected[name] = json.loads((given.out / name / "theorem.json").read_text())
     if given.output:
-        with atomic_write(given.output) as file:
-            file.write(json.dumps(collected, indent=1).encode() + b"\n")
+        write_json(given.output, collected, indent=1)
         with atomic_write(given.output.with_suffix(".md")) as file:
             file.write("\n".join(tables).encode())
     return 0

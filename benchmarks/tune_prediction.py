@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import write_json
 from dirprune.data import load_dataset
 from dirprune.recipes import get_recipe
 from dirprune.train import TrainConfig, describe_environment
@@ -136,8 +136,7 @@ def main() -> int:
     worst = max(abs(each["error"]) for each in cases)
     new = {"environment": describe_environment(command), "largest_error": worst, "cases": cases}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(arguments.output) as file:
-        file.write(json.dumps({"sets": [*others, new]}, indent=1).encode() + b"\n")
+    write_json(arguments.output, {"sets": [*others, new]}, indent=1)
     print(f"largest error: {100 * worst:.2f} points in {len(cases)} cases")
     return 0
 

@@ -63,8 +63,8 @@ class LostShadowWarning(UserWarning):
     """A new GRDA starts on weights that are already sparse, without the accumulator that made them so."""
 
 
-def out_of_memory(error: BaseException) -> str | None:
-    """Return what to do, in one line, if the machine or a device had no memory left; else None.
+def out_of_memory(error: BaseException, remedy: str | None = None) -> str | None:
+    """Return what to do, in training or else by `remedy`, if the machine or a device had no memory left.
 
     Example:
         >>> out_of_memory(MemoryError())
@@ -75,7 +75,7 @@ def out_of_memory(error: BaseException) -> str | None:
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if not named and not (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
         return None
-    return "out of memory: lower --batch-size, --width or --jobs, or raise --accumulation"
+    return f"out of memory: {remedy or 'lower --batch-size, --width or --jobs, or raise --accumulation'}"
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:

@@ -234,6 +234,7 @@ def test_bench_inference(run, tmp_path, capsys):
     assert "fastest dense program" in capsys.readouterr().out
     report = json.loads((tmp_path / "bench.json").read_text())
     assert [row["name"] for row in report["timings"]] == ["torch", "sparse (ours)"]
+    assert report["environment"]["command"].startswith(f"dirprune bench inference {run} --batches 1")
     for wrong, message in (("--rounds 0", "must be >= 1"), ("--programs tensorrt", "unknown program")):
         with pytest.raises(UsageError, match=message):
             bench_inference([str(run), *wrong.split()])

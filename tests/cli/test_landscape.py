@@ -155,6 +155,7 @@ def test_the_bend_is_trained_on_all_images_whatever_is_measured(pair, tmp_path):
         (["connect", "{sgd}", "{grda}", "--images", "0"], "--images must be >= 1"),
         (["directional", "{grda}", "{sgd}"], "RUN_SGD comes first"),
         (["directional", "{sgd}", "--save", "x"], "--save needs one of --sparsities and --strengths"),
+        (["directional", "{sgd}", "--strengths", "1", "--save", "nowhere/x"], "there is no folder nowhere"),
         (["directional", "{sgd}", "--k", "9999999"], "--k must be less than the number of weights"),
     ],
 )

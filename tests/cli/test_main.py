@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dirprune
-from dirprune.cli import main
+from dirprune.cli import COMMANDS, main
 from dirprune.runs import find_runs
 from dirprune.tune import Candidate
 from dirprune.tune.comparable import Comparison
@@ -55,6 +55,9 @@ BAD = [
     (["bench", "inference", "nowhere", "--threads", "99999999999999"], 2, "--threads must be <= 4096"),
     (["train", "digits", "--jobs", "0"], 2, "--jobs must be >= 1"),
     (["train", "digits", "--sparsity", "0.9"], 2, "--sparsity belongs to none of sgd, grda"),
+    (["train", "digits", "--methods", "sgd", "--c", "0.5"], 2, "--c belongs to none of sgd"),
+    (["train", "digits", "--methods", "sgd", "--penalty=l0"], 2, "--penalty belongs to none of sgd"),
+    (["train", "digits", "--methods", "l0", "adabreg", "--momentum", "0.9"], 2, "none of l0, adabreg"),
     (["train", "digits", "--methods", "adam"], 2, "unknown method 'adam'"),
     (["train", "digits", "--tracker", "tensorbord"], 2, "unknown tracker 'tensorbord'"),
     (["train", "digits", "--snapshots", "1", "-1"], 2, "--snapshots must be >= 0, got -1"),
@@ -69,6 +72,7 @@ BAD = [
     (["tune", "digitz"], 2, "did you mean 'digits'?"),
     (["tune", "digits", "--target-sparsity", "1.5"], 2, "--target-sparsity must be in (0, 1)"),
     (["tune", "digits", "--target-sparsity", "0.9", "--trial-epochs", "2"], 2, "--trial-epochs must be >= 4"),
+    (["tune", "digits", "--target-sparsity", "0.9", "--seeds", "5"], 2, "leave them out with --target-spars"),
     (["tune", "digits", "--seeds", "0"], 2, "--seeds must be >= 1, got 0"),
     (["tune", "digits", "--threads", "0"], 2, "--threads must be >= 1, got 0"),
     (["tune", "digits", "--jobs", "-1"], 2, "--jobs must be >= 1, got -1"),
@@ -137,6 +141,22 @@ def test_no_memory_is_one_line_with_what_to_do(ask, capsys, monkeypatch):
     assert main(["train", "digits"]) == 1
     line = "dirprune: out of memory: lower --batch-size, --width or --jobs, or raise --accumulation\n"
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_said_of_memory_and_of_a_stop_fits_the_command(command, capsys, monkeypatch):
+    def fail(given):
+        raise given
+
+    monkeypatch.setattr("dirprune.cli._command", lambda _: lambda rest: fail(*rest))
+    assert main([command, MemoryError()]) == 1
+    with_options = command in ("train", "tune", "compare")
+    error = capsys.readouterr().err
+    assert ("--batch-size" in error) == with_options
+    assert ("--accumulation" in error) == (command == "train")
+    assert ("--batch or" in error) == (command == "landscape")
+    assert main([command, KeyboardInterrupt()]) == 130
+    assert ("goes on" in capsys.readouterr().err) == (with_options or command == "landscape")
 
 
 def test_help_and_version(capsys):

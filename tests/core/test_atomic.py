@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import atomic_write, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -21,6 +21,13 @@ def target(tmp_path: Path) -> Path:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
     return path
+
+
+def test_what_json_does_not_know_leaves_the_old_file(target: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(target, [float("nan")])
+    assert target.read_bytes() == b"old"
+    assert names(target.parent) == ["file.bin"]
 
 
 def test_writes_a_new_file(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """The bench times what it says, compares outputs, and its verdicts follow from the figures."""
 
+import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from dirprune.export import inference_bench
-from dirprune.export.inference_bench import CONTENDERS, DENSE, Timing, measure_inference, verdicts
+from dirprune.export.inference_bench import CONTENDERS, DENSE, Timing, as_json, measure_inference, verdicts
 from dirprune.export.sizes import file_sizes, save_dense
 from dirprune.models import create_model
 from tests.export.networks import thin
@@ -50,6 +52,20 @@ def test_what_cannot_run_says_why_and_what_is_slow_is_slow(monkeypatch):
     assert rows["missing"].note == "ImportError: no module"
     assert rows["missing"].milliseconds is None
     assert 30 <= rows["slow"].fastest < 300
+
+
+def test_what_computes_something_else_is_no_gain(monkeypatch):
+    def making(factor):
+        return lambda model, *_: lambda x: factor * model(x).detach()
+
+    others = {"torch": making(1.0), "wrong": making(2.0), "nothing": making(float("nan"))}
+    monkeypatch.setattr(inference_bench, "CONTENDERS", others)
+    rows = measure_inference(nn.Linear(2, 2), (2,), batches=[1], threads=[1], rounds=2)
+    assert [row.difference for row in rows] == [0, pytest.approx(1), None]
+    assert [row.note for row in rows] == ["", "outputs differ by 1", "outputs are not finite"]
+    fast = [replace(row, milliseconds=1.0 if row.note else 9.0) for row in rows]
+    assert verdicts(fast) == ["batch 1, 1 thread: no sparse program could run: wrong, nothing"]
+    json.dumps(as_json(rows), allow_nan=False)
 
 
 def test_verdicts():

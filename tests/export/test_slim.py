@@ -1,5 +1,7 @@
 """A slim network computes the same with fewer channels; torch-pruning says which channels belong together."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -198,6 +200,22 @@ def test_any_dead_channels_of_a_residual_network(seed):
     result = slim(model, (3, 8, 8))
     assert result.after.channels < result.before.channels
     assert_same(result, model, (3, 8, 8))
+
+
+def test_a_network_that_cannot_be_read_is_refused_without_torchs_log(caplog, monkeypatch):
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    monkeypatch.setattr(logger, "handlers", [*logger.handlers, caplog.handler])
+    with pytest.raises(ExportError, match="cannot be traced"):
+        slim(nn.Linear(3, 2), (4,))
+    assert [record for record in caplog.records if record.name == logger.name] == []
+    assert logger.isEnabledFor(logging.ERROR)
+
+
+def test_outputs_that_are_not_finite_are_named_as_the_reason():
+    model = nn.Linear(3, 2)
+    model.weight.data[0, 0] = float("nan")
+    with pytest.raises(ExportError, match="outputs are not finite"):
+        slim(model, (3,))
 
 
 def test_a_slim_network_is_saved_and_loaded(tmp_path):

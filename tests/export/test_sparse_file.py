@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dirprune.errors import SparseFileError
 from dirprune.export import load_sparse, save_sparse
+from dirprune.export.sparse_file import describe_dense
 from dirprune.export.sparse_layout import encode
 
 FLOATS = {
@@ -616,6 +617,16 @@ def test_a_file_for_another_model_leaves_the_model_alone(
     assert_same(model.state_dict(), before)
 
 
+def test_a_state_that_is_not_tensors_alone_is_said_of_the_model(tmp_path: Path) -> None:
+    class Counting(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 3}
+
+    save_sparse(nn.Linear(3, 2), tmp_path / "file")
+    with pytest.raises(SparseFileError, match=r"'_extra_state' of the model is no tensor, which a sparse"):
+        load_sparse(tmp_path / "file", Counting(3, 2))
+
+
 def test_a_model_without_values_is_not_loaded_in_silence(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = nn.Linear(3, 2)
@@ -626,3 +637,12 @@ def test_a_model_without_values_is_not_loaded_in_silence(tmp_path: Path) -> None
         load_sparse(tmp_path / "file.safetensors", model)
     model.to_empty(device="cpu")
     load_sparse(tmp_path / "file.safetensors", model)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("F4", 2), ("F6_E2M3", 3), ("F8_E8M0", 4)])
+def test_a_plain_file_of_a_dtype_without_a_reader_is_refused(dtype: str, size: int, tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": dtype, "shape": [4], "data_offsets": [0, size]}}).encode()
+    path = tmp_path / "plain.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(SparseFileError, match=f"dtype '{dtype}' is not known here"):
+        describe_dense(path)

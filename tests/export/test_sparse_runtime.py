@@ -271,8 +271,9 @@ def test_bad_calls():
     ):
         with pytest.raises(UsageError, match="expected float32"):
             runtime(x)
-    with pytest.raises(UsageError, match="threads must be"):
-        SparseModel(nn.Conv2d(1, 1, 1), (1, 4, 4), threads=0)
+    for threads in (0, 5000):
+        with pytest.raises(UsageError, match="threads must be"):
+            SparseModel(nn.Conv2d(1, 1, 1), (1, 4, 4), threads=threads)
 
 
 def test_without_a_compiler(monkeypatch):

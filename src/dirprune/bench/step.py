@@ -83,7 +83,7 @@ def parameter_shapes(model: str) -> list[tuple[int, ...]]:
     """Return the shapes of a network's parameters, for images and classes that suit it.
 
     Args:
-        model: A name that :func:`dirprune.create_model` knows.
+        model: A name that :func:`dirprune.models.create_model` knows.
 
     Example:
         >>> parameter_shapes("lenet-300-100")[:2]

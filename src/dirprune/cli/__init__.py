@@ -21,6 +21,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("bench WHAT", "measure on this machine: an optimiser's step, training, inference"),
 }
 
+_GOES_ON = ("train", "tune", "compare", "landscape")
+_NO_MEMORY = {  # for the commands that have not all the options of `train`
+    "tune": "lower --batch-size, --width or --jobs",
+    "compare": "lower --batch-size, --width or --jobs",
+    "landscape": "lower --batch or --images",
+    "bench": "measure a smaller network or batch",
+    **dict.fromkeys(("export", "inspect", "report"), "end other programs, or use a machine that has more"),
+}
+
 
 def _usage() -> str:
     """Return the help of the whole program."""
@@ -49,17 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a path may not fit the terminal's encoding
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    command = given[0] if given else ""
     try:
         return _dispatch(given)
     except (DirpruneError, OSError, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        line, code = _explain(error)
+        line, code = _explain(error, command)
     except Exception as error:
         if debug:
             traceback.print_exc()
         place = "run again with --debug for the place"
-        line = out_of_memory(error) or f"internal error, {type(error).__name__}: {error} ({place})"
+        line = out_of_memory(error, _NO_MEMORY.get(command)) or (
+            f"internal error, {type(error).__name__}: {error} ({place})"
+        )
         code = 1
     print(f"dirprune: {' '.join(line.split())}", file=sys.stderr)
     return code
@@ -93,17 +105,18 @@ def _command(name: str) -> Callable[[list[str]], int]:
     return function
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
+def _explain(error: BaseException, command: str) -> tuple[str, int]:
     """Return one line for a person, and the exit code."""
+    goes_on = command in _GOES_ON
     if isinstance(error, KeyboardInterrupt):
-        return "stopped; what was saved stays, and the same command goes on from there", 130
+        return "stopped" + "; what was saved stays, and the same command goes on from there" * goes_on, 130
     if isinstance(error, OSError):
         what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return (
-                f"no space left ({what}): free some, then the same command goes on from the last checkpoint",
-                1,
+            then = (
+                "the same command goes on from what was saved" if goes_on else "give the same command again"
             )
+            return f"no space left ({what}): free some, then {then}", 1
         folders = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *folders):
             return f"{what}: choose a folder that you may read and write", 2

@@ -1,6 +1,5 @@
 """`dirprune bench WHAT`: what pays on this machine, measured here and now."""
 
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from dirprune.bench.training import WAYS
 from dirprune.cli.arguments import at_least_one, in_a_folder, parse
 from dirprune.cli.bench_inference import bench_inference
 from dirprune.cli.train import recipe_list
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import write_json
 from dirprune.data.catalogue import find_spec
 from dirprune.errors import UsageError, unknown
 from dirprune.models import create_model
@@ -166,8 +165,7 @@ def _write(path: Path | None, arguments: list[str], device: str, content: dict[s
     if path is None:
         return
     environment = describe_environment(shlex.join(["dirprune", "bench", *arguments]), device)
-    with atomic_write(path) as file:
-        file.write(json.dumps({"environment": environment, **content}, indent=1).encode() + b"\n")
+    write_json(path, {"environment": environment, **content})
 
 
 def _set_threads(threads: int | None) -> None:

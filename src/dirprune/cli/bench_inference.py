@@ -1,6 +1,6 @@
 """`dirprune bench inference RUN`: how fast a finished network runs in each program that is installed."""
 
-import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +11,11 @@ from rich.table import Table
 
 from dirprune.cli.arguments import in_a_folder, parse
 from dirprune.cli.networks import load_network, one_run
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import write_json
 from dirprune.core.threads import check_threads
 from dirprune.errors import UsageError, unknown
 from dirprune.export.inference_bench import CONTENDERS, Timing, as_json, measure_inference, verdicts
+from dirprune.train import describe_environment
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class BenchInferenceOptions:
     programs: tuple[str, ...] = ()
     """Names of programs; default: all."""
     json: Path | None = None
-    """Write the figures here too."""
+    """Also write the figures and the environment to this file."""
 
     def __post_init__(self) -> None:
         in_a_folder(json=self.json)
@@ -65,8 +66,8 @@ def bench_inference(arguments: list[str]) -> int:
         )
     show_timings(console, rows)
     if options.json is not None:
-        with atomic_write(options.json) as file:
-            file.write(json.dumps(as_json(rows), indent=2).encode() + b"\n")
+        environment = describe_environment(shlex.join(["dirprune", "bench", "inference", *arguments]))
+        write_json(options.json, {"environment": environment, **as_json(rows)})
     return 0
 
 
@@ -80,7 +81,8 @@ def show_timings(console: Console, rows: list[Timing]) -> None:
             table.add_row(row.name, str(row.batch), str(row.threads), "-", "-", "-", "-")
             continue
         figures = (f"{row.milliseconds:.2f}", f"{row.fastest:.2f}", f"{row.per_second:,.0f}")
-        table.add_row(row.name, str(row.batch), str(row.threads), *figures, f"{row.difference:.1e}")
+        difference = "-" if row.difference is None else f"{row.difference:.1e}"
+        table.add_row(row.name, str(row.batch), str(row.threads), *figures, difference)
     console.print(table)
     notes = dict.fromkeys(f"{row.name}: {row.note}" for row in rows if row.note)
     for line in [*notes, *verdicts(rows)]:

@@ -10,7 +10,7 @@ import torch
 
 from dirprune.bench import TrainingTable, measure_training
 from dirprune.bench.training import PLAIN, WAYS
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import write_json
 from dirprune.data.catalogue import find_spec
 from dirprune.errors import RunFolderError
 from dirprune.train import Execution, Experiment, TrainConfig, describe_environment, shape_of
@@ -114,8 +114,7 @@ def _choose(
     folder = folders[replace(chosen, why="")]
     if keep:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / RECORD) as file:
-            file.write(json.dumps(record, indent=2).encode() + b"\n")
+        write_json(folder / RECORD, record)
     return chosen, _notes(chosen, f"{chosen.why}; {by_hand}", device)
 
 

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from dirprune import landscape as ls
-from dirprune.cli.arguments import at_least_one, parse
+from dirprune.cli.arguments import at_least_one, in_a_folder, parse
 from dirprune.cli.bars import StageBars
 from dirprune.cli.twins import Common, Pair, PairOptions, first_of, objective_of, open_run
 from dirprune.errors import UsageError, unknown
@@ -71,6 +71,7 @@ class DirectionalOptions(Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        in_a_folder(save=self.save)
         asked = len(self.settings.sparsities) + len(self.settings.strengths)
         if self.save and asked != 1:
             raise UsageError(f"--save needs one of --sparsities and --strengths; they name {asked} networks")

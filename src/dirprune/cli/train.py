@@ -1,6 +1,7 @@
 """`dirprune train RECIPE`: data in, sparse network out."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dirprune.cli.compute import choose
 from dirprune.cli.dry_run import print_estimates
 from dirprune.data import load_dataset
 from dirprune.errors import DivergenceError, UsageError
+from dirprune.methods import METHODS
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report import print_table, summarise, write_report
 from dirprune.train import (
@@ -73,6 +75,7 @@ def train(arguments: list[str]) -> int:
     options = parse(
         TrainOptions, rest, prog=f"dirprune train {name}", default=TrainOptions(experiment=recipe)
     )
+    _check_read(rest, options.experiment.methods)
     checkpoint_every = Duration.parse(options.checkpoint_every)
     config = options.experiment.config
     execution = options.execution
@@ -128,6 +131,16 @@ def show(console: Console, folder: Path) -> None:
     """Print the table of a folder of runs and write its report."""
     print_table(summarise(folder), console)
     console.print(f"report: {write_report(folder)}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _check_read(arguments: Sequence[str], methods: Sequence[str]) -> None:
+    """Refuse options that none of the methods reads; a recipe may say more than they need."""
+    asked = {word.partition("=")[0] for word in arguments}
+    grda, momentum = "grda" in methods, any(METHODS[name].facts.momentum for name in methods)
+    reads = {"c": grda, "mu": grda, "penalty": grda, "momentum": momentum, "nesterov": momentum}
+    for option, read in reads.items():
+        if f"--{option}" in asked and not read:
+            raise UsageError(f"--{option} belongs to none of {', '.join(methods)}")
 
 
 def recipe_list() -> str:

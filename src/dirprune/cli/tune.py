@@ -64,6 +64,9 @@ class TuneOptions:
             raise UsageError(f"--margin must be in [0, 100] points, got {self.margin}")
         if self.config.sparsity is not None or self.config.settings:
             raise UsageError("--sparsity and --settings are of other methods: gRDA has --target-sparsity")
+        changed = (self.seeds, self.margin) != (TuneOptions.seeds, TuneOptions.margin)
+        if self.target_sparsity is not None and changed:
+            raise UsageError("--seeds and --margin compare accuracies: leave them out with --target-sparsity")
 
 
 def tune(arguments: list[str]) -> int:

@@ -1,6 +1,5 @@
 """The comparison: tune every method with the same number of trials, then train what was chosen."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from dirprune.compare.archive import restore_runs, save_runs
 from dirprune.compare.search import MOMENTA, PRICE, Candidate, Space, Trial, best
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import write_json
 from dirprune.errors import UsageError, unknown
 from dirprune.methods import METHODS
 from dirprune.train import TrainConfig
@@ -301,8 +300,7 @@ class Comparison:
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         self._bench.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self._bench.folder / name) as file:
-            file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+        write_json(self._bench.folder / name, content)
 
 
 def _seeded(config: TrainConfig, seeds: range) -> list[TrainConfig]:

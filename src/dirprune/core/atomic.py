@@ -1,12 +1,13 @@
 """Writes that happen whole or not at all."""
 
 import errno
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -50,6 +51,29 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise OSError(error.errno, error.strerror, str(target)) from None  # the name that was asked for
         raise
     _flush_folder(target.parent)
+
+
+def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = 2) -> None:
+    """Write a value as JSON, whole or not at all.
+
+    Args:
+        path: The file to write; its folder must exist.
+        content: What JSON can hold.
+        indent: Spaces of a level; None for a single line.
+
+    Raises:
+        ValueError: A number is not finite, which JSON does not know.
+        OSError: As for `atomic_write`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(Path(folder) / "note.json", {"whole": True}, indent=None)
+        ...     print((Path(folder) / "note.json").read_text(), end="")
+        {"whole": true}
+    """
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=indent, allow_nan=False).encode() + b"\n")
 
 
 def _flush_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ All contenders of a table take turns in every round, so that whatever else the m
 
 import copy
 import importlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ Run = Callable[[Tensor], Tensor]
 _SHORTEST = 0.02  # seconds of one measurement: shorter calls are repeated
 _LONGEST = 6.0  # seconds of one contender's measurements: long calls are timed in fewer rounds, but three
 _SETTLE = 0.02  # seconds in which the threads of the contender before fall asleep
+_OTHER = 0.5  # further apart are the outputs of another network; of a random one bf16's are 0.2 apart
 _GAIN = 1.05  # less is within what two runs of the same program differ by
 
 
@@ -41,8 +43,9 @@ class Timing:
         milliseconds: Median time of a call, over the rounds; None where it could not run.
         fastest: The least.
         per_second: Samples in a second at the median.
-        difference: The greatest difference from dense torch, as a share of its greatest output.
-        note: Why it could not run.
+        difference: The greatest difference from dense torch, as a share of its greatest output; None where
+            one of them is not finite.
+        note: Why it could not run, or why its outputs are wrong.
     """
 
     name: str
@@ -103,7 +106,7 @@ def verdicts(rows: Sequence[Timing]) -> list[str]:
     """One sentence for each batch size and number of threads: what gains over the fastest dense program.
 
     Args:
-        rows: From `measure_inference`.
+        rows: From `measure_inference`; those with a note do not count.
 
     Returns:
         The sentences, in the order of the rows.
@@ -117,7 +120,7 @@ def verdicts(rows: Sequence[Timing]) -> list[str]:
         timed = {
             row.name: row.milliseconds
             for row in rows
-            if (row.batch, row.threads) == (batch, threads) and row.milliseconds is not None
+            if (row.batch, row.threads) == (batch, threads) and row.milliseconds is not None and not row.note
         }
         dense = {name: ms for name, ms in timed.items() if name in DENSE}
         if not dense:
@@ -167,7 +170,7 @@ def _table(
         row = {"name": name, "batch": len(x), "threads": threads}
         try:
             run = CONTENDERS[name](model, x, threads)
-            difference = float((run(x).detach().float() - expected).abs().max()) / scale
+            apart = float((run(x).detach().float() - expected).abs().max()) / scale
         except _EXCUSES as error:
             lines = str(error).strip().splitlines()
             rows[name] = Timing(**row, note=f"{type(error).__name__}: {lines[0] if lines else ''}"[:200])  # type: ignore[arg-type]
@@ -177,7 +180,10 @@ def _table(
             if once < _LONGEST / rounds:
                 once = min(once, _seconds(run, x, 2))
         repeats[name], turns[name] = max(1, int(_SHORTEST / once)), min(rounds, max(3, int(_LONGEST / once)))
-        runs[name], rows[name] = run, Timing(**row, difference=difference)  # type: ignore[arg-type]
+        difference = apart if math.isfinite(apart) else None
+        wrong = "outputs are not finite" if difference is None else f"outputs differ by {apart:.2g}"
+        note = "" if apart <= _OTHER else wrong
+        runs[name], rows[name] = run, Timing(**row, difference=difference, note=note)  # type: ignore[arg-type]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds):
         for name, run in runs.items():

@@ -1,7 +1,6 @@
 """ONNX files, checked with onnxruntime, with zeros left out of the file where that makes it smaller."""
 
 import importlib
-import logging
 import os
 import warnings
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import ExportError
 from dirprune.export.graph import Shape
-from dirprune.export.sparse_runtime import TOLERANCE, dense_outputs
-from dirprune.export.tracing import check_parameters
+from dirprune.export.sparse_runtime import TOLERANCE, dense_outputs, small_difference
+from dirprune.export.tracing import check_parameters, exporting
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,7 @@ def export_onnx(
         example = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
     expected = dense_outputs(model, example)
     actual = torch.from_numpy(_run(content, example))
-    difference, scale = float((actual - expected).abs().max()), max(1.0, float(expected.abs().max()))
-    if not difference <= TOLERANCE * scale:
-        raise ExportError(f"onnxruntime's outputs differ by {difference:.3g}, outputs reach {scale:.3g}")
+    difference = small_difference("onnxruntime", actual, expected, TOLERANCE)
     with atomic_write(path) as file:
         file.write(content)
     return OnnxFileInfo(Path(path), len(content), count, difference)
@@ -108,13 +105,8 @@ def _exported(model: nn.Module, example: Tensor) -> Any:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _need(name)
     check_parameters(model)
-    training = [module for module in model.modules() if module.training]
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    model.eval()
     try:
-        logger.setLevel(logging.ERROR)  # it reports every step that goes well
-        with warnings.catch_warnings():
+        with exporting(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 model,
@@ -129,10 +121,6 @@ def _exported(model: nn.Module, example: Tensor) -> Any:
         told = str(error.__cause__ or error).strip()  # torch.onnx itself only says that it failed
         reason = told.splitlines()[0] if told else type(error).__name__
         raise ExportError(f"torch.onnx cannot export {type(model).__name__}: {reason}") from error
-    finally:
-        logger.setLevel(level)
-        for module in training:
-            module.training = True
     assert program is not None
     proto = program.model_proto
     for value in (*proto.graph.input, *proto.graph.output):

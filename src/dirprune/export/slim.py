@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dirprune.errors import ExportError
 from dirprune.export.dead import Dead, find_dead
 from dirprune.export.graph import BatchNorm, Conv, Graph, Shape
-from dirprune.export.sparse_runtime import dense_outputs
+from dirprune.export.sparse_runtime import dense_outputs, small_difference
 from dirprune.export.tracing import read_graph
 
 TOLERANCE = 1e-5
@@ -98,11 +98,7 @@ def slim(model: nn.Module, input_shape: Shape, *, example: Tensor | None = None)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ExportError(f"{type(model).__name__}.forward counts on its channels: {reason}") from error
-    difference, scale = float((actual - expected).abs().max()), max(1.0, float(expected.abs().max()))
-    if not difference <= TOLERANCE * scale:
-        raise ExportError(
-            f"the smaller network's outputs differ by {difference:.3g}, outputs reach {scale:.3g}"
-        )
+    difference = small_difference("the smaller network", actual, expected, TOLERANCE)
     layers = {
         layer.weight: (layer.shape[0], int(dead.keep[layer.name].sum()))
         for layer in graph.layers

@@ -198,7 +198,7 @@ def describe_dense(path: str | os.PathLike[str]) -> list[StoredTensor]:
         The tensors by name, each stored as ``"dense"``.
 
     Raises:
-        SparseFileError: It is no safetensors file, or a damaged one.
+        SparseFileError: It is no safetensors file, a damaged one, or has a dtype not known here.
         OSError: The file cannot be read.
 
     Example:
@@ -214,6 +214,8 @@ def describe_dense(path: str | os.PathLike[str]) -> list[StoredTensor]:
     except SafetensorError as error:
         reason = short.repr(str(error))
         raise SparseFileError(f"{path}: not a safetensors file, or a damaged one: {reason}") from error
+    except KeyError as error:  # safetensors knows more dtypes than its own reader for torch
+        raise SparseFileError(f"{path}: dtype {short.repr(error.args[0])} is not known here") from error
     return [_described(name, "dense", tensor, tensor.nbytes) for name, tensor in sorted(state.items())]
 
 
@@ -224,23 +226,28 @@ def _described(name: str, encoding: str, tensor: Tensor, size: int) -> StoredTen
 
 def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
     """Refuse a state that the model cannot take, before anything is copied."""
-    own = model.state_dict()
-    faults = [f"the file lacks {name!r}" for name in own if name not in state]
+    own: dict[str, object] = dict(model.state_dict())
+    tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+    misshapen = [name for name in tensors if name in state and state[name].shape != tensors[name].shape]
+    faults = [
+        f"{name!r} of the model is no tensor, which a sparse file cannot hold"
+        for name in own
+        if name not in tensors
+    ]
+    faults += [f"the file lacks {name!r}" for name in tensors if name not in state]
     faults += [f"the model lacks {short.repr(name)}" for name in state if name not in own]
     faults += [
-        f"{name!r} is {tuple(state[name].shape)} in the file, {tuple(tensor.shape)} in the model"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
+        f"{name!r} is {tuple(state[name].shape)} in the file, {tuple(tensors[name].shape)} in the model"
+        for name in misshapen
     ]
     faults += [
         f"{name!r} of the model is on the meta device: call model.to_empty(device='cpu') first"
-        for name, tensor in own.items()
+        for name, tensor in tensors.items()
         if tensor.is_meta
     ]
-    if any(name in state and state[name].shape != tensor.shape for name, tensor in own.items()):
+    slim = ""
+    if misshapen:
         slim = "; made by --to slim? then dirprune.export.fit_shapes(model, load_sparse(file)) loads it"
-    else:
-        slim = ""
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise SparseFileError(f"does not fit the model: {'; '.join(faults[:3])}{more}{slim}")

@@ -1,19 +1,19 @@
 """Run a sparse network on the CPU without reading its zeros."""
 
-import math
 import os
 import threading
 
 import torch
 from torch import Tensor, nn
 
+from dirprune.core.threads import check_threads
 from dirprune.errors import ExportError, UsageError
 from dirprune.export.fusion import fuse
 from dirprune.export.graph import Shape
 from dirprune.export.lowering import lower
 from dirprune.export.planning import Plan
 from dirprune.export.sparse_file import load_sparse
-from dirprune.export.tracing import read_graph
+from dirprune.export.tracing import evaluating, read_graph
 
 _IMAGES = 8  # at a time: more would leave the cache between layers
 TOLERANCE = 1e-4
@@ -39,6 +39,7 @@ class SparseModel:
         ExportError: The network does something else, or the outputs differ by more than 1e-4 of the
             greatest, or of 1.
         CompilerError: C code cannot be compiled here.
+        UsageError: The number of threads is below 1 or more than machines have.
 
     Example:
         >>> from dirprune.models import create_model
@@ -108,8 +109,7 @@ class SparseModel:
                 f"expected float32 [n, {', '.join(map(str, self.input_shape))}] on the CPU, n >= 1; "
                 f"got {x.dtype} {list(x.shape)} on {x.device}"
             )
-        if self.threads < 1:
-            raise UsageError(f"threads must be >= 1, got {self.threads}")
+        check_threads(self.threads)
         result = torch.empty(len(x), *self.output_shape)
         with self._lock:  # buffers are shared between calls
             for part, target in zip(
@@ -125,27 +125,27 @@ class SparseModel:
         if example is None:
             example = torch.randn(2, *self.input_shape, generator=torch.Generator().manual_seed(0))
         expected = dense_outputs(model, example)
-        difference = float((self(example) - expected).abs().max())
-        scale = max(1.0, float(expected.abs().max()))
-        if not difference <= TOLERANCE * scale or not math.isfinite(scale):
-            raise ExportError(
-                f"the sparse runtime's outputs differ from the module's by {difference:.3g} where "
-                f"{TOLERANCE * scale:.3g} may be: is the module deterministic, are its outputs finite?"
-            )
-        return difference
+        return small_difference("the sparse runtime", self(example), expected, TOLERANCE)
+
+
+def small_difference(program: str, outputs: Tensor, expected: Tensor, tolerance: float) -> float:
+    """The greatest difference from a module's outputs, or a refusal if it is more than rounding."""
+    if not expected.isfinite().all():
+        raise ExportError("the network's outputs are not finite: are its weights?")
+    difference, scale = float((outputs - expected).abs().max()), max(1.0, float(expected.abs().max()))
+    if not difference <= tolerance * scale:
+        raise ExportError(
+            f"{program}'s outputs differ from the module's by {difference:.3g} where {tolerance * scale:.3g} "
+            "may be: is the module deterministic?"
+        )
+    return difference
 
 
 def dense_outputs(model: nn.Module, x: Tensor) -> Tensor:
     """What a module computes in evaluation mode, float32 on the CPU; the module is left as it was."""
-    training = [module for module in model.modules() if module.training]
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-    model.eval()
-    try:
-        with torch.inference_mode():
-            outputs: object = model(x.to(device))
-    finally:
-        for module in training:
-            module.training = True
+    with evaluating(model), torch.inference_mode():
+        outputs: object = model(x.to(device))
     if not isinstance(outputs, Tensor):
         raise ExportError(f"expected one tensor out of {type(model).__name__}, got {type(outputs).__name__}")
     return outputs.cpu().float()

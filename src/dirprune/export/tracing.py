@@ -1,5 +1,6 @@
 """Reading a network: from torch.export's graph to the layers of graph.py, or a refusal that says why."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     example = torch.zeros(_BATCH, *input_shape, device=device)
     try:
-        with _evaluating(model), torch.no_grad():
+        with exporting(model), torch.no_grad():
             program = torch.export.export(model, (example,)).run_decompositions({})
     except Exception as error:  # whatever a stranger's forward() may raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -90,8 +91,8 @@ _TENSORS = ("weight", "bias", "mean", "variance")
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; then each module is in the mode that it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -99,6 +100,21 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def exporting(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while torch reads a network, without its log: what fails comes as an exception too."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch._subclasses.fake_tensor")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with evaluating(model):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @dataclass

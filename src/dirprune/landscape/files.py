@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import atomic_write, write_json
 from dirprune.errors import RunFolderError
 
 Json = dict[str, Any]
@@ -53,8 +53,7 @@ class Result:
                 file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
         content = {"kind": self.kind, "environment": dict(environment), **plain}
         path = folder / f"{self.kind}.json"
-        with atomic_write(path) as file:
-            file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
+        write_json(path, content, indent=None)
         return path
 
     @classmethod

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import write_json
 from dirprune.core.sparsity import LayerSparsity
 from dirprune.core.wording import plain
 from dirprune.errors import RunFolderError
@@ -126,8 +126,7 @@ def write_results(folder: Path, results: Results, environment: Mapping[str, Any]
     """Write the results as JSON and return the path."""
     content = {**asdict(results), "environment": environment}
     path = folder / "comparison-results.json"
-    with atomic_write(path) as file:
-        file.write(json.dumps(_finite(content), indent=2, allow_nan=False).encode() + b"\n")
+    write_json(path, _finite(content))
     return path
 
 
