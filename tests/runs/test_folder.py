@@ -28,6 +28,21 @@ def test_same_configuration_is_accepted_and_another_is_refused(folder):
         folder.prepare({"lr": 0.2, "mean": (0.5,)})
 
 
+@pytest.mark.parametrize("has", ["result", "checkpoint"])
+def test_a_run_without_its_configuration_is_not_given_another(folder, has):
+    if has == "result":
+        folder.write_result({"status": "finished"})
+    else:
+        folder.save_checkpoint(1, {})
+    (folder.path / "config.json").write_text("{")
+    with pytest.raises(RunFolderError, match="config.json is not valid JSON .*: restore it, or delete that f"):
+        folder.prepare({"lr": 0.2})
+    (folder.path / "config.json").unlink()
+    with pytest.raises(RunFolderError, match="has a run but no config.json, .*: restore it, or delete that f"):
+        folder.prepare({"lr": 0.2})
+    assert not (folder.path / "config.json").exists()
+
+
 def test_prepare_removes_what_a_kill_left(folder):
     (folder.path / "checkpoints").mkdir()
     left = folder.path / "checkpoints" / ".dirprune-0123.tmp"

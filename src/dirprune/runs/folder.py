@@ -37,6 +37,7 @@ from dirprune.core.atomic import atomic_write
 from dirprune.errors import RunFolderError, RunInUseError, out_of_memory
 
 _KEPT_CHECKPOINTS = 2
+_RESTORE_CONFIG = "restore it, or delete that folder to start anew"
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})\.pt")
 _SNAPSHOT_NAME = re.compile(r"epoch-(\d{6,})\.safetensors")
 
@@ -182,13 +183,17 @@ class RunFolder:
             defaults: Values of settings that a folder written by an earlier version does not have.
 
         Raises:
-            RunFolderError: It holds another configuration.
+            RunFolderError: It holds another configuration, or has lost its own.
         """
         for left_by_a_kill in self.path.rglob(".dirprune-*.tmp"):
             left_by_a_kill.unlink()
         wanted = json.loads(json.dumps(config))
         if not (self.path / "config.json").is_file():
-            self._write_json("config.json", wanted)
+            if (self.path / "result.json").is_file() or self._checkpoint_files():
+                raise RunFolderError(
+                    f"{self.path} has a run but no config.json, which says what it is: {_RESTORE_CONFIG}"
+                )
+            self.write_config(wanted)
             return
         held = {**json.loads(json.dumps(defaults or {})), **self.config()}
         for key in wanted | held:
@@ -197,6 +202,10 @@ class RunFolder:
                     f"{self.path} holds a run with {key}={held.get(key)!r}, not {wanted.get(key)!r}: "
                     "choose another --out, or delete that folder"
                 )
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write what :meth:`config` returns, and with that declare the folder a run."""
+        self._write_json("config.json", config)
 
     def write_network(self, arguments: Mapping[str, Any]) -> None:
         """Write what :meth:`network` returns."""
@@ -294,7 +303,8 @@ class RunFolder:
         except FileNotFoundError:
             raise RunFolderError(f"{self.path} is not a run folder: it has no {name}") from None
         except (ValueError, RecursionError) as error:
-            raise RunFolderError(f"{path} is not valid JSON ({error}): restore or delete it") from None
+            advice = _RESTORE_CONFIG if name == "config.json" else "restore or delete it"
+            raise RunFolderError(f"{path} is not valid JSON ({error}): {advice}") from None
         if not isinstance(content, dict):
             raise RunFolderError(f"{path} must hold a JSON object, not {type(content).__name__}")
         return content
