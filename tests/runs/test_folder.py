@@ -3,6 +3,7 @@
 import errno
 import json
 
+import filelock
 import pytest
 import torch
 
@@ -153,6 +154,11 @@ def test_rewind_forgets_epochs_recorded_after_the_checkpoint(folder):
 def test_second_writer_is_refused(folder):
     with folder.locked(), pytest.raises(RunFolderError, match="another process"), folder.locked():
         pass
+
+
+def test_another_time_out_is_no_busy_folder(folder):
+    with pytest.raises(filelock.Timeout), folder.locked():
+        raise filelock.Timeout("a lock of the cache")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,13 +165,14 @@ class RunFolder:
             RunInUseError: Another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with filelock.FileLock(self.path / ".lock", timeout=0):
-                yield
-        except filelock.Timeout:
-            raise RunInUseError(
-                f"{self.path} is being written by another process: wait for it, or choose another --out"
-            ) from None
+        with ExitStack() as held:
+            try:
+                held.enter_context(filelock.FileLock(self.path / ".lock", timeout=0))
+            except filelock.Timeout:
+                raise RunInUseError(
+                    f"{self.path} is being written by another process: wait for it, or choose another --out"
+                ) from None
+            yield
 
     def prepare(self, config: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> None:
         """Write the configuration, or check that the folder already holds the very same.
