@@ -151,6 +151,17 @@ def test_rewind_forgets_epochs_recorded_after_the_checkpoint(folder):
     assert folder.metrics() == []
 
 
+def test_a_damaged_checkpoint_after_the_one_gone_on_from_is_not_kept(folder):
+    for step in (1, 3):
+        folder.save_checkpoint(step, {})
+    (folder.path / "checkpoints" / "step-00000003.pt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="trying the one before"):
+        folder.rewind(folder.newest_checkpoint())
+    folder.save_checkpoint(2, {})
+    kept = sorted(path.name for path in (folder.path / "checkpoints").iterdir())
+    assert kept == ["step-00000001.pt", "step-00000002.pt"]
+
+
 def test_second_writer_is_refused(folder):
     with folder.locked(), pytest.raises(RunFolderError, match="another process"), folder.locked():
         pass

@@ -276,7 +276,8 @@ class RunFolder:
                 path.unlink()
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
-        """Forget the records of epochs that finished after the checkpoint, for they will be made again."""
+        """Forget what was recorded after the checkpoint, for it will be made again."""
+        step = checkpoint.step if checkpoint else 0
         epochs = checkpoint.state["recorded_epochs"] if checkpoint else 0
         for name in ("metrics.jsonl", "timing.jsonl"):
             path = self.path / name
@@ -289,6 +290,9 @@ class RunFolder:
                     )
                 with atomic_write(path) as file:
                     file.write(b"".join(kept))
+        for saved, path in self._checkpoint_files().items():
+            if saved > step:  # damaged; it would count among those that are kept
+                path.unlink()
 
     # -- files -----------------------------------------------------------------------------------------
 
