@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import time
 
 import filelock
 import pytest
@@ -46,10 +48,15 @@ def test_a_run_without_its_configuration_is_not_given_another(folder, has):
 
 def test_prepare_removes_what_a_kill_left(folder):
     (folder.path / "checkpoints").mkdir()
-    left = folder.path / "checkpoints" / ".dirprune-0123.tmp"
-    left.touch()
+    left, old, young = (
+        folder.path / name / ".dirprune-0123.tmp" for name in ("checkpoints", "landscape", ".")
+    )
+    old.parent.mkdir()
+    for path in (left, old, young):
+        path.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
     folder.prepare({"lr": 0.1, "mean": (0.5,)})
-    assert not left.exists()
+    assert [path.exists() for path in (left, old, young)] == [False, False, True]  # exports write there too
 
 
 def test_checkpoint_round_trip_keeps_the_last_two(folder):

@@ -22,10 +22,11 @@ import errno
 import json
 import os
 import re
+import time
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from dirprune.core.atomic import atomic_write
 from dirprune.errors import RunFolderError, RunInUseError, out_of_memory
 
 _KEPT_CHECKPOINTS = 2
+_SECONDS_OF_A_WRITE = 3600.0  # a temporary file so old was left by a kill
 _RESTORE_CONFIG = "restore it, or delete that folder to start anew"
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})\.pt")
 _SNAPSHOT_NAME = re.compile(r"epoch-(\d{6,})\.safetensors")
@@ -186,8 +188,11 @@ class RunFolder:
         Raises:
             RunFolderError: It holds another configuration, or has lost its own.
         """
-        for left_by_a_kill in self.path.rglob(".dirprune-*.tmp"):
-            left_by_a_kill.unlink()
+        for left in self.path.rglob(".dirprune-*.tmp"):
+            ours = left.parent.name == "checkpoints"  # elsewhere other processes write too
+            with suppress(FileNotFoundError):  # one of those has just been renamed
+                if ours or time.time() - left.stat().st_mtime > _SECONDS_OF_A_WRITE:
+                    left.unlink()
         wanted = json.loads(json.dumps(config))
         if not (self.path / "config.json").is_file():
             if (self.path / "result.json").is_file() or self._checkpoint_files():
