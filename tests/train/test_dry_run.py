@@ -1,12 +1,14 @@
 """The dry run: memory in closed form, nothing written."""
 
+import os
 from dataclasses import replace
 
 import pytest
+import torch
 
 from dirprune.cli import main
 from dirprune.recipes import RECIPES, get_recipe
-from dirprune.train import Execution, TrainConfig, estimate
+from dirprune.train import Execution, TrainConfig, dry_run, estimate
 
 CONFIG = TrainConfig(recipe="test", dataset="digits", model="lenet-300-100", batch_size=40, epochs=3)
 P = 64 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
@@ -38,6 +40,23 @@ def test_activations_and_steps():
     assert 0 < whole.step < 1
     assert whole.peak > whole.weights
     assert whole.measured_images == 40
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("MemTotal: 9 kB\nMemFree:  2 kB\nMemAvailable:  5 kB\n", 5 * 1024),
+        ("MemTotal: 9 kB\n", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4),
+        (None, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4),
+    ],
+)
+def test_memory_that_caches_would_give_back_is_available(told, expected, tmp_path, monkeypatch):
+    if told is not None:
+        (tmp_path / "meminfo").write_text(told)
+    monkeypatch.setattr(dry_run, "_MEMORY", tmp_path / "meminfo")
+    assert dry_run.available_memory(torch.device("cpu")) == expected
+    monkeypatch.delattr(os, "sysconf")  # as on Windows
+    assert dry_run.available_memory(torch.device("cpu")) > 0
 
 
 def test_command_prints_both_methods_and_writes_nothing(tmp_path, monkeypatch, capsys):
