@@ -114,9 +114,14 @@ def _sharing(job: Job, count: int) -> Job:
     execution = replace(job.execution, workers=max(1, job.execution.decoders() // count))
     return replace(
         job,
-        threads=job.threads or max(1, _cores() // count),
+        threads=job.threads or share_of_cores(count),
         execution=job.execution if job.execution.workers is not None else execution,
     )
+
+
+def share_of_cores(count: int) -> int:
+    """Return the threads of each of some runs at once that would each take all cores."""
+    return max(1, _cores() // count)
 
 
 def _cores() -> int:
