@@ -53,11 +53,10 @@ def print_estimates(
         total += count * found.step * found.steps_per_epoch * found.epochs
         if first_process():
             print("\n".join(_lines(run, found, images, count)))
-    together = f", {at_once} at once" if at_once > 1 else ""
     if first_process():
-        print(
-            f"all {len(runs)} runs{together}: {_time(total / at_once)}; without reading data, evaluation and checkpoints"
-        )
+        together = f", {at_once} at once" if at_once > 1 else ""
+        time = _time(total / at_once)
+        print(f"all {len(runs)} runs{together}: {time}; without reading data, evaluation and checkpoints")
     leave()
 
 

@@ -131,8 +131,8 @@ class _Worker:
         """Return what became of its run, once; None while it is at work, or has none.
 
         Raises:
-            BaseException: What reading or the display failed with: nobody reads on, and the process would wait
-                for ever.
+            BaseException: What reading or the display failed with: nobody reads on, and the process would
+                wait for ever.
         """
         if self._broken is not None:
             raise self._broken
