@@ -19,6 +19,7 @@ from dirprune.train import (
     shape_of,
 )
 from dirprune.train.engines import share_of_cores
+from dirprune.train.inputs import held_back_of
 from dirprune.train.ranks import processes
 
 _DAY = 24 * 3600
@@ -41,7 +42,7 @@ def print_estimates(
     if spec.streamed and data_dir is not None and Path(data_dir).is_dir():
         dataset = load_dataset(config.dataset, data_dir)
         images, num_classes = len(dataset.train), dataset.num_classes
-    images -= round(images * config.validation)
+    images -= held_back_of(images, config.validation)
     runs = experiment.runs()
     at_once = 1 if processes() > 1 else min(jobs or fitting(experiment.threads), len(runs))
     if at_once > 1 or experiment.threads is not None:
