@@ -38,10 +38,10 @@ def test_a_run_without_its_configuration_is_not_given_another(folder, has):
     else:
         folder.save_checkpoint(1, {})
     (folder.path / "config.json").write_text("{")
-    with pytest.raises(RunFolderError, match="config.json is not valid JSON .*: restore it, or delete that f"):
+    with pytest.raises(RunFolderError, match=r"config\.json is not valid JSON .*: restore it, or delete"):
         folder.prepare({"lr": 0.2})
     (folder.path / "config.json").unlink()
-    with pytest.raises(RunFolderError, match="has a run but no config.json, .*: restore it, or delete that f"):
+    with pytest.raises(RunFolderError, match=r"has a run but no config\.json, .*: restore it, or"):
         folder.prepare({"lr": 0.2})
     assert not (folder.path / "config.json").exists()
 
