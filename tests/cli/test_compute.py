@@ -166,9 +166,17 @@ def test_tune_and_compare_compute_as_train_does(command, machine, monkeypatch, t
         assert "--precision bf16 --channels-last" in said.replace("\n", " ")
 
 
-def test_a_damaged_record_is_one_line(machine, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        '{"precision": "bf17", "channels_last": false, "why": ""}',
+        '{"precision": "no", "channels_last": "no", "why": ""}',
+    ],
+)
+def test_a_damaged_record_is_one_line(content, machine, tmp_path, capsys):
     (tmp_path / "runs" / "digits-epochs1").mkdir(parents=True)
-    (tmp_path / "runs" / "digits-epochs1" / "compute.json").write_text("{")
+    (tmp_path / "runs" / "digits-epochs1" / "compute.json").write_text(content)
     assert main(["train", "digits", *QUICK]) == 2
     error = capsys.readouterr().err
     assert "compute.json cannot be read" in error

@@ -209,6 +209,14 @@ def test_dates_and_machines_of_several_runs(experiment: Experiment) -> None:
     assert "0; 1; 2; and 2 more" in text
 
 
+def test_resumes_are_counted(experiment: Experiment) -> None:
+    resumed = [{"date": "2026-03-02", "cores": 2}, {"date": "2026-03-04", "cores": 2}]
+    experiment.add("a", {}, {}, environment={"date": "2026-03-01", "resumed": resumed})
+    text = page(experiment).text
+    assert "2 times, last 2026-03-04" in text
+    assert "{" not in text
+
+
 def test_the_template_is_part_of_the_package() -> None:
     import dirprune.report
 

@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
+import time
 
+import filelock
 import pytest
 import torch
 
@@ -28,12 +31,32 @@ def test_same_configuration_is_accepted_and_another_is_refused(folder):
         folder.prepare({"lr": 0.2, "mean": (0.5,)})
 
 
+@pytest.mark.parametrize("has", ["result", "checkpoint"])
+def test_a_run_without_its_configuration_is_not_given_another(folder, has):
+    if has == "result":
+        folder.write_result({"status": "finished"})
+    else:
+        folder.save_checkpoint(1, {})
+    (folder.path / "config.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"config\.json is not valid JSON .*: restore it, or delete"):
+        folder.prepare({"lr": 0.2})
+    (folder.path / "config.json").unlink()
+    with pytest.raises(RunFolderError, match=r"has a run but no config\.json, .*: restore it, or"):
+        folder.prepare({"lr": 0.2})
+    assert not (folder.path / "config.json").exists()
+
+
 def test_prepare_removes_what_a_kill_left(folder):
     (folder.path / "checkpoints").mkdir()
-    left = folder.path / "checkpoints" / ".dirprune-0123.tmp"
-    left.touch()
+    left, old, young = (
+        folder.path / name / ".dirprune-0123.tmp" for name in ("checkpoints", "landscape", ".")
+    )
+    old.parent.mkdir()
+    for path in (left, old, young):
+        path.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
     folder.prepare({"lr": 0.1, "mean": (0.5,)})
-    assert not left.exists()
+    assert [path.exists() for path in (left, old, young)] == [False, False, True]  # exports write there too
 
 
 def test_checkpoint_round_trip_keeps_the_last_two(folder):
@@ -135,9 +158,25 @@ def test_rewind_forgets_epochs_recorded_after_the_checkpoint(folder):
     assert folder.metrics() == []
 
 
+def test_a_damaged_checkpoint_after_the_one_gone_on_from_is_not_kept(folder):
+    for step in (1, 3):
+        folder.save_checkpoint(step, {})
+    (folder.path / "checkpoints" / "step-00000003.pt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="trying the one before"):
+        folder.rewind(folder.newest_checkpoint())
+    folder.save_checkpoint(2, {})
+    kept = sorted(path.name for path in (folder.path / "checkpoints").iterdir())
+    assert kept == ["step-00000001.pt", "step-00000002.pt"]
+
+
 def test_second_writer_is_refused(folder):
     with folder.locked(), pytest.raises(RunFolderError, match="another process"), folder.locked():
         pass
+
+
+def test_another_time_out_is_no_busy_folder(folder):
+    with pytest.raises(filelock.Timeout), folder.locked():
+        raise filelock.Timeout("a lock of the cache")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dirprune.errors import UsageError
-from dirprune.train import Duration, Experiment, TrainConfig
+from dirprune.train import Duration, Execution, Experiment, TrainConfig
 
 BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
 
@@ -24,6 +24,8 @@ BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
         ("momentum", 1.0, "--momentum must be"),
         ("nesterov", True, "--nesterov must be used together with --momentum > 0"),
         ("weight_decay", -1.0, "--weight-decay must be"),
+        ("prune", "some", "--prune must be all or weights, got some"),
+        ("precision", "bf17", "--precision must be one of no, bf16, fp16, got bf17"),
         ("batch_size", 0, "--batch-size must be >= 1, got 0"),
         ("epochs", 0, "--epochs must be"),
         ("width", 0.0, "--width must be"),
@@ -37,6 +39,11 @@ BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
 def test_refused_values(field, value, message):
     with pytest.raises(UsageError, match=message):
         replace(BASE, **{field: value})
+
+
+def test_an_unknown_way_to_divide_a_run_is_refused():
+    with pytest.raises(UsageError, match="--parallel must be ddp or fsdp2, got dp"):
+        Execution(parallel="dp")
 
 
 def test_a_schedule_is_at_least_as_long_as_the_training_and_a_constant_one_has_no_end():

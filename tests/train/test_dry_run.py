@@ -1,12 +1,16 @@
 """The dry run: memory in closed form, nothing written."""
 
+import os
 from dataclasses import replace
 
 import pytest
+import torch
 
+from dirprune.cli import dry_run as cli_dry_run
 from dirprune.cli import main
 from dirprune.recipes import RECIPES, get_recipe
-from dirprune.train import Execution, TrainConfig, estimate
+from dirprune.report import wording
+from dirprune.train import Execution, TrainConfig, dry_run, engines, estimate
 
 CONFIG = TrainConfig(recipe="test", dataset="digits", model="lenet-300-100", batch_size=40, epochs=3)
 P = 64 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
@@ -40,6 +44,23 @@ def test_activations_and_steps():
     assert whole.measured_images == 40
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("MemTotal: 9 kB\nMemFree:  2 kB\nMemAvailable:  5 kB\n", 5 * 1024),
+        ("MemTotal: 9 kB\n", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4),
+        (None, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4),
+    ],
+)
+def test_memory_that_caches_would_give_back_is_available(told, expected, tmp_path, monkeypatch):
+    if told is not None:
+        (tmp_path / "meminfo").write_text(told)
+    monkeypatch.setattr(dry_run, "_MEMORY", tmp_path / "meminfo")
+    assert dry_run.available_memory(torch.device("cpu")) == expected
+    monkeypatch.delattr(os, "sysconf")  # as on Windows
+    assert dry_run.available_memory(torch.device("cpu")) > 0
+
+
 def test_command_prints_both_methods_and_writes_nothing(tmp_path, monkeypatch, capsys):
     here = tmp_path / "here"
     here.mkdir()
@@ -51,9 +72,42 @@ def test_command_prints_both_methods_and_writes_nothing(tmp_path, monkeypatch, c
     assert "digits, grda, 2 runs" in out
     assert out.count("parameters   50,610") == 2
     assert "45 an epoch of 1,437 images, 9,000 in 200 epochs" in out
-    assert "all 4 runs: " in out
+    assert "all 4 runs" in out
     assert list(here.iterdir()) == []
     assert not (tmp_path / "dirprune").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads", "at_once"),
+    [
+        (["--threads", "3"], 3, 2),
+        (["--threads", "3", "--jobs", "1"], 3, 1),
+        ([], 1, 4),  # the recipe's
+        (["--jobs", "3"], 1, 3),
+    ],
+    ids=str,
+)
+def test_threads_and_runs_at_once_are_those_of_the_training(asked, threads, at_once, monkeypatch, capsys):
+    """8 cores; a step of one second, 100 of them, for four runs."""
+    seen = []
+
+    def estimated(*_, **__):
+        seen.append(torch.get_num_threads())
+        return replace(found, step=1.0, steps_per_epoch=10, epochs=10)
+
+    found = digits(CONFIG)
+    monkeypatch.setattr(cli_dry_run, "estimate", estimated)
+    monkeypatch.setattr(engines, "_cores", lambda: 8)
+    monkeypatch.setattr(engines, "_cuda_devices", list)
+    before = torch.get_num_threads()
+    try:
+        assert main(["train", "digits", "--dry-run", "--seeds", "2", *asked]) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [threads] * 2
+    together = f", {at_once} at once" if at_once > 1 else ""
+    said = capsys.readouterr().out
+    assert f"all 4 runs{together}: {wording.duration(400 / at_once)}; " in said
 
 
 @pytest.mark.parametrize("name", RECIPES)

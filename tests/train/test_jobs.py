@@ -9,6 +9,7 @@ from pathlib import Path
 
 import filelock
 import pytest
+from rich.console import Console
 
 from dirprune.errors import DataError, FailedRunsError, RunFolderError, UsageError
 from dirprune.runs import RunFolder
@@ -18,9 +19,11 @@ from dirprune.train import (
     Experiment,
     Job,
     Outcome,
+    ProgressDisplay,
     TrainConfig,
     raise_failures,
     run_experiment,
+    run_jobs,
     trainer,
 )
 from dirprune.train.jobs import attempt
@@ -175,6 +178,16 @@ def test_a_damaged_run_does_not_end_the_set(digits, tmp_path):
     with pytest.raises(RunFolderError, match="not valid JSON"):
         run_experiment(Experiment(config=CONFIG), digits, tmp_path)
     assert (tmp_path / "grda-c0.005-mu0.6-seed0" / "result.json").is_file()
+
+
+def test_nor_does_a_damaged_result_end_it(digits, tmp_path):
+    jobs = Experiment(config=CONFIG, threads=1).jobs(tmp_path)
+    run_jobs(jobs[:1], digits, ProgressDisplay(Console(quiet=True), 1))
+    (jobs[0].folder / "result.json").write_text("{")
+    with ProgressDisplay(Console(quiet=True), 2) as display:
+        damaged, trained = run_jobs(jobs, digits, display, at_once=1)
+    assert (damaged.status, trained.status) == ("failed", "finished")
+    assert "result.json is not valid JSON" in damaged.message
 
 
 def test_a_run_of_another_process_is_left_to_it(digits, tmp_path):

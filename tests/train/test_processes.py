@@ -57,7 +57,11 @@ def in_place_of_python(tmp_path, monkeypatch):
 
 
 def say(outcome):
-    return f"echo '{json.dumps({'kind': 'outcome', 'outcome': outcome.to_json()})}'"
+    return tell({"kind": "outcome", "outcome": outcome.to_json()})
+
+
+def tell(event):
+    return f"printf '\\036%s\\n' '{json.dumps(event)}'"
 
 
 FIRST = 'case "$job" in *\'"method": "sgd"\'*)'  # the SGD run; the other one follows after ;; *)
@@ -102,7 +106,7 @@ def test_a_killed_process_is_one_failed_run(tmp_path, in_place_of_python):
     jobs = jobs_of(tmp_path)
     jobs[0].folder.mkdir()
     (jobs[0].folder / "config.json").touch()
-    in_place_of_python(f"{FIRST} printf '{{'; kill -9 $$;; *) {say(DONE)};; esac")
+    in_place_of_python(f"{FIRST} printf '\\036{{'; kill -9 $$;; *) {say(DONE)};; esac")
     killed, finished = processes.run_in_processes(jobs, 2, [], display())
     assert (killed.status, finished.status) == ("failed", "finished")
     assert killed.message.startswith("its process was killed by SIGKILL, perhaps for want of memory")
@@ -140,8 +144,8 @@ def test_a_stop_while_the_processes_end_is_not_lost(tmp_path, in_place_of_python
 
 def test_a_display_that_fails_ends_the_set(tmp_path, in_place_of_python):
     """As when the terminal is gone; nobody would read what the processes say, and they would wait."""
-    event = json.dumps({"kind": "epoch", "run": "sgd-seed0", "metrics": {}})
-    in_place_of_python(f"echo '{event}'; {say(DONE)}; read end")
+    event = {"kind": "epoch", "run": "sgd-seed0", "metrics": {}}
+    in_place_of_python(f"{tell(event)}; {say(DONE)}; read end")
 
     class Gone(ProgressDisplay):
         def show(self, _):
@@ -149,6 +153,19 @@ def test_a_display_that_fails_ends_the_set(tmp_path, in_place_of_python):
 
     with pytest.raises(OSError, match="Input/output error"):
         processes.run_in_processes(jobs_of(tmp_path), 2, [], Gone(Console(quiet=True), 2))
+
+
+def test_what_libraries_print_on_import_is_no_event(tmp_path, in_place_of_python):
+    """Nor is it the end of the set: nobody would read on, and all would wait for ever."""
+    in_place_of_python(f"echo hello; echo '{{}}'; printf 'no end of line'; {say(DONE)}; read end")
+    outcomes = processes.run_in_processes(jobs_of(tmp_path)[1:], 1, [], display())
+    assert outcomes == [DONE]
+
+
+def test_an_event_that_cannot_be_read_ends_the_set(tmp_path, in_place_of_python):
+    in_place_of_python("printf '\\036nonsense\\n'; read end")
+    with pytest.raises(ValueError, match="Expecting value"):
+        processes.run_in_processes(jobs_of(tmp_path), 2, [], display())
 
 
 def test_each_process_sees_one_device(tmp_path, in_place_of_python):

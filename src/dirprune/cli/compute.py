@@ -183,6 +183,9 @@ def _compute(name: str, why: str) -> Compute:
 def _read(path: Path) -> Compute:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        return Compute(held["precision"], held["channels_last"], held["why"])
+        found = Compute(held["precision"], held["channels_last"], held["why"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path} cannot be read ({error}): restore it, or delete it") from error
+    if found.precision not in ("no", "bf16") or not isinstance(found.channels_last, bool):
+        raise RunFolderError(f"{path} cannot be read (it says {found}): restore it, or delete it")
+    return found

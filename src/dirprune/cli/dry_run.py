@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from dirprune.data import load_dataset
 from dirprune.data.catalogue import find_spec
 from dirprune.report import wording
@@ -12,20 +14,27 @@ from dirprune.train import (
     TrainConfig,
     estimate,
     first_process,
+    fitting,
     leave,
     shape_of,
 )
+from dirprune.train.engines import share_of_cores
+from dirprune.train.inputs import held_back_of
+from dirprune.train.ranks import processes
 
 _DAY = 24 * 3600
 
 
-def print_estimates(experiment: Experiment, execution: Execution, data_dir: str | None) -> None:
+def print_estimates(
+    experiment: Experiment, execution: Execution, data_dir: str | None, jobs: int | None
+) -> None:
     """Print parameters, memory, steps and time for each method of an experiment; writes nothing.
 
     Args:
         experiment: What would be run.
         execution: How the machine would be used.
         data_dir: A folder of large images is listed, to count them; other data sets have known numbers.
+        jobs: Runs at once; None for as many as fit.
     """
     config = experiment.config
     spec = find_spec(config.dataset)
@@ -33,8 +42,11 @@ def print_estimates(experiment: Experiment, execution: Execution, data_dir: str 
     if spec.streamed and data_dir is not None and Path(data_dir).is_dir():
         dataset = load_dataset(config.dataset, data_dir)
         images, num_classes = len(dataset.train), dataset.num_classes
-    images -= round(images * config.validation)
+    images -= held_back_of(images, config.validation)
     runs = experiment.runs()
+    at_once = 1 if processes() > 1 else min(jobs or fitting(experiment.threads), len(runs))
+    if at_once > 1 or experiment.threads is not None:
+        torch.set_num_threads(experiment.threads or share_of_cores(at_once))
     total = 0.0
     for method, run in {run.method: run for run in runs}.items():
         found = estimate(run, execution, images=images, num_classes=num_classes, shape=shape_of(config, spec))
@@ -43,7 +55,9 @@ def print_estimates(experiment: Experiment, execution: Execution, data_dir: str 
         if first_process():
             print("\n".join(_lines(run, found, images, count)))
     if first_process():
-        print(f"all {len(runs)} runs: {_time(total)}; without reading data, evaluation and checkpoints")
+        together = f", {at_once} at once" if at_once > 1 else ""
+        time = _time(total / at_once)
+        print(f"all {len(runs)} runs{together}: {time}; without reading data, evaluation and checkpoints")
     leave()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dirprune.cli.arguments import parse
+from dirprune.cli.arguments import at_least_one, parse
 from dirprune.cli.compute import choose
 from dirprune.cli.dry_run import print_estimates
 from dirprune.data import load_dataset
@@ -77,6 +77,7 @@ def train(arguments: list[str]) -> int:
     )
     _check_read(rest, options.experiment.methods)
     checkpoint_every = Duration.parse(options.checkpoint_every)
+    at_least_one(jobs=options.jobs)
     config = options.experiment.config
     execution = options.execution
 
@@ -87,7 +88,7 @@ def train(arguments: list[str]) -> int:
         experiment, notes = choose(options.experiment, folder_of, rest, execution=execution, keep=False)
         if first_process():
             print("".join(f"{note}\n" for note in notes), end="")
-        print_estimates(experiment, execution, options.data_dir)
+        print_estimates(experiment, execution, options.data_dir, options.jobs)
         return 0
     for name in options.tracker:
         check_tracker(name)

@@ -99,7 +99,7 @@ def restore_runs(file: Path, folder: Path) -> int:
             run.write_environment({"date": line["date"], **head["environments"][line["environment"]]})
             run.write_metrics(_records(line["metrics"]))
             run.write_result(line["result"])
-            run.prepare({**head["config"], **line["config"]})  # last: without it there is no run
+            run.write_config({**head["config"], **line["config"]})  # last: without it there is no run
             made += 1
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise RunFolderError(

@@ -248,6 +248,9 @@ def _facts(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _flat(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[-1], dict):  # each resume, as an environment
+        times = "once" if len(value) == 1 else f"{len(value)} times"
+        return f"{times}, last {plain(value[-1].get('date', ''))}"
     pairs = value.items() if isinstance(value, dict) else ()
     return ", ".join(f"{plain(key)} {plain(entry)}" for key, entry in pairs) or plain(value)
 

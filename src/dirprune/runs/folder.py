@@ -22,10 +22,11 @@ import errno
 import json
 import os
 import re
+import time
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from dirprune.core.atomic import atomic_write
 from dirprune.errors import RunFolderError, RunInUseError, out_of_memory
 
 _KEPT_CHECKPOINTS = 2
+_SECONDS_OF_A_WRITE = 3600.0  # a temporary file so old was left by a kill
+_RESTORE_CONFIG = "restore it, or delete that folder to start anew"
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})\.pt")
 _SNAPSHOT_NAME = re.compile(r"epoch-(\d{6,})\.safetensors")
 
@@ -164,13 +167,14 @@ class RunFolder:
             RunInUseError: Another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with filelock.FileLock(self.path / ".lock", timeout=0):
-                yield
-        except filelock.Timeout:
-            raise RunInUseError(
-                f"{self.path} is being written by another process: wait for it, or choose another --out"
-            ) from None
+        with ExitStack() as held:
+            try:
+                held.enter_context(filelock.FileLock(self.path / ".lock", timeout=0))
+            except filelock.Timeout:
+                raise RunInUseError(
+                    f"{self.path} is being written by another process: wait for it, or choose another --out"
+                ) from None
+            yield
 
     def prepare(self, config: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> None:
         """Write the configuration, or check that the folder already holds the very same.
@@ -182,13 +186,20 @@ class RunFolder:
             defaults: Values of settings that a folder written by an earlier version does not have.
 
         Raises:
-            RunFolderError: It holds another configuration.
+            RunFolderError: It holds another configuration, or has lost its own.
         """
-        for left_by_a_kill in self.path.rglob(".dirprune-*.tmp"):
-            left_by_a_kill.unlink()
+        for left in self.path.rglob(".dirprune-*.tmp"):
+            ours = left.parent.name == "checkpoints"  # elsewhere other processes write too
+            with suppress(FileNotFoundError):  # one of those has just been renamed
+                if ours or time.time() - left.stat().st_mtime > _SECONDS_OF_A_WRITE:
+                    left.unlink()
         wanted = json.loads(json.dumps(config))
         if not (self.path / "config.json").is_file():
-            self._write_json("config.json", wanted)
+            if (self.path / "result.json").is_file() or self._checkpoint_files():
+                raise RunFolderError(
+                    f"{self.path} has a run but no config.json, which says what it is: {_RESTORE_CONFIG}"
+                )
+            self.write_config(wanted)
             return
         held = {**json.loads(json.dumps(defaults or {})), **self.config()}
         for key in wanted | held:
@@ -197,6 +208,10 @@ class RunFolder:
                     f"{self.path} holds a run with {key}={held.get(key)!r}, not {wanted.get(key)!r}: "
                     "choose another --out, or delete that folder"
                 )
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write what :meth:`config` returns, and with that declare the folder a run."""
+        self._write_json("config.json", config)
 
     def write_network(self, arguments: Mapping[str, Any]) -> None:
         """Write what :meth:`network` returns."""
@@ -266,7 +281,8 @@ class RunFolder:
                 path.unlink()
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
-        """Forget the records of epochs that finished after the checkpoint, for they will be made again."""
+        """Forget what was recorded after the checkpoint, for it will be made again."""
+        step = checkpoint.step if checkpoint else 0
         epochs = checkpoint.state["recorded_epochs"] if checkpoint else 0
         for name in ("metrics.jsonl", "timing.jsonl"):
             path = self.path / name
@@ -279,6 +295,9 @@ class RunFolder:
                     )
                 with atomic_write(path) as file:
                     file.write(b"".join(kept))
+        for saved, path in self._checkpoint_files().items():
+            if saved > step:  # damaged; it would count among those that are kept
+                path.unlink()
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -294,7 +313,8 @@ class RunFolder:
         except FileNotFoundError:
             raise RunFolderError(f"{self.path} is not a run folder: it has no {name}") from None
         except (ValueError, RecursionError) as error:
-            raise RunFolderError(f"{path} is not valid JSON ({error}): restore or delete it") from None
+            advice = _RESTORE_CONFIG if name == "config.json" else "restore or delete it"
+            raise RunFolderError(f"{path} is not valid JSON ({error}): {advice}") from None
         if not isinstance(content, dict):
             raise RunFolderError(f"{path} must hold a JSON object, not {type(content).__name__}")
         return content

@@ -108,6 +108,8 @@ class TrainConfig:
             ("nesterov", not self.nesterov or self.momentum > 0, "used together with --momentum > 0"),
             ("nesterov", not (self.nesterov and self.beta2), "left out with --beta2"),
             ("weight-decay", 0 <= self.weight_decay < math.inf, "a finite number >= 0"),
+            ("prune", self.prune in ("all", "weights"), "all or weights"),
+            ("precision", self.precision in ("no", "bf16", "fp16"), "one of no, bf16, fp16"),
             ("batch-size", self.batch_size >= 1, ">= 1"),
             ("epochs", self.epochs >= 1, ">= 1"),
             (

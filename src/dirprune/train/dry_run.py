@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from dirprune.train.ranks import Ranks, local
 
 _LONG_ENOUGH = 1.0  # seconds; a step this long is not measured with more images
 _STEPS = 3
+_MEMORY = Path("/proc/meminfo")
+_FEW_BYTES = 2**32  # where nothing tells (Windows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class Estimate:
         at_once: Images in one forward pass of one process.
         peak: Measured: most memory in use, with `measured_images` at once, on a CPU that of the process;
             None: unknown.
-        available: Memory that is free now.
+        available: Memory that can be had now.
         measured_images: Images at once in the measured steps.
         step: One optimiser step, scaled from the measured ones.
         steps_per_epoch: Steps in an epoch.
@@ -164,13 +167,16 @@ def shape_of(config: TrainConfig, spec: DatasetSpec) -> tuple[int, int, int]:
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes that are free on a device; on a system that does not tell, a quarter of all."""
+    """Return the bytes that can be had on a device; on a system that does not tell, a quarter of all."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    page = os.sysconf("SC_PAGE_SIZE")
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return page * os.sysconf("SC_AVPHYS_PAGES")
-    return page * os.sysconf("SC_PHYS_PAGES") // 4
+    lines = _MEMORY.read_text().splitlines() if _MEMORY.is_file() else []
+    told = dict(line.split()[:2] for line in lines)
+    if "MemAvailable:" in told:  # MemFree leaves out what caches give back
+        return 1024 * int(told["MemAvailable:"])
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return _FEW_BYTES
 
 
 def _kept_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:

@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 
 from dirprune.data import EncodedDataset, ImageDataset
-from dirprune.errors import UsageError
+from dirprune.errors import RunFolderError, UsageError
 from dirprune.runs import RunFolder
 from dirprune.train.diagnosis import Diagnosis
 from dirprune.train.display import ProgressDisplay, Relay
@@ -99,9 +99,12 @@ def fitting(threads: int | None) -> int:
 def _done(job: Job, digest: str) -> Outcome | None:
     """Return the outcome of a run that is over; None for one to do, or to be refused by its own process."""
     run = RunFolder(job.folder)
-    result = run.result()
     asked = json.loads(json.dumps({**asdict(job.config), "data": digest}))
-    if result is None or run.config() != asked:
+    try:
+        result = run.result()
+        if result is None or run.config() != asked:
+            return None
+    except RunFolderError:
         return None
     return Outcome(job.name, result["status"], result.get("message", ""))
 
@@ -111,9 +114,14 @@ def _sharing(job: Job, count: int) -> Job:
     execution = replace(job.execution, workers=max(1, job.execution.decoders() // count))
     return replace(
         job,
-        threads=job.threads or max(1, _cores() // count),
+        threads=job.threads or share_of_cores(count),
         execution=job.execution if job.execution.workers is not None else execution,
     )
+
+
+def share_of_cores(count: int) -> int:
+    """Return the threads of each of some runs at once that would each take all cores."""
+    return max(1, _cores() // count)
 
 
 def _cores() -> int:

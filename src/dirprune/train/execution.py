@@ -31,6 +31,8 @@ class Execution:
     training processes of this machine; 0: the training process itself."""
 
     def __post_init__(self) -> None:
+        if self.parallel not in ("ddp", "fsdp2"):
+            raise UsageError(f"--parallel must be ddp or fsdp2, got {self.parallel}")
         if self.accumulation < 1:
             raise UsageError(f"--accumulation must be >= 1, got {self.accumulation}")
         if self.workers is not None and self.workers < 0:

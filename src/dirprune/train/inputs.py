@@ -131,6 +131,20 @@ def in_memory(config: TrainConfig, dataset: ImageDataset) -> tuple[Split, Split]
     return (train, test) if size is None else (train.smaller(size), test.smaller(size))
 
 
+def held_back_of(images: int, validation: float) -> int:
+    """Return how many of the training images are held back.
+
+    Raises:
+        DataError: Nothing is left to train or to measure on.
+    """
+    held_back = round(images * validation)
+    if validation and not 0 < held_back < images:
+        raise DataError(
+            f"--validation {validation} of {images} images leaves nothing to train or to measure on"
+        )
+    return held_back
+
+
 def splits(train: SomeSplit, test: SomeSplit, validation: float) -> tuple[SomeSplit, SomeSplit]:
     """Return what to train on and what to measure on.
 
@@ -150,11 +164,6 @@ def splits(train: SomeSplit, test: SomeSplit, validation: float) -> tuple[SomeSp
     """
     if validation == 0:
         return train, test
-    images = len(train)
-    held_back = round(images * validation)
-    if not 0 < held_back < images:
-        raise DataError(
-            f"--validation {validation} of {images} images leaves nothing to train or to measure on"
-        )
-    order = torch.randperm(images, generator=torch.Generator().manual_seed(0))  # one split for all runs
+    held_back = held_back_of(len(train), validation)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))  # one split for all runs
     return train.subset(order[held_back:]), train.subset(order[:held_back])

@@ -18,6 +18,9 @@ from dirprune.train.display import ProgressDisplay
 from dirprune.train.interruption import StopRequested, stop_requests
 from dirprune.train.jobs import Job, Outcome, raise_if_hopeless, record_failure
 
+EVENT = b"\x1e"
+"""Stands before each event of a worker, as in RFC 7464; in JSON it cannot occur."""
+
 _POLL_SECONDS = 0.1
 _SECONDS_TO_SAVE = 120.0  # a large checkpoint on a slow disk
 
@@ -101,18 +104,18 @@ class _Worker:
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if not line.endswith(b"\n"):
-                return  # killed in the middle of it
-            event = json.loads(line)
-            if event["kind"] == "outcome":
-                self._outcome = Outcome.from_json(event["outcome"])
-                continue
-            try:
-                self._display.show(event)
-            except BaseException as error:  # rich exits where the pipe it prints to is closed
-                self._broken = error
-                return
+        try:
+            for line in self.process.stdout:
+                _, mark, content = line.rpartition(EVENT)
+                if not mark or not content.endswith(b"\n"):
+                    continue  # a library said it on import, or a kill cut it short
+                event = json.loads(content)
+                if event["kind"] == "outcome":
+                    self._outcome = Outcome.from_json(event["outcome"])
+                else:
+                    self._display.show(event)
+        except BaseException as error:  # rich exits where the pipe it prints to is closed
+            self._broken = error
 
     @property
     def busy(self) -> bool:
@@ -128,7 +131,8 @@ class _Worker:
         """Return what became of its run, once; None while it is at work, or has none.
 
         Raises:
-            BaseException: What the display failed with: nobody reads on, and the process would wait for ever.
+            BaseException: What reading or the display failed with: nobody reads on, and the process would
+                wait for ever.
         """
         if self._broken is not None:
             raise self._broken

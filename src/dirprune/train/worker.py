@@ -1,8 +1,8 @@
 """The process that trains runs, one after the other, for :mod:`dirprune.train.processes`.
 
-It reads each job as a line of JSON from standard input, and writes events and the outcome as such lines to
-standard output. Standard input stays open as long as there may be another job; when it closes during a run,
-the parent is gone, and the run is saved and stopped.
+It reads each job as a line of JSON from standard input, and writes events and the outcome as such lines,
+each after a mark, to standard output. Standard input stays open as long as there may be another job; when it
+closes during a run, the parent is gone, and the run is saved and stopped.
 """
 
 import json
@@ -21,6 +21,7 @@ from dirprune.train.diagnosis import Diagnosis
 from dirprune.train.display import Relay
 from dirprune.train.interruption import StopRequested
 from dirprune.train.jobs import Job, load_and_attempt
+from dirprune.train.processes import EVENT
 
 
 class _OwnLog(Callback):
@@ -72,7 +73,7 @@ def main() -> int:
 
     def send(content: dict[str, Any]) -> None:
         with suppress(BrokenPipeError):  # the parent is gone, for which the run stops but does not fail
-            events.write(json.dumps(content) + "\n")
+            events.write(EVENT.decode() + json.dumps(content) + "\n")
 
     jobs, data = _Jobs(), _Data()
     while (job := jobs.next()) is not None:
