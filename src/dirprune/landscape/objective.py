@@ -244,8 +244,7 @@ class Objective:
 
     def with_statistics(self, state: State) -> dict[str, Tensor]:
         """Return weights and buffers as they are measured: BatchNorm statistics are those of the weights."""
-        weights = {name: state[name] for name in self.shapes if name in state}
-        held = {**weights, **self._buffers(state)}
+        held = self._held(state)
         return {**held, **reestimate(self._module, held, self.batches("train"))}
 
     def training_loss(self, state: State, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -254,16 +253,17 @@ class Objective:
         No buffer changes.
         """
         self._module.train()
-        weights = {name: state[name] for name in self.shapes if name in state}
-        outputs = functional_call(self._module, {**weights, **self._buffers(state)}, (inputs,))
+        outputs = functional_call(self._module, self._held(state), (inputs,))
         return self.loss(outputs, targets)
 
-    def _buffers(self, state: State) -> dict[str, Tensor]:
-        """Return copies of the buffers of a state; what is missing is as in the model."""
-        return {
+    def _held(self, state: State) -> dict[str, Tensor]:
+        """Return the weights of a state, and copies of its buffers, on the model's device and in its dtypes."""
+        weights = {name: state[name].to(self.device, self.dtype) for name in self.shapes if name in state}
+        buffers = {
             name: state.get(name, own).detach().to(own, copy=True)
             for name, own in self._module.named_buffers()
         }
+        return {**weights, **buffers}
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of a split on the device of the model.
@@ -336,7 +336,7 @@ class Objective:
         for name, parameter in self._module.named_parameters():
             if name not in self.shapes:
                 for state in states:
-                    if name in state and not torch.equal(state[name], parameter):
+                    if name in state and not torch.equal(state[name].to(parameter), parameter):
                         raise UsageError(f"{name} does not require grad, but differs from that of the model")
 
     def _check_fixed_buffers(self, states: Mapping[str, State]) -> None:
@@ -344,7 +344,7 @@ class Objective:
         moving = statistics_of(self._module)
         for name, buffer in self._module.named_buffers():
             if name not in moving and buffer.is_floating_point():
-                held = [(label, state[name]) for label, state in states.items() if name in state]
+                held = [(label, state[name].to(buffer)) for label, state in states.items() if name in state]
                 for label, other in held[1:]:
                     if not torch.equal(other, held[0][1]):
                         raise UsageError(
