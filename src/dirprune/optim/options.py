@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -74,10 +75,10 @@ def _check_adaptive(options: dict[str, Any]) -> None:
 
 def _number(name: str, value: Any) -> float:
     """Return an option as a float, or raise HyperparameterError."""
-    try:
-        return host_float(value)
-    except (TypeError, ValueError):
-        raise HyperparameterError(f"{name} must be a number, got {value!r}") from None
+    if not isinstance(value, str):  # which float would read, and a step would not
+        with suppress(TypeError, ValueError):
+            return host_float(value)
+    raise HyperparameterError(f"{name} must be a number, got {value!r}")
 
 
 def check_params(group: dict[str, Any]) -> None:
