@@ -34,7 +34,8 @@ class GRDA(Optimizer):
     with v_0 = w_0 and tau_0 = 0. The gradient is taken at the sparse weight w, never at the accumulator v,
     and a weight at zero comes back when its accumulator outgrows the threshold. No target sparsity is
     given: ``mu`` rules it (greater is sparser), ``c`` matters early. With ``c=0`` this is
-    :class:`torch.optim.SGD`, to the bit in float32 and float64.
+    :class:`torch.optim.SGD`, in float32 and float64 to the bit, but for rounding where the step is compiled,
+    ``capturable`` or ``differentiable``.
 
     Differs from the paper in allowing momentum and weight decay (both off by default), formed as
     ``torch.optim.SGD`` forms them. Works best at the constant learning rate that suits SGD without
