@@ -216,6 +216,7 @@ class GRDA(Optimizer):
 
         Raises:
             RuntimeError: A gradient is sparse.
+            UsageError: Momentum or ``beta2`` has been switched on too late. No weight has changed then.
         """
         loss = None
         if closure is not None:
@@ -229,8 +230,11 @@ class GRDA(Optimizer):
             return loss
         if not torch.compiler.is_compiling():
             self._gathering.check(self.state)
-        for group, grads in zip(self.param_groups, gradients, strict=True):
-            update(group, self._rule(group), self._tensors(group, grads), unscale, self._plans)
+        # All groups before any is updated: one may be refused.
+        rules = list(map(self._rule, self.param_groups))
+        tensors = list(map(self._tensors, self.param_groups, gradients))
+        for group, rule, held in zip(self.param_groups, rules, tensors, strict=True):
+            update(group, rule, held, unscale, self._plans)
         return loss
 
     def _rule(self, group: dict[str, Any]) -> ThresholdRule:
