@@ -13,7 +13,7 @@ from dirprune.core.threshold import RULES, Penalty, ThresholdRule
 from dirprune.errors import LostShadowWarning, UsageError
 from dirprune.optim.gathering import Gathering
 from dirprune.optim.lost_shadow import fraction_already_sparse
-from dirprune.optim.options import check_dtypes, check_options, check_params, check_penalty, check_sharding
+from dirprune.optim.options import check_dtypes, check_options, check_params, check_sharding
 from dirprune.optim.paths import Plans, update
 from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state, wide_dtype
 from dirprune.optim.tensors import Tensors
@@ -172,7 +172,8 @@ class GRDA(Optimizer):
         for group in state["param_groups"]:  # before anything is replaced
             for option, value in defaults.items():
                 group.setdefault(option, value)
-            check_penalty(group, self.threshold_rules)
+            # All but the rate, which a schedule that ends at 0 may have left below it by a rounding error.
+            check_options({**group, "lr": 0.0}, self.threshold_rules)
             check_dtypes(group)
             check_sharding(group, self._rule(group))
         super().__setstate__(state)
@@ -196,7 +197,8 @@ class GRDA(Optimizer):
             state_dict: What ``state_dict()`` returned. Its tensors are copied, not shared.
 
         Raises:
-            UsageError: The state is another optimiser's, or of parameters of other shapes.
+            UsageError: The state is another optimiser's, or of parameters of other shapes, or an option in
+                it is out of range.
         """
         handle = self.register_load_state_dict_pre_hook(check_and_shield)  # after the user's own hooks
         try:

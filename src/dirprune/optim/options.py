@@ -41,10 +41,11 @@ def check_options(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -
     ):
         if options[name] and options[other]:
             raise HyperparameterError(f"{name} and {other} cannot both be True: pass {name}=False")
-    check_penalty(options, rules)
-    if options["fused"] and type(rules[options["penalty"]]) not in FUSED_RULES:
+    if (penalty := options["penalty"]) not in rules:
+        raise HyperparameterError(f"penalty must be {' or '.join(map(repr, rules))}, got {penalty!r}")
+    if options["fused"] and type(rules[penalty]) not in FUSED_RULES:
         raise HyperparameterError(
-            f"there is no fused kernel for penalty={options['penalty']!r}: pass fused=None"
+            f"there is no fused kernel for penalty={penalty!r}: pass fused=None"
         )
     if options["accumulator_dtype"] not in (None, torch.bfloat16):
         raise HyperparameterError(
@@ -54,12 +55,6 @@ def check_options(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -
         raise HyperparameterError(
             "differentiable needs an accumulator that is not rounded: accumulator_dtype=None"
         )
-
-
-def check_penalty(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -> None:
-    """Raise HyperparameterError for a penalty without a rule."""
-    if (penalty := options["penalty"]) not in rules:
-        raise HyperparameterError(f"penalty must be {' or '.join(map(repr, rules))}, got {penalty!r}")
 
 
 def _check_adaptive(options: dict[str, Any]) -> None:

@@ -206,11 +206,11 @@ static void update(const Tensor &t, const Options &o, int64 first, int64 n, bool
         }
     } else {
 
-        for (int64 i = 0; i < n; i++) {  // v - min(max(v, -tau), tau), so written that NaN is handed on
+        for (int64 i = 0; i < n; i++) {  // v - min(max(v, -tau), tau), so written that a NaN of either is handed on
             const Real x = multiply_add(d[i], rate, v[i]);
-            const Real raised = x < -tau ? -tau : x;
+            const Real raised = x >= -tau ? x : -tau;
             v[i] = x;
-            weight[i] = x - (raised > tau ? tau : raised);
+            weight[i] = x - (raised <= tau ? raised : tau);
         }
     }
     if (accumulator_is_narrow) round_into<Real>(t.accumulator, first, n, v, mix((uint32)(int64)t.step));
