@@ -595,6 +595,9 @@ def test_names_and_settings_that_are_unknown_are_refused():
         create_method("rigel")
     with pytest.raises(ValueError, match="unknown setting of rigl 'dorp'; did you mean 'drop'"):
         create_method("rigl", dorp=0.1)
+    for name in ("grda-l0", "grda-rescaled"):  # which are their penalty
+        with pytest.raises(ValueError, match=f"unknown setting of {name} 'penalty'"):
+            create_method(name, penalty="l1")
 
 
 def test_a_shared_weight_cannot_be_reparametrised():

@@ -44,9 +44,7 @@ def check_options(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -
     if (penalty := options["penalty"]) not in rules:
         raise HyperparameterError(f"penalty must be {' or '.join(map(repr, rules))}, got {penalty!r}")
     if options["fused"] and type(rules[penalty]) not in FUSED_RULES:
-        raise HyperparameterError(
-            f"there is no fused kernel for penalty={penalty!r}: pass fused=None"
-        )
+        raise HyperparameterError(f"there is no fused kernel for penalty={penalty!r}: pass fused=None")
     if options["accumulator_dtype"] not in (None, torch.bfloat16):
         raise HyperparameterError(
             f"accumulator_dtype must be None or torch.bfloat16, got {options['accumulator_dtype']}"
