@@ -84,6 +84,11 @@ def test_a_target_sparsity_is_met_to_the_weight(case, dtype, target):
         assert int((below == 0).sum()) < zeros
 
 
+def test_a_count_of_many_weights_is_met_too():
+    numel, kept = 20_000_003, 18_644_637  # of which 1 - kept / numel, times numel, is rounded up
+    assert strength_for(1 - kept / numel, torch.arange(numel, dtype=torch.float32)) == numel - kept - 1
+
+
 def test_a_strength_in_place_of_a_sparsity(case):
     w, u = case
     pruned, result = directional_prune({"w": w}, u, strength=0.4)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dirprune.core.masks import kth_smallest
 from dirprune.errors import UsageError
 
 
@@ -141,10 +142,11 @@ def strength_for(sparsity: float, strengths: Tensor) -> float:
     """
     if not 0 <= sparsity <= 1:
         raise UsageError(f"sparsity must be in [0, 1]; it is {sparsity}")
-    count = math.ceil(sparsity * len(strengths) - 1e-9)
+    numel = len(strengths)
+    count = math.ceil(sparsity * numel - max(1e-9, 1e-12 * numel))  # what rounding may have added to a count
     if count == 0:
         return 0.0
-    found = strengths.kthvalue(count).values.item()
+    found = kth_smallest(strengths, count).item()
     if found == torch.inf:
         reachable = torch.isfinite(strengths).double().mean().item()
         raise UsageError(
