@@ -521,13 +521,15 @@ def test_linbreg_begins_at_its_sparse_weights():
 def test_adabreg_without_penalty_is_adam():
     a, b = vector([1.0, 2.0]), vector([1.0, 2.0])
     options = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
-    breg = AdaBregOptimizer(
-        [{"params": [a], "l1": 0.0, "delta": 1.0}], {**options, "momentum": 0, "nesterov": False}
-    )
+    breg = AdaBregOptimizer([{"params": [a], "l1": 0.0, "delta": 1.0}], options)
     got = quadratic(breg, a, A[:2], B[:2], 20)
     np.testing.assert_allclose(
         got, quadratic(torch.optim.Adam([b], **options), b, A[:2], B[:2], 20), atol=1e-12
     )
+
+
+def test_adabreg_has_no_options_of_sgd():
+    assert not {"momentum", "nesterov"} & Run("adabreg").optimizer.param_groups[0].keys()
 
 
 def test_grda_is_the_packages_optimiser():
@@ -588,6 +590,8 @@ def test_plans_out_of_range_are_refused():
         Plan(total_steps=0, steps_per_epoch=1, examples=1, lr=0.1, batches=lambda: iter([]))
     with pytest.raises(ValueError, match=r"target sparsity must be in \[0, 1\), got 1"):
         plan_for("rigl", sparsity=1)
+    with pytest.raises(ValueError, match="nesterov=True does not go with beta2"):
+        plan_for("sgd", nesterov=True, beta2=0.999)
 
 
 def test_names_and_settings_that_are_unknown_are_refused():

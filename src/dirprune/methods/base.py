@@ -32,7 +32,7 @@ class Plan:
         lr: Base learning rate of the run; methods whose optimiser wants another say so in their settings.
         momentum: Of the methods that are SGD at heart.
         weight_decay: l2 penalty; decoupled with ``beta2``.
-        nesterov: Nesterov's form of the momentum.
+        nesterov: Nesterov's form of the momentum; not with ``beta2``.
         beta2: Decay of Adam's mean of squared gradients. Where it is not 0, the methods that are SGD at heart
             are AdamW, with ``betas=(momentum, beta2)``.
         include: Which parameters may become sparse, as in :func:`dirprune.prunable_groups`.
@@ -61,6 +61,10 @@ class Plan:
         require(self, total_steps=(1, None), steps_per_epoch=(1, None), examples=(1, None))
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise UsageError(f"the target sparsity must be in [0, 1), got {self.sparsity}")
+        if self.beta2 and self.nesterov:
+            raise HyperparameterError(
+                "nesterov=True does not go with beta2: leave nesterov as it is by default"
+            )
 
     def steps(self, fraction: float) -> int:
         """Return the number of steps that are a fraction of the run."""

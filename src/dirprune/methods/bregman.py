@@ -118,7 +118,14 @@ class LinBreg(Method[BregmanSettings]):
             parameter.mul_(drawn.to(parameter.dtype) / density**0.5)
 
     def _make_optimizer(self) -> Optimizer:
-        return LinBregOptimizer(self._groups(), {"lr": self.plan.lr, **self._common()})
+        plan = self.plan
+        defaults = {
+            "lr": plan.lr,
+            "momentum": plan.momentum,
+            "weight_decay": plan.weight_decay,
+            "nesterov": plan.nesterov,
+        }
+        return LinBregOptimizer(self._groups(), defaults)
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the groups of what may be sparse and of what is dense."""
@@ -127,11 +134,6 @@ class LinBreg(Method[BregmanSettings]):
             {"params": list(self.prunable.values()), **sparse},
             {"params": self._dense(), "l1": 0.0, "delta": 1.0},
         ]
-
-    def _common(self) -> dict[str, Any]:
-        """Return the options of the run."""
-        plan = self.plan
-        return {"momentum": plan.momentum, "weight_decay": plan.weight_decay, "nesterov": plan.nesterov}
 
     def work(self, step: int) -> Work:  # noqa: ARG002
         """Return the gradient of the weights as dense."""
@@ -158,5 +160,10 @@ class AdaBreg(LinBreg):
 
     def _make_optimizer(self) -> Optimizer:
         settings = self.settings
-        defaults = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
-        return AdaBregOptimizer(self._groups(), {**defaults, **self._common()})
+        defaults = {
+            "lr": settings.lr,
+            "betas": settings.betas,
+            "eps": settings.eps,
+            "weight_decay": self.plan.weight_decay,
+        }
+        return AdaBregOptimizer(self._groups(), defaults)

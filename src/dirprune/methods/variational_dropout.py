@@ -68,7 +68,8 @@ class VariationalDropout(Parametrised[VariationalDropoutSettings]):
 
     .. math:: \min \; E_{w \sim N(\theta, \sigma^2)} L(w) + \frac{\beta_t}{N} \sum_j KL(\alpha_j)
 
-    Noise is put on the outputs of a layer (local reparametrisation), with the additive variance sigma^2.
+    Noise is put on the outputs of a layer (local reparametrisation), with the additive variance sigma^2. The
+    divergence is the regulariser: the run's weight decay is not used.
 
     References:
         Molchanov, Ashukha, Vetrov 2017, "Variational dropout sparsifies deep neural networks", sections 4.2
