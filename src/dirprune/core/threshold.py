@@ -110,6 +110,8 @@ class SoftThreshold:
 
     def __call__(self, accumulator: Tensor, threshold: Any) -> Tensor:
         """Return S(accumulator, threshold), of the shape and dtype of ``accumulator``."""
+        if isinstance(threshold, Tensor):  # a wider one would widen a 0-dim accumulator
+            threshold = threshold.to(accumulator.dtype)
         return accumulator - accumulator.clamp(-threshold, threshold)
 
     def write(self, accumulator: Tensor, threshold: Any, weight: Tensor) -> None:
