@@ -1,6 +1,7 @@
 """What must hold of every method in the registry."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -292,6 +293,9 @@ def test_settings_outside_their_range_are_refused(name):
         number = "decay"
     with pytest.raises(HyperparameterError, match=f"{number} must be .*, got -1"):
         create_method(name, **{number: -1})
+    for value in ("0.5", None, math.nan, math.inf):
+        with pytest.raises(HyperparameterError, match=f"{number} must be .*, got {value!r}"):
+            create_method(name, **{number: value})
 
 
 @pytest.mark.parametrize("name", ["acdc", "magnitude", "snip", "gradual"])
@@ -300,7 +304,7 @@ def test_an_unknown_distribution_is_refused_at_once(name):
         create_method(name, distribution="erx")
 
 
-@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"eps": -1.0}, {"betas": (1.0, 0.9)}, {"betas": (0.9,)}])
+@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"eps": 0.0}, {"betas": (1.0, 0.9)}, {"betas": (0.9,)}])
 def test_settings_of_adabreg_out_of_range_are_refused(settings):
     with pytest.raises(HyperparameterError, match=next(iter(settings))):
         create_method("adabreg", **settings)

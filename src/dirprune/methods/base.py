@@ -1,5 +1,6 @@
 """The protocol that every pruning method meets the trainer through."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, final
@@ -292,13 +293,14 @@ class Method(Generic[Settings]):
         )
 
 
-def require(settings: object, **ranges: tuple[float | None, float | None]) -> None:
-    """Raise HyperparameterError for the first setting outside its closed range."""
+def require(settings: object, **ranges: tuple[float, float | None]) -> None:
+    """Raise HyperparameterError for the first setting that is no finite number in its closed range."""
     for name, (low, high) in ranges.items():
         value = getattr(settings, name)
-        if not ((low is None or value >= low) and (high is None or value <= high)):
-            expected = f">= {low:g}" if high is None else f"in [{low:g}, {high:g}]"
-            raise HyperparameterError(f"{name} must be {expected}, got {value}")
+        number = isinstance(value, int | float | np.number) and math.isfinite(value)
+        if not (number and low <= value and (high is None or value <= high)):
+            expected = f"a finite number >= {low:g}" if high is None else f"in [{low:g}, {high:g}]"
+            raise HyperparameterError(f"{name} must be {expected}, got {value!r}")
 
 
 def wide(tensor: Tensor) -> torch.dtype:

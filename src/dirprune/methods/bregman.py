@@ -42,7 +42,7 @@ class AdaBregSettings(BregmanSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, lr=(0, None), eps=(0, None))
+        require(self, lr=(0, None), eps=(1e-12, None))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise HyperparameterError(f"betas must be two numbers in [0, 1), got {self.betas}")
 
