@@ -168,6 +168,20 @@ def test_another_seed_gives_another_choice(name):
     assert not torch.equal(a["4.weight"] == 0, b["4.weight"] == 0)
 
 
+@pytest.mark.parametrize("name", ["random", "set", "rigl", "linbreg", "adabreg", "st3"])
+def test_the_default_device_makes_no_difference(name):
+    def elsewhere(part):
+        def called(*arguments):
+            with torch.device("meta"):
+                return part(*arguments)
+
+        return called
+
+    method = create_method(name, **CHANGES.get(name, {}))
+    method.start, method.after_step = elsewhere(method.start), elsewhere(method.after_step)
+    assert same_states(finished(name, method=method), finished(name))
+
+
 def test_random_choices_do_not_repeat_the_draws_of_the_initial_weights():
     run = Run("random", seed=0)  # the network's own seed
     weight, score = run.model[0].weight.flatten(), run.method.score()["0.weight"].flatten()

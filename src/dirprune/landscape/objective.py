@@ -257,7 +257,7 @@ class Objective:
         return self.loss(outputs, targets)
 
     def _held(self, state: State) -> dict[str, Tensor]:
-        """Return the weights of a state, and copies of its buffers, on the model's device and in its dtypes."""
+        """Return weights and copies of buffers of a state, on the device and in the dtypes of the model."""
         weights = {name: state[name].to(self.device, self.dtype) for name in self.shapes if name in state}
         buffers = {
             name: state.get(name, own).detach().to(own, copy=True)

@@ -220,7 +220,7 @@ class Method(Generic[Settings]):
         self._names = [name for name, p in model.named_parameters() if p.requires_grad]
         # Not the run's seed itself: the same stream would repeat the draws that made the initial weights.
         own_seed = np.random.SeedSequence((plan.seed, 1)).generate_state(1)[0]
-        self.generator = torch.Generator().manual_seed(int(own_seed))
+        self.generator = torch.Generator("cpu").manual_seed(int(own_seed))
         self._prepare()
         self.optimizer = self._make_optimizer()
         for group in self.optimizer.param_groups:
@@ -272,6 +272,10 @@ class Method(Generic[Settings]):
         """Return what is trained and never pruned."""
         prunable = set(self.prunable.values())
         return [parameter for parameter in self._trainable() if parameter not in prunable]
+
+    def _drawn(self, parameter: Tensor) -> Tensor:
+        """Draw from U(0, 1) in the shape of a parameter: on the host, so that all devices have the same."""
+        return torch.rand(parameter.shape, generator=self.generator, device="cpu").to(parameter.device)
 
     def _kept(self, sparsity: float) -> int:
         """Return how many prunable weights are kept at a sparsity."""

@@ -114,8 +114,8 @@ class LinBreg(Method[BregmanSettings]):
     def _prepare(self) -> None:
         density = self.settings.density
         for parameter in self.prunable.values():
-            drawn = torch.rand(parameter.shape, generator=self.generator).to(parameter.device) < density
-            parameter.mul_(drawn.to(parameter.dtype) / density**0.5)
+            kept = self._drawn(parameter) < density
+            parameter.mul_(kept.to(parameter.dtype) / density**0.5)
 
     def _make_optimizer(self) -> Optimizer:
         plan = self.plan

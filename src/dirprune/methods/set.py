@@ -21,9 +21,7 @@ class DropAndGrow(Masked[Settings]):
     """
 
     def _prepare(self) -> None:
-        noise = {
-            n: torch.rand(p.shape, generator=self.generator).to(p.device) for n, p in self.prunable.items()
-        }
+        noise = {name: self._drawn(parameter) for name, parameter in self.prunable.items()}
         self.masks = keep_largest(noise, self._kept(self._target), "erk")
         self.masks.zero_(self.prunable)
 
@@ -100,8 +98,7 @@ class SET(DropAndGrow[SetSettings]):
 
     def growth(self, name: str) -> Tensor:
         """Return random scores."""
-        parameter = self.prunable[name]
-        return torch.rand(parameter.shape, generator=self.generator).to(parameter.device)
+        return self._drawn(self.prunable[name])
 
     def _prepare(self) -> None:
         self._deviations = {name: float(p.detach().std(correction=0)) for name, p in self.prunable.items()}
@@ -111,7 +108,7 @@ class SET(DropAndGrow[SetSettings]):
     def initialise(self, name: str, grown: Tensor) -> None:
         """Draw new weights."""
         weight = self.prunable[name]
-        noise = torch.randn(weight.shape, generator=self.generator).to(weight)
+        noise = torch.randn(weight.shape, generator=self.generator, device="cpu").to(weight)
         weight.copy_(torch.where(grown, self._deviations[name] * noise, weight))
 
     def state_dict(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class ST3(Parametrised[St3Settings]):
         begin, end = plan.steps(settings.begin), max(1, plan.steps(settings.end))
         magnitudes = torch.cat([p.abs().flatten() for p in self.prunable.values()])
         pruned = magnitudes.numel() - self._kept(Cubic(begin, end, self._target)(step))
-        threshold = kth_smallest(magnitudes, pruned) if pruned else torch.zeros(())
+        threshold = kth_smallest(magnitudes, pruned) if pruned else torch.zeros((), device="cpu")
         for module in self.modules.values():
             module.get_buffer("threshold").copy_(threshold)
 
