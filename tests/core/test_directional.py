@@ -129,6 +129,7 @@ def test_what_is_not_named_stays():
         (lambda: directional_solution(torch.ones(2), torch.ones(2), float("nan")), "must be >= 0"),
         (lambda: directional_prune({}, torch.ones(1, 1)), "either a sparsity or a strength"),
         (lambda: directional_prune({}, torch.ones(1, 1), 0.5, strength=1.0), "either a sparsity or"),
+        (lambda: directional_prune({"w": torch.ones(1)}, torch.ones(1, 1), 0.5, names=("v",)), "'v'"),
         (lambda: strength_for(1.2, torch.ones(2)), "in [0, 1]"),
         (lambda: strength_for(0.9, torch.tensor([1.0, torch.inf])), "the most is 0.5000"),
     ],

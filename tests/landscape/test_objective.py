@@ -220,6 +220,11 @@ class Changing:
             "used up after one pass",
         ),
         (lambda: Objective(mlp(), nn.CrossEntropyLoss(), []).data, DataError, "the train data are empty"),
+        (
+            lambda: Objective(mlp(), nn.CrossEntropyLoss(), blobs(), []).measure({}),
+            DataError,
+            "the test data are empty",
+        ),
         (lambda: Objective(mlp(), nn.CrossEntropyLoss(), Changing()).data, DataError, "two passes"),
         (
             lambda: Objective(mlp(), nn.CrossEntropyLoss(), [({"x": x}, y) for x, y in blobs()]).data,

@@ -195,6 +195,12 @@ def test_set_gives_new_weights_the_deviation_of_the_first_ones():
     assert abs(values.mean().item()) < 0.3 * first
 
 
+@pytest.mark.parametrize("name", ["directional", "snip"])
+def test_what_needs_a_batch_says_so_where_there_is_none(name):
+    with pytest.raises(UsageError, match=r"needs a training batch; the plan's batches\(\) gave none"):
+        Run(name, batches=lambda: iter([])).method.prune()
+
+
 def test_directional_pruning_is_the_definition_from_the_whole_hessian():
     """Scores, the strength that meets the target, and the weights pushed by it, by NumPy."""
     model, data, names = mlp(), blobs(), ("0.weight", "2.weight")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dirprune.core.masks import kth_smallest
-from dirprune.errors import UsageError
+from dirprune.errors import UsageError, unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +177,8 @@ def directional_prune(
         A state dict with pruned weights, and how they came about.
 
     Raises:
-        UsageError: Shapes do not fit, the target cannot be reached, or not one of both is given.
+        UsageError: Shapes do not fit, a name is unknown, the target cannot be reached, or not one of both is
+            given.
 
     Example:
         >>> state = {"weight": torch.tensor([[3.0, -1.0, 0.5]])}
@@ -191,6 +192,9 @@ def directional_prune(
     if (sparsity is None) == (strength is None):
         raise UsageError("give either a sparsity or a strength (lambda)")
     chosen = tuple(state) if names is None else names
+    for name in chosen:
+        if name not in state:
+            raise UsageError(unknown("tensor", name, state))
     weights = torch.cat([state[name].detach().reshape(-1) for name in chosen])
     scores = direction_scores(weights, sharp)
     if strength is None:

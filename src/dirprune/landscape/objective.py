@@ -234,6 +234,9 @@ class Objective:
 
         Args:
             state: Named weights and buffers; what is missing is as in the model.
+
+        Raises:
+            DataError: As :meth:`batches`.
         """
         state = self.with_statistics(state)
         self._module.eval()
@@ -269,7 +272,7 @@ class Objective:
         """Yield the batches of a split on the device of the model.
 
         Raises:
-            DataError: A batch is no pair of tensors, or a target is one that the loss ignores.
+            DataError: A batch is no pair of tensors, a target is one that the loss ignores, or there is no sample.
         """
         data = self._data[split]
         assert data is not None
@@ -279,9 +282,10 @@ class Objective:
         """Yield batches on the device of the model.
 
         Raises:
-            DataError: A batch is no pair of tensors, or a target is one that the loss ignores.
+            DataError: A batch is no pair of tensors, a target is one that the loss ignores, or there is no sample.
         """
         ignored = getattr(self.loss, "ignore_index", None)
+        samples = 0
         for batch in data:
             parts = batch if isinstance(batch, tuple | list) else ()
             if [isinstance(part, Tensor) for part in parts] != [True, True]:
@@ -295,7 +299,10 @@ class Objective:
                     f"a target of the {name} data is {ignored}, which the loss ignores (ignore_index): "
                     "its mean over a batch is none over samples"
                 )
+            samples += len(targets)
             yield inputs.to(self.device), targets.to(self.device)
+        if samples == 0:
+            raise DataError(f"the {name} data are empty")
 
     # -- evidence --------------------------------------------------------------------------------------
 
@@ -360,8 +367,6 @@ class Objective:
                 "every time (shuffle=False, no augmentation)"
             )
         samples = sum(len(targets) for _, targets in self.batches(split))
-        if samples == 0:
-            raise DataError(f"the {split} data are empty")
         return {"samples": samples, "sha256": passes[0][1]}
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dirprune.core.directional import directional_prune
 from dirprune.core.masks import Masks
-from dirprune.errors import DataError, DivergenceError
+from dirprune.errors import DataError, DivergenceError, UsageError
 from dirprune.methods.base import Facts, Search, Work, require, wide
 from dirprune.methods.masked import OneShot, OneShotSettings
 
@@ -104,6 +104,8 @@ class Directional(OneShot[DirectionalSettings]):
             found.append(batch)
             if sum(len(labels) for _, labels in found) >= wanted:
                 break
+        if not found:
+            raise UsageError("directional pruning needs a training batch; the plan's batches() gave none")
         inputs, labels = (torch.cat(parts)[:wanted] for parts in zip(*found, strict=True))
         at_once = range(0, len(labels), _AT_ONCE)
         return [(inputs[i : i + _AT_ONCE].to(dtype), labels[i : i + _AT_ONCE]) for i in at_once]
