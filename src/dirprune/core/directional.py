@@ -107,7 +107,7 @@ def directional_solution(weights: Tensor, scores: Tensor, strength: float) -> Te
         v [d], of the dtype of the weights.
 
     Raises:
-        UsageError: lambda is negative or not a number.
+        UsageError: lambda is negative or not finite.
 
     Example:
         >>> directional_solution(torch.tensor([3.0, -1.0]), torch.tensor([0.5, 1.0]), 1.0)
@@ -116,8 +116,8 @@ def directional_solution(weights: Tensor, scores: Tensor, strength: float) -> Te
     References:
         Chao et al. 2020, Definition 1.1.
     """
-    if not strength >= 0:
-        raise UsageError(f"lambda must be >= 0; it is {strength}")
+    if not 0 <= strength < math.inf:
+        raise UsageError(f"lambda must be a finite number >= 0; it is {strength}")
     w = weights.double()
     gone = vanishing_strengths(weights, scores) <= strength  # exact where |w| - lambda s rounds past zero
     return torch.where(gone, 0.0, w - torch.sign(w) * strength * scores.double()).to(weights.dtype)
