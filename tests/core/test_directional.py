@@ -126,7 +126,7 @@ def test_what_is_not_named_stays():
         (lambda: direction_scores(torch.ones(3), torch.ones(1, 2)), "got (3,) and (1, 2)"),
         (lambda: direction_scores(torch.ones(2), torch.ones(1, 2)), "orthonormal"),
         *(
-            (lambda s=s: directional_solution(torch.ones(2), torch.ones(2), s), "must be a finite number >= 0")
+            (lambda s=s: directional_solution(torch.ones(2), torch.ones(2), s), "a finite number >= 0")
             for s in (-1.0, float("nan"), float("inf"))
         ),
         (lambda: directional_prune({}, torch.ones(1, 1)), "either a sparsity or a strength"),

@@ -481,6 +481,15 @@ def test_rda_is_xiaos_closed_form():
     assert 0 < torch.count_nonzero(w) < 6
 
 
+def test_a_rate_below_zero_by_rounding_leaves_zeros_zero():
+    w = vector([0.0, 1.0])
+    optimizer = ProximalSGD([{"params": [w], "l1": 0.2}], lr=0.1)
+    optimizer.param_groups[0]["lr"] = -1e-19
+    w.grad = torch.zeros_like(w)
+    optimizer.step()
+    assert w.tolist() == [0.0, 1.0]
+
+
 def linbreg(w, l1, lr=0.01, delta=1.0, momentum=0.0):
     options = {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "nesterov": False}
     return LinBregOptimizer([{"params": [w], "l1": l1, "delta": delta}], options)

@@ -272,7 +272,7 @@ class Objective:
         """Yield the batches of a split on the device of the model.
 
         Raises:
-            DataError: A batch is no pair of tensors, a target is one that the loss ignores, or there is no sample.
+            DataError: A batch is no pair of tensors, a target is one that the loss ignores, or there is none.
         """
         data = self._data[split]
         assert data is not None
@@ -282,7 +282,7 @@ class Objective:
         """Yield batches on the device of the model.
 
         Raises:
-            DataError: A batch is no pair of tensors, a target is one that the loss ignores, or there is no sample.
+            DataError: A batch is no pair of tensors, a target is one that the loss ignores, or there is none.
         """
         ignored = getattr(self.loss, "ignore_index", None)
         samples = 0
