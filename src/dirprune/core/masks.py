@@ -90,6 +90,9 @@ def allocate(shapes: Sequence[torch.Size], keep: int, distribution: Literal["uni
     Returns:
         How many weights each layer keeps.
 
+    Raises:
+        UsageError: The distribution is another, or ``keep`` is out of range.
+
     Example:
         >>> allocate([torch.Size([10, 10]), torch.Size([100, 10])], 130, "erk")
         [20, 110]
@@ -97,6 +100,8 @@ def allocate(shapes: Sequence[torch.Size], keep: int, distribution: Literal["uni
     References:
         Mocanu et al. 2018 (Erdos-Renyi); Evci et al. 2020, "Rigging the lottery", section 3 (with kernels).
     """
+    if distribution not in DISTRIBUTIONS[1:]:
+        raise UsageError(unknown("distribution", distribution, DISTRIBUTIONS[1:]))
     sizes = [shape.numel() for shape in shapes]
     if not 0 <= keep <= sum(sizes):
         raise UsageError(f"between 0 and {sum(sizes)} weights can be kept, not {keep}")

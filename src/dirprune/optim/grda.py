@@ -84,8 +84,9 @@ class GRDA(Optimizer):
             and resume to the bit.
         maximize: Ascend instead of descending.
         capturable: Keep ``step`` and ``threshold`` on the parameter's device and never read them on the
-            host, as CUDA graphs need. Otherwise they live on the CPU, and no step waits for the device but
-            for the word of a ``GradScaler``.
+            host, as CUDA graphs need. Otherwise they live on the CPU, and a step waits for the device only
+            for the word of a ``GradScaler``, for a rate that is a tensor there, and, at first, to see whether
+            the weights are sparse already.
         differentiable: Let autograd pass through the step.
 
     State of each parameter: ``accumulator`` (shape of the parameter; float32 or wider, or as asked),

@@ -1,5 +1,5 @@
 // One step of GRDA over many tensors in one pass over the memory: what update.py says tensor by tensor, to the bit.
-// Without headers of torch, so that it compiles in half a second: it sees addresses, sizes and numbers.
+// Without headers of torch, so that it compiles in about a second: it sees addresses, sizes and numbers.
 
 #if defined(__SSE2__)
 #include <immintrin.h>
