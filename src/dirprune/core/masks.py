@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dirprune.core.dtypes import wide
 from dirprune.errors import UsageError, unknown
 
 Distribution = Literal["global", "uniform", "erk"]
@@ -165,7 +166,7 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
         >>> kth_smallest(torch.tensor([3.0, 1.0, 2.0]), 2)
         tensor(2.)
     """
-    values = values.detach().flatten().to(torch.promote_types(values.dtype, torch.float32))
+    values = values.detach().flatten().to(wide(values.dtype))
     if values.device.type != "cpu":
         return values.kthvalue(k).values
     return torch.as_tensor(np.partition(values.numpy(), k - 1)[k - 1])  # ten times as fast as torch's there

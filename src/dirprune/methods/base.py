@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 
+from dirprune.core.dtypes import wide
 from dirprune.core.masks import number_kept
 from dirprune.core.prunable import Include, is_linear_or_conv_weight, prunable_parameters
+from dirprune.core.schedules import Cubic
 from dirprune.core.sparsity import SparsityReport, sparsity_of
 from dirprune.errors import HyperparameterError, UsageError
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy in float32 or wider, as the trainer's loss."""
-    return functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+    return functional.cross_entropy(logits.to(wide(logits.dtype)), labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +288,10 @@ class Method(Generic[Settings]):
         """The wanted sparsity; start has seen to it that there is one."""
         return self.plan.sparsity or 0.0
 
+    def _ramp(self, begin: float, end: float) -> Cubic:
+        """Return the schedule from no sparsity to the wanted one between two fractions of the run."""
+        return Cubic(self.plan.steps(begin), max(1, self.plan.steps(end)), self._target)
+
     def _descent(self, groups: list[dict[str, Any]]) -> Optimizer:
         """Return SGD with the momentum and weight decay of the run, or AdamW."""
         plan = self.plan
@@ -305,11 +311,6 @@ def require(settings: object, **ranges: tuple[float, float | None]) -> None:
         if not (number and low <= value and (high is None or value <= high)):
             expected = f"a finite number >= {low:g}" if high is None else f"in [{low:g}, {high:g}]"
             raise HyperparameterError(f"{name} must be {expected}, got {value!r}")
-
-
-def wide(tensor: Tensor) -> torch.dtype:
-    """Dtype for what belongs to a parameter and must not be rounded: its own, but at least float32."""
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _other_than_weights(model: nn.Module, include: Include) -> str | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
-from dirprune.methods.base import wide
+from dirprune.core.dtypes import wide
 
 
 class DualOptimizer(Optimizer):
@@ -39,7 +39,7 @@ class DualOptimizer(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                weight, state = parameter.to(wide(parameter)), self.state[parameter]
+                weight, state = parameter.to(wide(parameter.dtype)), self.state[parameter]
                 if not state:
                     state.update(self.start(weight, group))
                 parameter.copy_(self.update(parameter.grad.to(weight.dtype), weight, state, group))

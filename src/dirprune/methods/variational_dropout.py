@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 
+from dirprune.core.dtypes import wide
 from dirprune.core.prunable import Include, prunable_parameters
-from dirprune.methods.base import Facts, Search, Work, require, wide
+from dirprune.methods.base import Facts, Search, Work, require
 from dirprune.methods.parametrised import Parametrised
 
 _K1, _K2, _K3 = 0.63576, 1.87320, 1.48695  # the paper's fit of the divergence, equation 14
@@ -52,7 +53,7 @@ class GaussianWeight(nn.Module):
     def __init__(self, weight: Tensor, settings: VariationalDropoutSettings) -> None:
         super().__init__()
         self.limit = settings.log_alpha
-        self.log_sigma2 = nn.Parameter(torch.full_like(weight, settings.log_sigma2, dtype=wide(weight)))
+        self.log_sigma2 = nn.Parameter(torch.full_like(weight, settings.log_sigma2, dtype=wide(weight.dtype)))
 
     def log_alpha(self, mean: Tensor) -> Tensor:
         """Return log(sigma^2 / mean^2)."""

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict, _use_grad_for_differentiable
 
+from dirprune.core.dtypes import wide
 from dirprune.core.threshold import RULES, Penalty, ThresholdRule
 from dirprune.errors import LostShadowWarning, UsageError
 from dirprune.optim.gathering import Gathering
 from dirprune.optim.lost_shadow import fraction_already_sparse
 from dirprune.optim.options import check_dtypes, check_options, check_params, check_sharding
 from dirprune.optim.paths import Plans, update
-from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state, wide_dtype
+from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state
 from dirprune.optim.tensors import Tensors
 from dirprune.optim.update import host_float
 
@@ -313,14 +314,14 @@ class GRDA(Optimizer):
                         "momentum cannot be switched on after the first step with beta2, whose means are of "
                         "all steps: start with a small one"
                     )
-                state["momentum_buffer"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
+                state["momentum_buffer"] = torch.zeros_like(state["accumulator"], dtype=wide(parameter.dtype))
             if group["beta2"] != 0 and "exp_avg_sq" not in state:
                 if state["step"] > 0:
                     raise UsageError(
                         "beta2 cannot be switched on after the first step: start with it, or load a state "
                         "that did"
                     )
-                state["exp_avg_sq"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
+                state["exp_avg_sq"] = torch.zeros_like(state["accumulator"], dtype=wide(parameter.dtype))
             params.append(parameter)
             grads.append(parameter.grad)
             accumulators.append(state["accumulator"])
