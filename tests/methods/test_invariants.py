@@ -9,7 +9,11 @@ import torch
 from dirprune.core.masks import Masks
 from dirprune.errors import HyperparameterError, UsageError
 from dirprune.methods import METHODS, create_method
-from dirprune.methods.base import Work
+from dirprune.methods.base import NoSettings, Work
+from dirprune.methods.drop_and_grow import DropAndGrow
+from dirprune.methods.dual import DualOptimizer
+from dirprune.methods.masked import Gradual, OneShot
+from dirprune.methods.parametrised import Parametrised
 from tests.methods.common import (
     CHANGES,
     FREE,
@@ -310,6 +314,12 @@ def test_settings_outside_their_range_are_refused(name):
     for value in ("0.5", None, math.nan, math.inf):
         with pytest.raises(HyperparameterError, match=f"{number} must be .*, got {value!r}"):
             create_method(name, **{number: value})
+
+
+@pytest.mark.parametrize("base", [OneShot, Gradual, DropAndGrow, Parametrised, DualOptimizer])
+def test_what_methods_share_is_no_method(base):
+    with pytest.raises(TypeError, match="abstract"):
+        base([torch.nn.Parameter(torch.ones(1))], {}) if base is DualOptimizer else base(NoSettings())
 
 
 @pytest.mark.parametrize("name", ["acdc", "magnitude", "snip", "gradual"])

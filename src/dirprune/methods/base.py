@@ -1,6 +1,7 @@
 """The protocol that every pruning method meets the trainer through."""
 
 import math
+from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, final
@@ -156,7 +157,7 @@ class NoSettings:
 Settings = TypeVar("Settings")
 
 
-class Method(Generic[Settings]):
+class Method(ABC, Generic[Settings]):
     """A way to train a network that ends sparse; a new object for every run.
 
     The trainer calls, in this order: :meth:`width` before it builds the network; :meth:`start` on the network

@@ -1,6 +1,6 @@
 """What optimisers with a state beside the weight share: exact dtypes, and the direction of SGD."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.optim.optimizer import StateDict
 from dirprune.core.dtypes import wide
 
 
-class DualOptimizer(Optimizer):
+class DualOptimizer(Optimizer, ABC):
     """An optimiser whose weights follow from an accumulator by a soft threshold.
 
     State is float32 or wider whatever the dtype of the parameters, after ``load_state_dict`` too.

@@ -118,9 +118,9 @@ class GradualSettings:
 class Gradual(Masked[GradualSettings]):
     """Prunes those of the smallest score, more and more of them along the cubic schedule, for good."""
 
+    @abstractmethod
     def score(self) -> dict[str, Tensor]:
         """Return how much each weight is worth keeping: the one decision of such a method."""
-        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
         """Prune if it is time."""
