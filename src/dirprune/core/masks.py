@@ -117,9 +117,8 @@ def allocate(shapes: Sequence[torch.Size], keep: int, distribution: Literal["uni
     while low < (middle := (low + high) / 2) < high:  # until the two are neighbours in float64
         low, high = (middle, high) if sum(counts(middle)) <= keep else (low, middle)
     shares = counts(low)
-    for layer, more in enumerate(
-        counts(high)
-    ):  # of layers that are rounded up at the same epsilon, the first
+    # Of layers that are rounded up at the same epsilon, the first.
+    for layer, more in enumerate(counts(high)):
         shares[layer] += min(more - shares[layer], keep - sum(shares)) if sum(shares) < keep else 0
     return shares
 

@@ -335,9 +335,8 @@ class _Search:
             inside = known @ (known.T @ vector)
             outside = self._multiply(vector - inside)
             outside -= known @ (known.T @ outside)
-            moved: Array = (
-                outside + shift * vector - floor * inside
-            )  # 0 for what is found could be above the rest
+            # 0 for what is found could be above the rest.
+            moved: Array = outside + shift * vector - floor * inside
             return moved
 
         try:

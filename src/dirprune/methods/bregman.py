@@ -81,7 +81,9 @@ class AdaBregOptimizer(LinBregOptimizer):
             gradient = gradient.add(weight, alpha=group["weight_decay"])
         beta1, beta2 = group["betas"]
         for key, beta, value in (("m1", beta1, gradient), ("m2", beta2, gradient**2)):
-            state.setdefault(key, torch.zeros_like(gradient)).lerp_(value, 1 - beta)
+            if key not in state:
+                state[key] = torch.zeros_like(gradient)
+            state[key].lerp_(value, 1 - beta)
         m1 = state["m1"] / (1 - beta1 ** state["t"])
         m2 = state["m2"] / (1 - beta2 ** state["t"])
         return torch.div(m1, m2.sqrt() + group["eps"])
