@@ -165,13 +165,13 @@ def test_an_option_that_an_old_state_lacks_comes_from_the_constructor() -> None:
         train(twin, steps=1)
 
 
-def test_a_rate_that_a_schedule_left_below_zero_by_rounding_is_restored() -> None:
-    optimizer = GRDA([ones(3)], lr=0.1)
+def test_what_a_schedule_may_have_left_is_restored() -> None:
+    optimizer = GRDA([ones(3)], lr=0.1, momentum=0.9, nesterov=True)
     train(optimizer, steps=1)
-    optimizer.param_groups[0]["lr"] = -1e-19
+    optimizer.param_groups[0].update(lr=-1e-19, momentum=0.0)
     twin = GRDA([ones(3)], lr=0.1)
     twin.load_state_dict(optimizer.state_dict())
-    assert twin.param_groups[0]["lr"] == -1e-19
+    assert (twin.param_groups[0]["lr"], twin.param_groups[0]["momentum"]) == (-1e-19, 0.0)
 
 
 @pytest.mark.parametrize("into", [False, True])

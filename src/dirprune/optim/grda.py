@@ -174,8 +174,8 @@ class GRDA(Optimizer):
         for group in state["param_groups"]:  # before anything is replaced
             for option, value in defaults.items():
                 group.setdefault(option, value)
-            # All but the rate, which a schedule that ends at 0 may have left below it by a rounding error.
-            check_options({**group, "lr": 0.0}, self.threshold_rules)
+            # A schedule may have left the rate below 0 by rounding, or Nesterov's form without momentum.
+            check_options({**group, "lr": 0.0, "nesterov": False}, self.threshold_rules)
             check_dtypes(group)
             check_sharding(group, self._rule(group))
         super().__setstate__(state)
