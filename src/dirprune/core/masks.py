@@ -168,4 +168,5 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
     values = values.detach().flatten().to(wide(values.dtype))
     if values.device.type != "cpu":
         return values.kthvalue(k).values
-    return torch.as_tensor(np.partition(values.numpy(), k - 1)[k - 1])  # ten times as fast as torch's there
+    found = np.partition(values.numpy(), k - 1)[k - 1]  # ten times as fast as torch's there
+    return torch.as_tensor(found, device="cpu")
