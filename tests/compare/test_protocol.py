@@ -358,6 +358,8 @@ def test_a_damaged_archive_is_refused_and_makes_no_run(tmp_path, content):
         ({"config": replace(CONFIG, prune="all")}, "--prune must be weights"),
         ({"config": replace(CONFIG, settings=("drop=0.5",))}, "are searched here"),
         ({"config": replace(CONFIG, validation=0.0)}, "--validation must be > 0"),
+        ({"config": replace(CONFIG, lr=0.0)}, "--lr must be > 0"),
+        ({"config": replace(CONFIG, c=0.0)}, "--c must be > 0"),
         ({"methods": ("rda",), "config": replace(CONFIG, beta2=0.999)}, "rda has no form with Adam's"),
         ({"config": replace(CONFIG, penalty="l0")}, "are methods of their own"),
     ],

@@ -65,6 +65,15 @@ def test_an_exception_in_the_block_leaves_the_old_file_and_no_temporary(
     assert names(target.parent) == ["file.bin"]
 
 
+def test_what_cannot_be_removed_does_not_hide_why(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path, **_options: bool) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(ValueError, match="the reason"), atomic_write(target):
+        raise ValueError("the reason")
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_failing_disk_leaves_the_old_file_and_no_temporary(
     target: Path, monkeypatch: pytest.MonkeyPatch, call: str

@@ -84,6 +84,11 @@ def test_a_target_sparsity_is_met_to_the_weight(case, dtype, target):
         assert int((below == 0).sum()) < zeros
 
 
+def test_a_count_of_many_weights_is_met_too():
+    numel, kept = 20_000_003, 18_644_637  # of which 1 - kept / numel, times numel, is rounded up
+    assert strength_for(1 - kept / numel, torch.arange(numel, dtype=torch.float32)) == numel - kept - 1
+
+
 def test_a_strength_in_place_of_a_sparsity(case):
     w, u = case
     pruned, result = directional_prune({"w": w}, u, strength=0.4)
@@ -120,10 +125,13 @@ def test_what_is_not_named_stays():
     [
         (lambda: direction_scores(torch.ones(3), torch.ones(1, 2)), "got (3,) and (1, 2)"),
         (lambda: direction_scores(torch.ones(2), torch.ones(1, 2)), "orthonormal"),
-        (lambda: directional_solution(torch.ones(2), torch.ones(2), -1.0), "must be >= 0"),
-        (lambda: directional_solution(torch.ones(2), torch.ones(2), float("nan")), "must be >= 0"),
+        *(
+            (lambda s=s: directional_solution(torch.ones(2), torch.ones(2), s), "a finite number >= 0")
+            for s in (-1.0, float("nan"), float("inf"))
+        ),
         (lambda: directional_prune({}, torch.ones(1, 1)), "either a sparsity or a strength"),
         (lambda: directional_prune({}, torch.ones(1, 1), 0.5, strength=1.0), "either a sparsity or"),
+        (lambda: directional_prune({"w": torch.ones(1)}, torch.ones(1, 1), 0.5, names=("v",)), "'v'"),
         (lambda: strength_for(1.2, torch.ones(2)), "in [0, 1]"),
         (lambda: strength_for(0.9, torch.tensor([1.0, torch.inf])), "the most is 0.5000"),
     ],

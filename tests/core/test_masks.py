@@ -122,5 +122,7 @@ def test_counts_and_names_out_of_range_are_refused():
         keep_largest({"w": torch.ones(3)}, 4)
     with pytest.raises(UsageError, match="between 0 and 3 weights can be kept, not -1"):
         allocate([torch.Size([3])], -1, "erk")
+    with pytest.raises(UsageError, match="unknown distribution 'global'"):
+        allocate([torch.Size([3])], 1, "global")
     with pytest.raises(UsageError, match="unknown distribution 'erc'; did you mean 'erk'"):
         keep_largest(scores, 1, "erc")

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,16 @@ def test_faults_are_one_line_and_leave_nothing(source, folder, tmp_path, monkeyp
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(CompilerError, match=r"^no C compiler .*\(looked for no-such-compiler\).* set CC$"):
         load_native(source)
+    monkeypatch.setenv("CC", 'gcc "-O2')
+    with pytest.raises(CompilerError, match=r"^CC is no command \(No closing quotation\)"):
+        load_native(source)
     assert list(folder.iterdir()) == []
+
+
+def test_a_temporary_folder_that_is_not_there_is_a_fault_of_the_compiler(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(CompilerError, match=r"cannot be kept or loaded: .*gone"):
+        load_native(source)
 
 
 def test_a_damaged_library_is_compiled_again(source, folder, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dirprune.core.threshold import RULES as RULES_BY_NAME
 from dirprune.core.threshold import (
     HardThreshold,
     SoftThreshold,
@@ -178,6 +179,14 @@ def test_a_narrower_weight_is_rounded_once_at_the_end(rule: ThresholdRule, dtype
     rule.foreach_write([v], [0.3], [many])
     assert torch.equal(one, expected)
     assert torch.equal(many, expected)
+
+
+@pytest.mark.parametrize("rule", RULES_BY_NAME.values(), ids=RULES_BY_NAME)
+def test_a_scalar_keeps_its_dtype_beside_a_wider_threshold(rule: ThresholdRule) -> None:
+    v, tau = torch.tensor(3.3), torch.tensor(0.1, dtype=torch.float64)
+    result = rule(v, tau)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, rule(v, tau.item()))
 
 
 def test_autograd_passes_through() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dirprune.errors import DivergenceError, UsageError
+from dirprune.errors import DataError, DivergenceError, UsageError
 from dirprune.landscape import CurveSettings, Objective, Store, barrier, connect, point_on_curve
 from dirprune.landscape.connectivity import connection_request, settled
 from dirprune.landscape.curves import coefficients, straight_bends
@@ -183,6 +183,8 @@ def test_the_bend_is_trained_on_the_batches_that_are_given_and_measured_on_the_o
     call = (objective, one.state_dict(), two.state_dict(), CurveSettings(epochs=3, points=3))
     with pytest.raises(UsageError, match="what the bends are trained on is recorded"):
         connect(*call, batches=lambda _: blobs())
+    with pytest.raises(DataError, match="the curve's data are empty"):
+        connect(*call, batches=lambda _: [], trained_on={})
     named = {"samples": 60}
     given = connect(*call, batches=lambda epoch: asked.append(epoch) or blobs()[::-1], trained_on=named)
     plain = connect(*call)

@@ -35,6 +35,9 @@ def test_product_is_the_closed_form_of_linear_regression():
     operator = HessianOperator(Objective(net, nn.MSELoss(), data, errors=None), net.state_dict())
     v = torch.randn(6, dtype=torch.float64)
     close(operator @ v, 2 / 30 * x.T @ (x @ v))
+    with torch.device("meta"):  # torch's default device is none of the data's
+        operator = HessianOperator(Objective(net, nn.MSELoss(), data, errors=None), net.state_dict())
+        close(operator @ v, 2 / 30 * x.T @ (x @ v))
 
 
 def test_product_is_the_closed_form_of_logistic_regression():

@@ -37,6 +37,21 @@ def test_measures_the_mean_over_samples_not_over_batches():
     )
 
 
+def test_a_state_in_another_dtype_is_taken_in_that_of_the_model():
+    net, data = with_batchnorm().float(), blobs(dtype=torch.float32)
+    net.register_buffer("offset", torch.full((1,), 0.1))
+    net[4].bias.requires_grad_(False)
+    objective = Objective(net, nn.CrossEntropyLoss(), data)
+    state = net.state_dict()
+    wide = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
+    assert objective.measure(wide) == objective.measure(state)
+    torch.manual_seed(0)
+    expected = objective.training_loss(state, *data[0])
+    torch.manual_seed(0)
+    assert torch.equal(objective.training_loss(wide, *data[0]), expected)
+    objective.identity(first=state, last=wide)  # what is not trained is the same
+
+
 def test_the_callers_model_is_never_changed():
     """Parameters, buffers, gradients, modes, requires_grad, and the global generator of random numbers."""
     net, data = with_batchnorm(), blobs()
@@ -205,6 +220,11 @@ class Changing:
             "used up after one pass",
         ),
         (lambda: Objective(mlp(), nn.CrossEntropyLoss(), []).data, DataError, "the train data are empty"),
+        (
+            lambda: Objective(mlp(), nn.CrossEntropyLoss(), blobs(), []).measure({}),
+            DataError,
+            "the test data are empty",
+        ),
         (lambda: Objective(mlp(), nn.CrossEntropyLoss(), Changing()).data, DataError, "two passes"),
         (
             lambda: Objective(mlp(), nn.CrossEntropyLoss(), [({"x": x}, y) for x, y in blobs()]).data,

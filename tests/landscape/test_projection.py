@@ -49,7 +49,6 @@ def test_projection_of_a_vector_built_from_known_eigenvectors(sharp):
     assert step.loss_sgd == pytest.approx(0.5 * np.sum(np.array(CURVATURES) * sgd**2))
     assert step.loss_grda == pytest.approx(0.5 * np.sum(np.array(CURVATURES) * (sgd + 3 * delta) ** 2))
     assert series.by_chance == pytest.approx(math.sqrt(3 / 20))
-    assert series.converged
 
 
 def test_the_loss_of_the_hessian_is_that_of_the_checkpoints_statistics():

@@ -1,6 +1,7 @@
 """What must hold of every method in the registry."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,7 +9,11 @@ import torch
 from dirprune.core.masks import Masks
 from dirprune.errors import HyperparameterError, UsageError
 from dirprune.methods import METHODS, create_method
-from dirprune.methods.base import Work
+from dirprune.methods.base import NoSettings, Work
+from dirprune.methods.drop_and_grow import DropAndGrow
+from dirprune.methods.dual import DualOptimizer
+from dirprune.methods.masked import Gradual, OneShot
+from dirprune.methods.parametrised import Parametrised
 from tests.methods.common import (
     CHANGES,
     FREE,
@@ -167,6 +172,20 @@ def test_another_seed_gives_another_choice(name):
     assert not torch.equal(a["4.weight"] == 0, b["4.weight"] == 0)
 
 
+@pytest.mark.parametrize("name", ["random", "set", "rigl", "linbreg", "adabreg", "st3"])
+def test_the_default_device_makes_no_difference(name):
+    def elsewhere(part):
+        def called(*arguments):
+            with torch.device("meta"):
+                return part(*arguments)
+
+        return called
+
+    method = create_method(name, **CHANGES.get(name, {}))
+    method.start, method.after_step = elsewhere(method.start), elsewhere(method.after_step)
+    assert same_states(finished(name, method=method), finished(name))
+
+
 def test_random_choices_do_not_repeat_the_draws_of_the_initial_weights():
     run = Run("random", seed=0)  # the network's own seed
     weight, score = run.model[0].weight.flatten(), run.method.score()["0.weight"].flatten()
@@ -292,6 +311,15 @@ def test_settings_outside_their_range_are_refused(name):
         number = "decay"
     with pytest.raises(HyperparameterError, match=f"{number} must be .*, got -1"):
         create_method(name, **{number: -1})
+    for value in ("0.5", None, math.nan, math.inf):
+        with pytest.raises(HyperparameterError, match=f"{number} must be .*, got {value!r}"):
+            create_method(name, **{number: value})
+
+
+@pytest.mark.parametrize("base", [OneShot, Gradual, DropAndGrow, Parametrised, DualOptimizer])
+def test_what_methods_share_is_no_method(base):
+    with pytest.raises(TypeError, match="abstract"):
+        base([torch.nn.Parameter(torch.ones(1))], {}) if base is DualOptimizer else base(NoSettings())
 
 
 @pytest.mark.parametrize("name", ["acdc", "magnitude", "snip", "gradual"])
@@ -300,7 +328,7 @@ def test_an_unknown_distribution_is_refused_at_once(name):
         create_method(name, distribution="erx")
 
 
-@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"eps": -1.0}, {"betas": (1.0, 0.9)}, {"betas": (0.9,)}])
+@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"eps": 0.0}, {"betas": (1.0, 0.9)}, {"betas": (0.9,)}])
 def test_settings_of_adabreg_out_of_range_are_refused(settings):
     with pytest.raises(HyperparameterError, match=next(iter(settings))):
         create_method("adabreg", **settings)

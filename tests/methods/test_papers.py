@@ -195,6 +195,12 @@ def test_set_gives_new_weights_the_deviation_of_the_first_ones():
     assert abs(values.mean().item()) < 0.3 * first
 
 
+@pytest.mark.parametrize("name", ["directional", "snip"])
+def test_what_needs_a_batch_says_so_where_there_is_none(name):
+    with pytest.raises(UsageError, match=r"needs a training batch; the plan's batches\(\) gave none"):
+        Run(name, batches=lambda: iter([])).method.prune()
+
+
 def test_directional_pruning_is_the_definition_from_the_whole_hessian():
     """Scores, the strength that meets the target, and the weights pushed by it, by NumPy."""
     model, data, names = mlp(), blobs(), ("0.weight", "2.weight")
@@ -475,6 +481,15 @@ def test_rda_is_xiaos_closed_form():
     assert 0 < torch.count_nonzero(w) < 6
 
 
+def test_a_rate_below_zero_by_rounding_leaves_zeros_zero():
+    w = vector([0.0, 1.0])
+    optimizer = ProximalSGD([{"params": [w], "l1": 0.2}], lr=0.1)
+    optimizer.param_groups[0]["lr"] = -1e-19
+    w.grad = torch.zeros_like(w)
+    optimizer.step()
+    assert w.tolist() == [0.0, 1.0]
+
+
 def linbreg(w, l1, lr=0.01, delta=1.0, momentum=0.0):
     options = {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "nesterov": False}
     return LinBregOptimizer([{"params": [w], "l1": l1, "delta": delta}], options)
@@ -521,13 +536,15 @@ def test_linbreg_begins_at_its_sparse_weights():
 def test_adabreg_without_penalty_is_adam():
     a, b = vector([1.0, 2.0]), vector([1.0, 2.0])
     options = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
-    breg = AdaBregOptimizer(
-        [{"params": [a], "l1": 0.0, "delta": 1.0}], {**options, "momentum": 0, "nesterov": False}
-    )
+    breg = AdaBregOptimizer([{"params": [a], "l1": 0.0, "delta": 1.0}], options)
     got = quadratic(breg, a, A[:2], B[:2], 20)
     np.testing.assert_allclose(
         got, quadratic(torch.optim.Adam([b], **options), b, A[:2], B[:2], 20), atol=1e-12
     )
+
+
+def test_adabreg_has_no_options_of_sgd():
+    assert not {"momentum", "nesterov"} & Run("adabreg").optimizer.param_groups[0].keys()
 
 
 def test_grda_is_the_packages_optimiser():
@@ -584,10 +601,12 @@ def test_the_registry_names_every_method_of_the_comparison():
 
 
 def test_plans_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="total_steps must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="total_steps must be a finite number >= 1, got 0"):
         Plan(total_steps=0, steps_per_epoch=1, examples=1, lr=0.1, batches=lambda: iter([]))
     with pytest.raises(ValueError, match=r"target sparsity must be in \[0, 1\), got 1"):
         plan_for("rigl", sparsity=1)
+    with pytest.raises(ValueError, match="nesterov=True does not go with beta2"):
+        plan_for("sgd", nesterov=True, beta2=0.999)
 
 
 def test_names_and_settings_that_are_unknown_are_refused():
@@ -595,6 +614,9 @@ def test_names_and_settings_that_are_unknown_are_refused():
         create_method("rigel")
     with pytest.raises(ValueError, match="unknown setting of rigl 'dorp'; did you mean 'drop'"):
         create_method("rigl", dorp=0.1)
+    for name in ("grda-l0", "grda-rescaled"):  # which are their penalty
+        with pytest.raises(ValueError, match=f"unknown setting of {name} 'penalty'"):
+            create_method(name, penalty="l1")
 
 
 def test_a_shared_weight_cannot_be_reparametrised():

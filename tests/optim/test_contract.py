@@ -129,6 +129,19 @@ def test_a_zero_gradient_is_a_step_and_no_gradient_is_none() -> None:
     assert p.tolist() == pytest.approx([1 - 0.1**1.1] * 3)
 
 
+@pytest.mark.parametrize("late", [{"momentum": 0.9}, {"penalty": "l2"}], ids=str)
+def test_no_group_is_updated_where_one_is_refused(late: dict[str, Any]) -> None:
+    params = [ones(3), ones(3)]
+    optimizer = GRDA([{"params": [p]} for p in params], lr=0.1, momentum=0.0, beta2=0.9)
+    train(optimizer, steps=1)
+    before = [p.detach().clone() for p in params]
+    optimizer.param_groups[1].update(late)
+    with pytest.raises((UsageError, KeyError)):
+        train(optimizer, steps=1)
+    assert [state["step"] for state in optimizer.state_dict()["state"].values()] == [1, 1]
+    assert all(map(torch.equal, params, before))
+
+
 @pytest.mark.parametrize("options", [{}, {"foreach": True}, {"capturable": True}])
 def test_sparse_gradients_are_refused_and_nothing_changes(options: dict[str, bool]) -> None:
     table = nn.Embedding(4, 3, sparse=True)

@@ -26,6 +26,8 @@ shared = ones(2)
 ERRORS = [
     ErrorCase("negative lr", HyperparameterError, r"lr must be .* >= 0, got -0.1", {"lr": -0.1}),
     ErrorCase("lr not a number", HyperparameterError, "lr must be a number, got 'fast'", {"lr": "fast"}),
+    ErrorCase("lr in words", HyperparameterError, "lr must be a number, got '1e-3'", {"lr": "1e-3"}),
+    ErrorCase("c in words", HyperparameterError, "c must be a number, got '5e-4'", {"c": "5e-4"}),
     ErrorCase("lr None", HyperparameterError, "lr must be a number, got None", {"lr": None}),
     ErrorCase("lr NaN", HyperparameterError, "lr must be a finite number", {"lr": math.nan}),
     ErrorCase("lr infinite", HyperparameterError, "lr must be a finite number", {"lr": math.inf}),

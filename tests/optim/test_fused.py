@@ -133,6 +133,15 @@ def test_values_out_of_the_ordinary(dtype: torch.dtype, penalty: str) -> None:
                 assert same_bits(ours.nan_to_num(nan=0.5), theirs.nan_to_num(nan=0.5))
 
 
+def test_a_threshold_that_is_no_number_is_no_network_of_zeros() -> None:
+    params = [nn.Parameter(torch.ones(37)) for _ in range(2)]
+    for p, foreach in zip(params, (None, False), strict=True):
+        optimizer = GRDA([p], lr=0.1, foreach=foreach)
+        optimizer.param_groups[0]["c"] = math.nan
+        train(optimizer, steps=1)
+    assert all(p.isnan().all() for p in params)
+
+
 def test_parameters_at_different_steps() -> None:
     fused, loop = pair(lambda: [ones(3), ones(70), ones(5), ones(2)])
     for optimizer in (fused, loop):

@@ -165,6 +165,15 @@ def test_an_option_that_an_old_state_lacks_comes_from_the_constructor() -> None:
         train(twin, steps=1)
 
 
+def test_what_a_schedule_may_have_left_is_restored() -> None:
+    optimizer = GRDA([ones(3)], lr=0.1, momentum=0.9, nesterov=True)
+    train(optimizer, steps=1)
+    optimizer.param_groups[0].update(lr=-1e-19, momentum=0.0)
+    twin = GRDA([ones(3)], lr=0.1)
+    twin.load_state_dict(optimizer.state_dict())
+    assert (twin.param_groups[0]["lr"], twin.param_groups[0]["momentum"]) == (-1e-19, 0.0)
+
+
 @pytest.mark.parametrize("into", [False, True])
 def test_counters_follow_the_capturable_option_of_the_state(into: bool) -> None:
     """A meta device stands for the accelerator: what is not capturable counts on the CPU."""
@@ -205,11 +214,14 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_changes() -> None:
     train(more, steps=1)
     strange = copy.deepcopy(before)
     strange["param_groups"][0]["penalty"] = "l3"
+    no_number = copy.deepcopy(before)
+    no_number["param_groups"][0]["mu"] = float("nan")
     other_buffer, other_square = copy.deepcopy(before), copy.deepcopy(before)
     other_buffer["state"][0]["momentum_buffer"] = torch.zeros(4)
     other_square["state"][1]["exp_avg_sq"] = torch.zeros(2)
     for state, exception, message in [
         (strange, UsageError, "penalty must be 'l1' or .*, got 'l3'"),
+        (no_number, UsageError, r"mu must be in \(0, 1\], got nan"),
         (
             sgd.state_dict(),
             UsageError,

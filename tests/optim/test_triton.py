@@ -57,6 +57,10 @@ for dtype, penalty in itertools.product((torch.float16, torch.float32), PENALTIE
     compare(lambda: parameters(dtype), lr=0.125, penalty=penalty, maximize=True)
 compare(lambda: [p for dtype in DTYPES for p in parameters(dtype)], **OPTIONS["nesterov"])
 compare(lambda: [torch.nn.Parameter(torch.randn(5000, generator=torch.Generator().manual_seed(0)))])
+without = GRDA([torch.nn.Parameter(torch.ones(37))], lr=0.1)
+without.param_groups[0]["c"] = float("nan")
+train(without, steps=1)
+assert without.param_groups[0]["params"][0].isnan().all()
 for rule in paths.FUSED_RULES:
     paths._try(cuda.step, rule(), "cpu")
 print("done")

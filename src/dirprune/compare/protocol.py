@@ -89,6 +89,9 @@ class Protocol:
             )
         if self.config.sparsity is not None or self.config.settings:
             raise UsageError("--sparsity and --settings are searched here: leave them out")
+        for name in ("lr", "c") if "grda" in self.methods else ("lr",):
+            if not getattr(self.config, name) > 0:
+                raise UsageError(f"--{name} must be > 0, for multiples of it are tried; it is 0")
         if not self.config.validation > 0:
             raise UsageError(f"--validation must be > 0 for tuning, got {self.config.validation}")
 

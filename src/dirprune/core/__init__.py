@@ -1,1 +1,1 @@
-"""Pure tensor rules: threshold, prunable parameters, sparsity counts. Imports torch only."""
+"""What all other parts share: rules of tensors (thresholds, masks, sparsity), files, compiled code."""

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,7 +46,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(target)
     except BaseException as error:  # an interrupt must not leave the temporary file behind either
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # which would hide the error
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
             raise OSError(error.errno, error.strerror, str(target)) from None  # the name that was asked for
         raise

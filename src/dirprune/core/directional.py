@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dirprune.errors import UsageError
+from dirprune.core.masks import kth_smallest
+from dirprune.errors import UsageError, unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ def directional_solution(weights: Tensor, scores: Tensor, strength: float) -> Te
         v [d], of the dtype of the weights.
 
     Raises:
-        UsageError: lambda is negative or not a number.
+        UsageError: lambda is negative or not finite.
 
     Example:
         >>> directional_solution(torch.tensor([3.0, -1.0]), torch.tensor([0.5, 1.0]), 1.0)
@@ -115,8 +116,8 @@ def directional_solution(weights: Tensor, scores: Tensor, strength: float) -> Te
     References:
         Chao et al. 2020, Definition 1.1.
     """
-    if not strength >= 0:
-        raise UsageError(f"lambda must be >= 0; it is {strength}")
+    if not 0 <= strength < math.inf:
+        raise UsageError(f"lambda must be a finite number >= 0; it is {strength}")
     w = weights.double()
     gone = vanishing_strengths(weights, scores) <= strength  # exact where |w| - lambda s rounds past zero
     return torch.where(gone, 0.0, w - torch.sign(w) * strength * scores.double()).to(weights.dtype)
@@ -141,10 +142,11 @@ def strength_for(sparsity: float, strengths: Tensor) -> float:
     """
     if not 0 <= sparsity <= 1:
         raise UsageError(f"sparsity must be in [0, 1]; it is {sparsity}")
-    count = math.ceil(sparsity * len(strengths) - 1e-9)
+    numel = len(strengths)
+    count = math.ceil(sparsity * numel - max(1e-9, 1e-12 * numel))  # what rounding may have added to a count
     if count == 0:
         return 0.0
-    found = strengths.kthvalue(count).values.item()
+    found = kth_smallest(strengths, count).item()
     if found == torch.inf:
         reachable = torch.isfinite(strengths).double().mean().item()
         raise UsageError(
@@ -175,7 +177,8 @@ def directional_prune(
         A state dict with pruned weights, and how they came about.
 
     Raises:
-        UsageError: Shapes do not fit, the target cannot be reached, or not one of both is given.
+        UsageError: Shapes do not fit, a name is unknown, the target cannot be reached, or not one of both is
+            given.
 
     Example:
         >>> state = {"weight": torch.tensor([[3.0, -1.0, 0.5]])}
@@ -189,6 +192,9 @@ def directional_prune(
     if (sparsity is None) == (strength is None):
         raise UsageError("give either a sparsity or a strength (lambda)")
     chosen = tuple(state) if names is None else names
+    for name in chosen:
+        if name not in state:
+            raise UsageError(unknown("tensor", name, state))
     weights = torch.cat([state[name].detach().reshape(-1) for name in chosen])
     scores = direction_scores(weights, sharp)
     if strength is None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dirprune.core.dtypes import wide
 from dirprune.errors import UsageError, unknown
 
 Distribution = Literal["global", "uniform", "erk"]
@@ -90,6 +91,9 @@ def allocate(shapes: Sequence[torch.Size], keep: int, distribution: Literal["uni
     Returns:
         How many weights each layer keeps.
 
+    Raises:
+        UsageError: The distribution is another, or ``keep`` is out of range.
+
     Example:
         >>> allocate([torch.Size([10, 10]), torch.Size([100, 10])], 130, "erk")
         [20, 110]
@@ -97,6 +101,8 @@ def allocate(shapes: Sequence[torch.Size], keep: int, distribution: Literal["uni
     References:
         Mocanu et al. 2018 (Erdos-Renyi); Evci et al. 2020, "Rigging the lottery", section 3 (with kernels).
     """
+    if distribution not in DISTRIBUTIONS[1:]:
+        raise UsageError(unknown("distribution", distribution, DISTRIBUTIONS[1:]))
     sizes = [shape.numel() for shape in shapes]
     if not 0 <= keep <= sum(sizes):
         raise UsageError(f"between 0 and {sum(sizes)} weights can be kept, not {keep}")
@@ -111,9 +117,8 @@ def allocate(shapes: Sequence[torch.Size], keep: int, distribution: Literal["uni
     while low < (middle := (low + high) / 2) < high:  # until the two are neighbours in float64
         low, high = (middle, high) if sum(counts(middle)) <= keep else (low, middle)
     shares = counts(low)
-    for layer, more in enumerate(
-        counts(high)
-    ):  # of layers that are rounded up at the same epsilon, the first
+    # Of layers that are rounded up at the same epsilon, the first.
+    for layer, more in enumerate(counts(high)):
         shares[layer] += min(more - shares[layer], keep - sum(shares)) if sum(shares) < keep else 0
     return shares
 
@@ -160,7 +165,8 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
         >>> kth_smallest(torch.tensor([3.0, 1.0, 2.0]), 2)
         tensor(2.)
     """
-    values = values.detach().flatten().to(torch.promote_types(values.dtype, torch.float32))
+    values = values.detach().flatten().to(wide(values.dtype))
     if values.device.type != "cpu":
         return values.kthvalue(k).values
-    return torch.as_tensor(np.partition(values.numpy(), k - 1)[k - 1])  # ten times as fast as torch's there
+    found = np.partition(values.numpy(), k - 1)[k - 1]  # ten times as fast as torch's there
+    return torch.as_tensor(found, device="cpu")

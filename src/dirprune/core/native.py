@@ -62,25 +62,26 @@ def load_native(source: Path, *, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     command = [*compiler, *_FLAGS, *flags, "-x", language, "-"]
     content = source.read_bytes()
     key = hashlib.sha256(repr((command, _identity(compiler[0], flags))).encode() + b"\0" + content)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
-        library = (_trusted_folder() or Path(own)) / f"{source.stem}-{key.hexdigest()[:32]}.so"
-        if library.is_file():
-            try:
-                return ctypes.CDLL(str(library))
-            except OSError as error:
-                logger.info("%s is damaged, so it is compiled again: %s", library, error)
-        try:
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+            library = (_trusted_folder() or Path(own)) / f"{source.stem}-{key.hexdigest()[:32]}.so"
+            if library.is_file():
+                try:
+                    return ctypes.CDLL(str(library))
+                except OSError as error:
+                    logger.info("%s is damaged, so it is compiled again: %s", library, error)
             _compile(command, content, library)
             return ctypes.CDLL(str(library))
-        except OSError as error:
-            raise CompilerError(
-                f"what {shlex.join(compiler)} made cannot be kept or loaded: {error}"
-            ) from error
+    except OSError as error:
+        raise CompilerError(f"what {shlex.join(compiler)} makes cannot be kept or loaded: {error}") from error
 
 
 def _compiler(language: str, variable: str, names: tuple[str, ...]) -> list[str]:
     """Return the compiler's path and the options that its variable has."""
-    asked = shlex.split(os.environ.get(variable, ""))
+    try:
+        asked = shlex.split(os.environ.get(variable, ""))
+    except ValueError as error:
+        raise CompilerError(f"{variable} is no command ({error}): set another") from None
     for name in asked[:1] or names:
         if found := shutil.which(name):
             return [found, *asked[1:]]

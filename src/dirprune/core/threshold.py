@@ -45,7 +45,7 @@ def threshold_increment(step: Scalar, lr: Scalar | float, c: float, mu: float) -
     accumulated keeps its value.
 
     Args:
-        step: Number of steps already taken, n >= 0; a float or a 0-dim float64 tensor.
+        step: Number of steps already taken, n >= 0; a float, or a float64 tensor of any shape.
         lr: Learning rate gamma_n in force at this step; a float or a 0-dim tensor. Below 0 it counts as 0,
             for schedules that end at 0 miss it by a rounding error.
         c: Scale of the threshold.
@@ -110,6 +110,8 @@ class SoftThreshold:
 
     def __call__(self, accumulator: Tensor, threshold: Any) -> Tensor:
         """Return S(accumulator, threshold), of the shape and dtype of ``accumulator``."""
+        if isinstance(threshold, Tensor):  # a wider one would widen a 0-dim accumulator
+            threshold = threshold.to(accumulator.dtype)
         return accumulator - accumulator.clamp(-threshold, threshold)
 
     def write(self, accumulator: Tensor, threshold: Any, weight: Tensor) -> None:

@@ -162,6 +162,7 @@ def connect(
     Raises:
         UsageError: A value is out of range, a state dict does not fit, untrained parameters differ, or only
             one of ``batches`` and ``trained_on`` is given.
+        DataError: An epoch has no sample, or a batch is not of the form that the objective takes.
         DivergenceError: The loss is not finite.
 
     Example:

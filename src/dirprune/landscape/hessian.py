@@ -144,7 +144,7 @@ class HessianOperator:
 
     def _product(self, vector: Tensor) -> Tensor:
         direction = self._objective.weights(vector)
-        total = torch.zeros(())
+        total = torch.zeros((), device="cpu")
         for inputs, targets in self._objective.batches("train"):
             flat = self._of_batch(self._way, direction, inputs, targets)
             total = total + flat * (len(targets) / self._samples)
@@ -160,8 +160,8 @@ class HessianOperator:
     def _agreed_way(self) -> _Way:
         """Return the forward way where it gives what the reverse way gives, for a random direction."""
         inputs, targets = next(iter(self._objective.batches("train")))
-        generator = torch.Generator().manual_seed(0)
-        vector = torch.randn(self.numel, generator=generator, dtype=self.dtype).to(self.device)
+        generator = torch.Generator("cpu").manual_seed(0)
+        vector = torch.randn(self.numel, generator=generator, dtype=self.dtype, device="cpu").to(self.device)
         direction = self._objective.weights(vector)
         reverse = self._of_batch(_reverse_slope, direction, inputs, targets)
         try:
@@ -335,9 +335,8 @@ class _Search:
             inside = known @ (known.T @ vector)
             outside = self._multiply(vector - inside)
             outside -= known @ (known.T @ outside)
-            moved: Array = (
-                outside + shift * vector - floor * inside
-            )  # 0 for what is found could be above the rest
+            # 0 for what is found could be above the rest.
+            moved: Array = outside + shift * vector - floor * inside
             return moved
 
         try:

@@ -234,6 +234,9 @@ class Objective:
 
         Args:
             state: Named weights and buffers; what is missing is as in the model.
+
+        Raises:
+            DataError: As :meth:`batches`.
         """
         state = self.with_statistics(state)
         self._module.eval()
@@ -244,8 +247,7 @@ class Objective:
 
     def with_statistics(self, state: State) -> dict[str, Tensor]:
         """Return weights and buffers as they are measured: BatchNorm statistics are those of the weights."""
-        weights = {name: state[name] for name in self.shapes if name in state}
-        held = {**weights, **self._buffers(state)}
+        held = self._held(state)
         return {**held, **reestimate(self._module, held, self.batches("train"))}
 
     def training_loss(self, state: State, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -254,22 +256,23 @@ class Objective:
         No buffer changes.
         """
         self._module.train()
-        weights = {name: state[name] for name in self.shapes if name in state}
-        outputs = functional_call(self._module, {**weights, **self._buffers(state)}, (inputs,))
+        outputs = functional_call(self._module, self._held(state), (inputs,))
         return self.loss(outputs, targets)
 
-    def _buffers(self, state: State) -> dict[str, Tensor]:
-        """Return copies of the buffers of a state; what is missing is as in the model."""
-        return {
+    def _held(self, state: State) -> dict[str, Tensor]:
+        """Return weights and copies of buffers of a state, on the device and in the dtypes of the model."""
+        weights = {name: state[name].to(self.device, self.dtype) for name in self.shapes if name in state}
+        buffers = {
             name: state.get(name, own).detach().to(own, copy=True)
             for name, own in self._module.named_buffers()
         }
+        return {**weights, **buffers}
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of a split on the device of the model.
 
         Raises:
-            DataError: A batch is no pair of tensors, or a target is one that the loss ignores.
+            DataError: A batch is no pair of tensors, a target is one that the loss ignores, or there is none.
         """
         data = self._data[split]
         assert data is not None
@@ -279,9 +282,10 @@ class Objective:
         """Yield batches on the device of the model.
 
         Raises:
-            DataError: A batch is no pair of tensors, or a target is one that the loss ignores.
+            DataError: A batch is no pair of tensors, a target is one that the loss ignores, or there is none.
         """
         ignored = getattr(self.loss, "ignore_index", None)
+        samples = 0
         for batch in data:
             parts = batch if isinstance(batch, tuple | list) else ()
             if [isinstance(part, Tensor) for part in parts] != [True, True]:
@@ -295,7 +299,10 @@ class Objective:
                     f"a target of the {name} data is {ignored}, which the loss ignores (ignore_index): "
                     "its mean over a batch is none over samples"
                 )
+            samples += len(targets)
             yield inputs.to(self.device), targets.to(self.device)
+        if samples == 0:
+            raise DataError(f"the {name} data are empty")
 
     # -- evidence --------------------------------------------------------------------------------------
 
@@ -336,7 +343,7 @@ class Objective:
         for name, parameter in self._module.named_parameters():
             if name not in self.shapes:
                 for state in states:
-                    if name in state and not torch.equal(state[name], parameter):
+                    if name in state and not torch.equal(state[name].to(parameter), parameter):
                         raise UsageError(f"{name} does not require grad, but differs from that of the model")
 
     def _check_fixed_buffers(self, states: Mapping[str, State]) -> None:
@@ -344,7 +351,7 @@ class Objective:
         moving = statistics_of(self._module)
         for name, buffer in self._module.named_buffers():
             if name not in moving and buffer.is_floating_point():
-                held = [(label, state[name]) for label, state in states.items() if name in state]
+                held = [(label, state[name].to(buffer)) for label, state in states.items() if name in state]
                 for label, other in held[1:]:
                     if not torch.equal(other, held[0][1]):
                         raise UsageError(
@@ -360,8 +367,6 @@ class Objective:
                 "every time (shuffle=False, no augmentation)"
             )
         samples = sum(len(targets) for _, targets in self.batches(split))
-        if samples == 0:
-            raise DataError(f"the {split} data are empty")
         return {"samples": samples, "sha256": passes[0][1]}
 
     @torch.no_grad()

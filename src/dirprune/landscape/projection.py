@@ -57,13 +57,11 @@ class ProjectionSeries(Result):
     Attributes:
         steps: One for each epoch.
         by_chance: Root mean square of the fraction for a random direction, sqrt(k / d).
-        converged: Whether every eigenpair is within the tolerance; it is, or there would be an error.
     """
 
     kind: ClassVar[str] = "project"
     steps: tuple[Projection, ...]
     by_chance: float
-    converged: bool
 
 
 def subspace_fraction(difference: Tensor, directions: Tensor) -> float | None:
@@ -147,8 +145,7 @@ def project(
             store.clear_beside()
     progress("checkpoints", len(epochs), len(epochs))
     steps = tuple(_step(done[str(epoch)]) for epoch in epochs)
-    by_chance = math.sqrt(settings.k / objective.numel)
-    return ProjectionSeries(request, steps, by_chance, converged=True)
+    return ProjectionSeries(request, steps, math.sqrt(settings.k / objective.numel))
 
 
 def _project_one(

@@ -60,7 +60,7 @@ class Agreement:
 
     Attributes:
         rate: gamma.
-        time: t = n gamma.
+        time: The time that was asked for; t = n gamma is the nearest that whole steps have.
         steps: n.
         strength: lambda = c gamma^(1/2) t^mu, which is gRDA's threshold.
         loss_sgd: Training loss at w_SGD.

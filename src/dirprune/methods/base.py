@@ -1,5 +1,7 @@
 """The protocol that every pruning method meets the trainer through."""
 
+import math
+from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, final
@@ -10,15 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 
+from dirprune.core.dtypes import wide
 from dirprune.core.masks import number_kept
 from dirprune.core.prunable import Include, is_linear_or_conv_weight, prunable_parameters
+from dirprune.core.schedules import Cubic
 from dirprune.core.sparsity import SparsityReport, sparsity_of
 from dirprune.errors import HyperparameterError, UsageError
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy in float32 or wider, as the trainer's loss."""
-    return functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+    return functional.cross_entropy(logits.to(wide(logits.dtype)), labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Plan:
         lr: Base learning rate of the run; methods whose optimiser wants another say so in their settings.
         momentum: Of the methods that are SGD at heart.
         weight_decay: l2 penalty; decoupled with ``beta2``.
-        nesterov: Nesterov's form of the momentum.
+        nesterov: Nesterov's form of the momentum; not with ``beta2``.
         beta2: Decay of Adam's mean of squared gradients. Where it is not 0, the methods that are SGD at heart
             are AdamW, with ``betas=(momentum, beta2)``.
         include: Which parameters may become sparse, as in :func:`dirprune.prunable_groups`.
@@ -61,6 +65,10 @@ class Plan:
         require(self, total_steps=(1, None), steps_per_epoch=(1, None), examples=(1, None))
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise UsageError(f"the target sparsity must be in [0, 1), got {self.sparsity}")
+        if self.beta2 and self.nesterov:
+            raise HyperparameterError(
+                "nesterov=True does not go with beta2: leave nesterov as it is by default"
+            )
 
     def steps(self, fraction: float) -> int:
         """Return the number of steps that are a fraction of the run."""
@@ -149,7 +157,7 @@ class NoSettings:
 Settings = TypeVar("Settings")
 
 
-class Method(Generic[Settings]):
+class Method(ABC, Generic[Settings]):
     """A way to train a network that ends sparse; a new object for every run.
 
     The trainer calls, in this order: :meth:`width` before it builds the network; :meth:`start` on the network
@@ -215,7 +223,7 @@ class Method(Generic[Settings]):
         self._names = [name for name, p in model.named_parameters() if p.requires_grad]
         # Not the run's seed itself: the same stream would repeat the draws that made the initial weights.
         own_seed = np.random.SeedSequence((plan.seed, 1)).generate_state(1)[0]
-        self.generator = torch.Generator().manual_seed(int(own_seed))
+        self.generator = torch.Generator("cpu").manual_seed(int(own_seed))
         self._prepare()
         self.optimizer = self._make_optimizer()
         for group in self.optimizer.param_groups:
@@ -268,6 +276,10 @@ class Method(Generic[Settings]):
         prunable = set(self.prunable.values())
         return [parameter for parameter in self._trainable() if parameter not in prunable]
 
+    def _drawn(self, parameter: Tensor) -> Tensor:
+        """Draw from U(0, 1) in the shape of a parameter: on the host, so that all devices have the same."""
+        return torch.rand(parameter.shape, generator=self.generator, device="cpu").to(parameter.device)
+
     def _kept(self, sparsity: float) -> int:
         """Return how many prunable weights are kept at a sparsity."""
         return number_kept(sum(parameter.numel() for parameter in self.prunable.values()), sparsity)
@@ -276,6 +288,10 @@ class Method(Generic[Settings]):
     def _target(self) -> float:
         """The wanted sparsity; start has seen to it that there is one."""
         return self.plan.sparsity or 0.0
+
+    def _ramp(self, begin: float, end: float) -> Cubic:
+        """Return the schedule from no sparsity to the wanted one between two fractions of the run."""
+        return Cubic(self.plan.steps(begin), max(1, self.plan.steps(end)), self._target)
 
     def _descent(self, groups: list[dict[str, Any]]) -> Optimizer:
         """Return SGD with the momentum and weight decay of the run, or AdamW."""
@@ -288,18 +304,14 @@ class Method(Generic[Settings]):
         )
 
 
-def require(settings: object, **ranges: tuple[float | None, float | None]) -> None:
-    """Raise HyperparameterError for the first setting outside its closed range."""
+def require(settings: object, **ranges: tuple[float, float | None]) -> None:
+    """Raise HyperparameterError for the first setting that is no finite number in its closed range."""
     for name, (low, high) in ranges.items():
         value = getattr(settings, name)
-        if not ((low is None or value >= low) and (high is None or value <= high)):
-            expected = f">= {low:g}" if high is None else f"in [{low:g}, {high:g}]"
-            raise HyperparameterError(f"{name} must be {expected}, got {value}")
-
-
-def wide(tensor: Tensor) -> torch.dtype:
-    """Dtype for what belongs to a parameter and must not be rounded: its own, but at least float32."""
-    return torch.promote_types(tensor.dtype, torch.float32)
+        number = isinstance(value, int | float | np.number) and math.isfinite(value)
+        if not (number and low <= value and (high is None or value <= high)):
+            expected = f"a finite number >= {low:g}" if high is None else f"in [{low:g}, {high:g}]"
+            raise HyperparameterError(f"{name} must be {expected}, got {value!r}")
 
 
 def _other_than_weights(model: nn.Module, include: Include) -> str | None:

@@ -42,7 +42,7 @@ class AdaBregSettings(BregmanSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, lr=(0, None), eps=(0, None))
+        require(self, lr=(0, None), eps=(1e-12, None))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise HyperparameterError(f"betas must be two numbers in [0, 1), got {self.betas}")
 
@@ -81,7 +81,9 @@ class AdaBregOptimizer(LinBregOptimizer):
             gradient = gradient.add(weight, alpha=group["weight_decay"])
         beta1, beta2 = group["betas"]
         for key, beta, value in (("m1", beta1, gradient), ("m2", beta2, gradient**2)):
-            state.setdefault(key, torch.zeros_like(gradient)).lerp_(value, 1 - beta)
+            if key not in state:
+                state[key] = torch.zeros_like(gradient)
+            state[key].lerp_(value, 1 - beta)
         m1 = state["m1"] / (1 - beta1 ** state["t"])
         m2 = state["m2"] / (1 - beta2 ** state["t"])
         return torch.div(m1, m2.sqrt() + group["eps"])
@@ -114,11 +116,18 @@ class LinBreg(Method[BregmanSettings]):
     def _prepare(self) -> None:
         density = self.settings.density
         for parameter in self.prunable.values():
-            drawn = torch.rand(parameter.shape, generator=self.generator).to(parameter.device) < density
-            parameter.mul_(drawn.to(parameter.dtype) / density**0.5)
+            kept = self._drawn(parameter) < density
+            parameter.mul_(kept.to(parameter.dtype) / density**0.5)
 
     def _make_optimizer(self) -> Optimizer:
-        return LinBregOptimizer(self._groups(), {"lr": self.plan.lr, **self._common()})
+        plan = self.plan
+        defaults = {
+            "lr": plan.lr,
+            "momentum": plan.momentum,
+            "weight_decay": plan.weight_decay,
+            "nesterov": plan.nesterov,
+        }
+        return LinBregOptimizer(self._groups(), defaults)
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the groups of what may be sparse and of what is dense."""
@@ -127,11 +136,6 @@ class LinBreg(Method[BregmanSettings]):
             {"params": list(self.prunable.values()), **sparse},
             {"params": self._dense(), "l1": 0.0, "delta": 1.0},
         ]
-
-    def _common(self) -> dict[str, Any]:
-        """Return the options of the run."""
-        plan = self.plan
-        return {"momentum": plan.momentum, "weight_decay": plan.weight_decay, "nesterov": plan.nesterov}
 
     def work(self, step: int) -> Work:  # noqa: ARG002
         """Return the gradient of the weights as dense."""
@@ -158,5 +162,10 @@ class AdaBreg(LinBreg):
 
     def _make_optimizer(self) -> Optimizer:
         settings = self.settings
-        defaults = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
-        return AdaBregOptimizer(self._groups(), {**defaults, **self._common()})
+        defaults = {
+            "lr": settings.lr,
+            "betas": settings.betas,
+            "eps": settings.eps,
+            "weight_decay": self.plan.weight_decay,
+        }
+        return AdaBregOptimizer(self._groups(), defaults)

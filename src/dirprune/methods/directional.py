@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from dirprune.core.directional import directional_prune
+from dirprune.core.dtypes import wide
 from dirprune.core.masks import Masks
-from dirprune.errors import DataError, DivergenceError
-from dirprune.methods.base import Facts, Search, Work, require, wide
+from dirprune.errors import DataError, DivergenceError, UsageError
+from dirprune.methods.base import Facts, Search, Work, require
 from dirprune.methods.masked import OneShot, OneShotSettings
 
 _AT_ONCE = 256
@@ -80,7 +81,7 @@ class Directional(OneShot[DirectionalSettings]):
         from dirprune.landscape.hessian import EigenSettings, NotConvergedError, top_eigenpairs
         from dirprune.landscape.objective import Objective
 
-        dtype = wide(next(iter(self.prunable.values())))
+        dtype = wide(next(iter(self.prunable.values())).dtype)
         network = copy.deepcopy(self.model).to(dtype)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in self.prunable)
@@ -104,6 +105,8 @@ class Directional(OneShot[DirectionalSettings]):
             found.append(batch)
             if sum(len(labels) for _, labels in found) >= wanted:
                 break
+        if not found:
+            raise UsageError("directional pruning needs a training batch; the plan's batches() gave none")
         inputs, labels = (torch.cat(parts)[:wanted] for parts in zip(*found, strict=True))
         at_once = range(0, len(labels), _AT_ONCE)
         return [(inputs[i : i + _AT_ONCE].to(dtype), labels[i : i + _AT_ONCE]) for i in at_once]

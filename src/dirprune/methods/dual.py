@@ -1,6 +1,6 @@
 """What optimisers with a state beside the weight share: exact dtypes, and the direction of SGD."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import StateDict
 
-from dirprune.methods.base import wide
+from dirprune.core.dtypes import wide
 
 
-class DualOptimizer(Optimizer):
+class DualOptimizer(Optimizer, ABC):
     """An optimiser whose weights follow from an accumulator by a soft threshold.
 
     State is float32 or wider whatever the dtype of the parameters, after ``load_state_dict`` too.
@@ -39,7 +39,7 @@ class DualOptimizer(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                weight, state = parameter.to(wide(parameter)), self.state[parameter]
+                weight, state = parameter.to(wide(parameter.dtype)), self.state[parameter]
                 if not state:
                     state.update(self.start(weight, group))
                 parameter.copy_(self.update(parameter.grad.to(weight.dtype), weight, state, group))

@@ -1,6 +1,7 @@
 """gRDA: directional pruning by the optimiser alone."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch.optim import Optimizer
 
@@ -29,7 +30,28 @@ class GrdaSettings:
             raise HyperparameterError(unknown("penalty", self.penalty, RULES))
 
 
-class Grda(Method[GrdaSettings]):
+@dataclass(frozen=True, kw_only=True)
+class GrdaL0Settings:
+    """Settings of :class:`GrdaL0`."""
+
+    penalty: ClassVar[Penalty] = "l0"
+    c: float = 1e-3
+    """Scale of the threshold (ours: with mu = 1 it is of another size than the paper's)."""
+    mu: float = 1.0
+    """Exponent of its growth."""
+
+    def __post_init__(self) -> None:
+        require(self, c=(0, None), mu=(1e-6, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrdaRescaledSettings(GrdaL0Settings):
+    """Settings of :class:`GrdaRescaled`."""
+
+    penalty: ClassVar[Penalty] = "rescaled"
+
+
+class Grda(Method[GrdaSettings | GrdaL0Settings]):
     r"""Generalised regularised dual averaging, by :class:`dirprune.GRDA`.
 
     .. math:: v_{n+1} = v_n - \gamma \nabla f(w_n), \quad w_{n+1} = S(v_{n+1}, c \gamma^{\mu + 1/2} (n+1)^\mu)

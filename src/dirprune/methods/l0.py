@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from dirprune.methods.base import Facts, Search, require, wide
+from dirprune.core.dtypes import wide
+from dirprune.methods.base import Facts, Search, require
 from dirprune.methods.parametrised import Parametrised
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # temperature and stretch of the gates, as the paper chose them
@@ -43,7 +44,7 @@ class HardConcrete(nn.Module):
     def __init__(self, weight: Tensor, drop_rate: float) -> None:
         super().__init__()
         start = math.log(1 - drop_rate) - math.log(drop_rate)
-        noise = torch.empty_like(weight, dtype=wide(weight)).normal_(std=0.01)
+        noise = torch.empty_like(weight, dtype=wide(weight.dtype)).normal_(std=0.01)
         self.log_alpha = nn.Parameter(start + noise)
 
     def gate(self) -> Tensor:
@@ -90,8 +91,7 @@ class L0(Parametrised[L0Settings]):
         return HardConcrete(weight, self.settings.drop_rate)
 
     def _make_optimizer(self) -> Optimizer:
-        gates = [parameter for module in self.modules.values() for parameter in module.parameters()]
-        others = [p for p in self._trainable() if all(p is not gate for gate in gates)]
+        others, gates = self._apart()
         groups: list[dict[str, Any]] = [
             {"params": others, "weight_decay": self.plan.weight_decay},
             {"params": gates},

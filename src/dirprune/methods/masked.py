@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from dirprune.core.masks import DISTRIBUTIONS, Distribution, Masks, all_kept, keep_largest
-from dirprune.core.schedules import Cubic
 from dirprune.errors import HyperparameterError, UsageError, unknown
 from dirprune.methods.base import SPARSE_WORK, Method, Settings, Work, require
 
@@ -119,17 +118,17 @@ class GradualSettings:
 class Gradual(Masked[GradualSettings]):
     """Prunes those of the smallest score, more and more of them along the cubic schedule, for good."""
 
+    @abstractmethod
     def score(self) -> dict[str, Tensor]:
         """Return how much each weight is worth keeping: the one decision of such a method."""
-        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
         """Prune if it is time."""
-        settings, plan = self.settings, self.plan
-        begin, end = plan.steps(settings.begin), max(1, plan.steps(settings.end))
-        if step == end or (begin <= step < end and (step - begin) % settings.every == 0):
-            schedule = Cubic(begin=begin, end=end, final=self._target)
-            self.masks = self._select(self.score(), self._kept(schedule(step)), settings.distribution)
+        settings = self.settings
+        ramp = self._ramp(settings.begin, settings.end)
+        due = ramp.begin <= step < ramp.end and (step - ramp.begin) % settings.every == 0
+        if due or step == ramp.end:
+            self.masks = self._select(self.score(), self._kept(ramp(step)), settings.distribution)
         self.apply()
 
     def _select(self, scores: dict[str, Tensor], keep: int, distribution: Distribution) -> Masks:

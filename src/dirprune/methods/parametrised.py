@@ -44,6 +44,12 @@ class Parametrised(Method[Settings]):
             self.modules[name] = self.parametrisation(parameter).train(self.model.training)
             parametrize.register_parametrization(module, attribute, self.modules[name])
 
+    def _apart(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Return what is trained beside the parametrisations, and their own parameters."""
+        own = [parameter for module in self.modules.values() for parameter in module.parameters()]
+        known = set(own)
+        return [parameter for parameter in self._trainable() if parameter not in known], own
+
     def weights(self) -> dict[str, Tensor]:
         """Return all trainable weights under their original names, as they are in evaluation."""
         with self._evaluating(), torch.no_grad():

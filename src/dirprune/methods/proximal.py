@@ -32,7 +32,8 @@ class ProximalSGD(SGD):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and group["l1"] > 0:
-                    SoftThreshold().write(parameter.clone(), float(group["lr"] * group["l1"]), parameter)
+                    threshold = max(0.0, float(group["lr"] * group["l1"]))  # schedules miss 0 by rounding
+                    SoftThreshold().write(parameter.clone(), threshold, parameter)
         return loss
 
 

@@ -1,6 +1,5 @@
 """Random pruning: the floor that every score has to beat."""
 
-import torch
 from torch import Tensor
 
 from dirprune.methods.base import Facts, Search
@@ -28,10 +27,7 @@ class RandomPruning(Gradual):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._scores = {  # drawn on the host: the same on every device, and again at a resume
-            name: torch.rand(p.shape, generator=self.generator).to(p.device)
-            for name, p in self.prunable.items()
-        }
+        self._scores = {name: self._drawn(p) for name, p in self.prunable.items()}  # again at a resume
 
     def score(self) -> dict[str, Tensor]:
         """Return the draws."""

@@ -9,7 +9,14 @@ from dirprune.methods.base import Facts, Method, NoSettings
 from dirprune.methods.bregman import AdaBreg, AdaBregSettings, BregmanSettings, LinBreg
 from dirprune.methods.dense import Dense, SmallDense
 from dirprune.methods.directional import Directional, DirectionalSettings
-from dirprune.methods.grda import Grda, GrdaL0, GrdaRescaled, GrdaSettings
+from dirprune.methods.grda import (
+    Grda,
+    GrdaL0,
+    GrdaL0Settings,
+    GrdaRescaled,
+    GrdaRescaledSettings,
+    GrdaSettings,
+)
 from dirprune.methods.l0 import L0, L0Settings
 from dirprune.methods.magnitude import GradualMagnitude, Magnitude, MagnitudeSettings
 from dirprune.methods.masked import GradualSettings
@@ -41,8 +48,8 @@ METHODS: dict[str, Entry] = {
     "sgd": Entry(Dense, NoSettings()),
     "small-dense": Entry(SmallDense, NoSettings()),
     "grda": Entry(Grda, GrdaSettings()),
-    "grda-l0": Entry(GrdaL0, GrdaSettings(c=1e-3, mu=1.0, penalty="l0")),
-    "grda-rescaled": Entry(GrdaRescaled, GrdaSettings(c=1e-3, mu=1.0, penalty="rescaled")),
+    "grda-l0": Entry(GrdaL0, GrdaL0Settings()),
+    "grda-rescaled": Entry(GrdaRescaled, GrdaRescaledSettings()),
     "magnitude": Entry(Magnitude, MagnitudeSettings()),
     "directional": Entry(Directional, DirectionalSettings()),
     "gradual": Entry(GradualMagnitude, GradualSettings(distribution="global")),

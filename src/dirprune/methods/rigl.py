@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dirprune.core.schedules import CosineDecay
 from dirprune.methods.base import DENSE_GRADIENT_WORK, SPARSE_WORK, Facts, Search, Work, require
-from dirprune.methods.set import DropAndGrow
+from dirprune.methods.drop_and_grow import DropAndGrow
 
 
 @dataclass(frozen=True, kw_only=True)

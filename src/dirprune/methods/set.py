@@ -1,4 +1,4 @@
-"""SET, and what RigL shares with it: drop the smallest weights, grow others, at a constant number."""
+"""SET: grow at random."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,59 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dirprune.core.masks import Masks, keep_largest
-from dirprune.methods.base import Facts, Search, Settings, require
-from dirprune.methods.masked import Masked
-
-
-class DropAndGrow(Masked[Settings]):
-    """Dynamic sparse training: a sparse network from the start, whose connections move within each layer.
-
-    At an update each layer of n_l kept weights drops the f n_l of smallest magnitude and grows as many of
-    those not kept, by a score. New weights start without momentum; one that is dropped and grown at once
-    keeps its value and momentum. Where the papers put an update in the place of a step of SGD, it follows
-    the step here, so that all methods take the same steps.
-    """
-
-    def _prepare(self) -> None:
-        noise = {
-            n: torch.rand(p.shape, generator=self.generator).to(p.device) for n, p in self.prunable.items()
-        }
-        self.masks = keep_largest(noise, self._kept(self._target), "erk")
-        self.masks.zero_(self.prunable)
-
-    def fraction(self, step: int) -> float:
-        """Return the fraction f of each layer's weights that is replaced after ``step`` steps; often 0."""
-        raise NotImplementedError
-
-    def growth(self, name: str) -> Tensor:
-        """Return the score by which weights of a layer are grown: the one decision of such a method."""
-        raise NotImplementedError
-
-    def after_step(self, step: int) -> None:
-        """Move connections if it is time."""
-        self.apply()
-        fraction = self.fraction(step)
-        if fraction > 0:
-            before = self.masks
-            self.masks = Masks({name: self._moved(name, fraction) for name in self.prunable})
-            self.apply()
-            for name, mask in self.masks.items():
-                self.initialise(name, mask & ~before[name])
-
-    def initialise(self, name: str, grown: Tensor) -> None:
-        """Give a layer's new weights their first values, in place; they are zero."""
-
-    @torch.no_grad()
-    def _moved(self, name: str, fraction: float) -> Tensor:
-        """Return a layer's new mask."""
-        mask = self.masks[name]
-        kept = int(mask.sum())
-        dropped = min(int(fraction * kept), mask.numel() - kept)
-        magnitude = self.prunable[name].abs().masked_fill(~mask, -1)
-        survivors = keep_largest({name: magnitude}, kept - dropped)[name]
-        growth = self.growth(name).masked_fill(survivors, -1)
-        return survivors | keep_largest({name: growth}, dropped)[name]
+from dirprune.methods.base import Facts, Search, require
+from dirprune.methods.drop_and_grow import DropAndGrow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +49,7 @@ class SET(DropAndGrow[SetSettings]):
 
     def growth(self, name: str) -> Tensor:
         """Return random scores."""
-        parameter = self.prunable[name]
-        return torch.rand(parameter.shape, generator=self.generator).to(parameter.device)
+        return self._drawn(self.prunable[name])
 
     def _prepare(self) -> None:
         self._deviations = {name: float(p.detach().std(correction=0)) for name, p in self.prunable.items()}
@@ -111,7 +59,7 @@ class SET(DropAndGrow[SetSettings]):
     def initialise(self, name: str, grown: Tensor) -> None:
         """Draw new weights."""
         weight = self.prunable[name]
-        noise = torch.randn(weight.shape, generator=self.generator).to(weight)
+        noise = torch.randn(weight.shape, generator=self.generator, device="cpu").to(weight)
         weight.copy_(torch.where(grown, self._deviations[name] * noise, weight))
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dirprune.core.dtypes import wide
 from dirprune.core.masks import kth_smallest
-from dirprune.core.schedules import Cubic
 from dirprune.core.threshold import RescaledSoftThreshold, SoftThreshold
-from dirprune.methods.base import DENSE_GRADIENT_WORK, Facts, Search, Work, require, wide
+from dirprune.methods.base import DENSE_GRADIENT_WORK, Facts, Search, Work, require
 from dirprune.methods.parametrised import Parametrised
 
 
@@ -35,7 +35,7 @@ class SoftTopK(nn.Module):
     def __init__(self, weight: Tensor, rescale: bool) -> None:
         super().__init__()
         self.rescale = rescale
-        self.register_buffer("threshold", torch.zeros((), dtype=wide(weight), device=weight.device))
+        self.register_buffer("threshold", torch.zeros((), dtype=wide(weight.dtype), device=weight.device))
 
     def forward(self, v: Tensor) -> Tensor:
         """Return the weight."""
@@ -77,11 +77,10 @@ class ST3(Parametrised[St3Settings]):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Set the threshold for the next step's k."""
-        plan, settings = self.plan, self.settings
-        begin, end = plan.steps(settings.begin), max(1, plan.steps(settings.end))
+        ramp = self._ramp(self.settings.begin, self.settings.end)
         magnitudes = torch.cat([p.abs().flatten() for p in self.prunable.values()])
-        pruned = magnitudes.numel() - self._kept(Cubic(begin, end, self._target)(step))
-        threshold = kth_smallest(magnitudes, pruned) if pruned else torch.zeros(())
+        pruned = magnitudes.numel() - self._kept(ramp(step))
+        threshold = kth_smallest(magnitudes, pruned) if pruned else torch.zeros((), device="cpu")
         for module in self.modules.values():
             module.get_buffer("threshold").copy_(threshold)
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dirprune.methods.base import SPARSE_WORK, Facts, Search, Work, require, wide
+from dirprune.core.dtypes import wide
+from dirprune.methods.base import SPARSE_WORK, Facts, Search, Work, require
 from dirprune.methods.parametrised import Parametrised
 
 
@@ -30,7 +31,7 @@ class LearntThreshold(nn.Module):
 
     def __init__(self, weight: Tensor, s_init: float) -> None:
         super().__init__()
-        self.s = nn.Parameter(torch.tensor(s_init, dtype=wide(weight), device=weight.device))
+        self.s = nn.Parameter(torch.tensor(s_init, dtype=wide(weight.dtype), device=weight.device))
 
     def forward(self, v: Tensor) -> Tensor:
         """Return the weight."""
@@ -65,8 +66,7 @@ class STR(Parametrised[StrSettings]):
         return LearntThreshold(weight, self.settings.s_init)
 
     def _make_optimizer(self) -> Optimizer:
-        thresholds = [parameter for module in self.modules.values() for parameter in module.parameters()]
-        others = [p for p in self._trainable() if all(p is not s for s in thresholds)]
+        others, thresholds = self._apart()
         return self._descent(
             [{"params": others}, {"params": thresholds, "weight_decay": self.settings.decay}]
         )

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 
+from dirprune.core.dtypes import wide
 from dirprune.core.prunable import Include, prunable_parameters
-from dirprune.methods.base import Facts, Search, Work, require, wide
+from dirprune.methods.base import Facts, Search, Work, require
 from dirprune.methods.parametrised import Parametrised
 
 _K1, _K2, _K3 = 0.63576, 1.87320, 1.48695  # the paper's fit of the divergence, equation 14
@@ -52,7 +53,7 @@ class GaussianWeight(nn.Module):
     def __init__(self, weight: Tensor, settings: VariationalDropoutSettings) -> None:
         super().__init__()
         self.limit = settings.log_alpha
-        self.log_sigma2 = nn.Parameter(torch.full_like(weight, settings.log_sigma2, dtype=wide(weight)))
+        self.log_sigma2 = nn.Parameter(torch.full_like(weight, settings.log_sigma2, dtype=wide(weight.dtype)))
 
     def log_alpha(self, mean: Tensor) -> Tensor:
         """Return log(sigma^2 / mean^2)."""
@@ -68,7 +69,8 @@ class VariationalDropout(Parametrised[VariationalDropoutSettings]):
 
     .. math:: \min \; E_{w \sim N(\theta, \sigma^2)} L(w) + \frac{\beta_t}{N} \sum_j KL(\alpha_j)
 
-    Noise is put on the outputs of a layer (local reparametrisation), with the additive variance sigma^2.
+    Noise is put on the outputs of a layer (local reparametrisation), with the additive variance sigma^2. The
+    divergence is the regulariser: the run's weight decay is not used.
 
     References:
         Molchanov, Ashukha, Vetrov 2017, "Variational dropout sparsifies deep neural networks", sections 4.2

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict, _use_grad_for_differentiable
 
+from dirprune.core.dtypes import wide
 from dirprune.core.threshold import RULES, Penalty, ThresholdRule
 from dirprune.errors import LostShadowWarning, UsageError
 from dirprune.optim.gathering import Gathering
 from dirprune.optim.lost_shadow import fraction_already_sparse
-from dirprune.optim.options import check_dtypes, check_options, check_params, check_penalty, check_sharding
+from dirprune.optim.options import check_dtypes, check_options, check_params, check_sharding
 from dirprune.optim.paths import Plans, update
-from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state, wide_dtype
+from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state
 from dirprune.optim.tensors import Tensors
 from dirprune.optim.update import host_float
 
@@ -34,7 +35,8 @@ class GRDA(Optimizer):
     with v_0 = w_0 and tau_0 = 0. The gradient is taken at the sparse weight w, never at the accumulator v,
     and a weight at zero comes back when its accumulator outgrows the threshold. No target sparsity is
     given: ``mu`` rules it (greater is sparser), ``c`` matters early. With ``c=0`` this is
-    :class:`torch.optim.SGD`, to the bit in float32 and float64.
+    :class:`torch.optim.SGD`, in float32 and float64 to the bit, but for rounding where the step is compiled,
+    ``capturable`` or ``differentiable``.
 
     Differs from the paper in allowing momentum and weight decay (both off by default), formed as
     ``torch.optim.SGD`` forms them. Works best at the constant learning rate that suits SGD without
@@ -83,8 +85,9 @@ class GRDA(Optimizer):
             and resume to the bit.
         maximize: Ascend instead of descending.
         capturable: Keep ``step`` and ``threshold`` on the parameter's device and never read them on the
-            host, as CUDA graphs need. Otherwise they live on the CPU, and no step waits for the device but
-            for the word of a ``GradScaler``.
+            host, as CUDA graphs need. Otherwise they live on the CPU, and a step waits for the device only
+            for the word of a ``GradScaler``, for a rate that is a tensor there, and, at first, to see whether
+            the weights are sparse already.
         differentiable: Let autograd pass through the step.
 
     State of each parameter: ``accumulator`` (shape of the parameter; float32 or wider, or as asked),
@@ -171,7 +174,8 @@ class GRDA(Optimizer):
         for group in state["param_groups"]:  # before anything is replaced
             for option, value in defaults.items():
                 group.setdefault(option, value)
-            check_penalty(group, self.threshold_rules)
+            # A schedule may have left the rate below 0 by rounding, or Nesterov's form without momentum.
+            check_options({**group, "lr": 0.0, "nesterov": False}, self.threshold_rules)
             check_dtypes(group)
             check_sharding(group, self._rule(group))
         super().__setstate__(state)
@@ -195,7 +199,8 @@ class GRDA(Optimizer):
             state_dict: What ``state_dict()`` returned. Its tensors are copied, not shared.
 
         Raises:
-            UsageError: The state is another optimiser's, or of parameters of other shapes.
+            UsageError: The state is another optimiser's, or of parameters of other shapes, or an option in
+                it is out of range.
         """
         handle = self.register_load_state_dict_pre_hook(check_and_shield)  # after the user's own hooks
         try:
@@ -215,6 +220,7 @@ class GRDA(Optimizer):
 
         Raises:
             RuntimeError: A gradient is sparse.
+            UsageError: Momentum or ``beta2`` has been switched on too late. No weight has changed then.
         """
         loss = None
         if closure is not None:
@@ -228,8 +234,11 @@ class GRDA(Optimizer):
             return loss
         if not torch.compiler.is_compiling():
             self._gathering.check(self.state)
-        for group, grads in zip(self.param_groups, gradients, strict=True):
-            update(group, self._rule(group), self._tensors(group, grads), unscale, self._plans)
+        # All groups before any is updated: one may be refused.
+        rules = list(map(self._rule, self.param_groups))
+        tensors = list(map(self._tensors, self.param_groups, gradients))
+        for group, rule, held in zip(self.param_groups, rules, tensors, strict=True):
+            update(group, rule, held, unscale, self._plans)
         return loss
 
     def _rule(self, group: dict[str, Any]) -> ThresholdRule:
@@ -305,14 +314,14 @@ class GRDA(Optimizer):
                         "momentum cannot be switched on after the first step with beta2, whose means are of "
                         "all steps: start with a small one"
                     )
-                state["momentum_buffer"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
+                state["momentum_buffer"] = torch.zeros_like(state["accumulator"], dtype=wide(parameter.dtype))
             if group["beta2"] != 0 and "exp_avg_sq" not in state:
                 if state["step"] > 0:
                     raise UsageError(
                         "beta2 cannot be switched on after the first step: start with it, or load a state "
                         "that did"
                     )
-                state["exp_avg_sq"] = torch.zeros_like(state["accumulator"], dtype=wide_dtype(parameter))
+                state["exp_avg_sq"] = torch.zeros_like(state["accumulator"], dtype=wide(parameter.dtype))
             params.append(parameter)
             grads.append(parameter.grad)
             accumulators.append(state["accumulator"])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -40,11 +41,10 @@ def check_options(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -
     ):
         if options[name] and options[other]:
             raise HyperparameterError(f"{name} and {other} cannot both be True: pass {name}=False")
-    check_penalty(options, rules)
-    if options["fused"] and type(rules[options["penalty"]]) not in FUSED_RULES:
-        raise HyperparameterError(
-            f"there is no fused kernel for penalty={options['penalty']!r}: pass fused=None"
-        )
+    if (penalty := options["penalty"]) not in rules:
+        raise HyperparameterError(f"penalty must be {' or '.join(map(repr, rules))}, got {penalty!r}")
+    if options["fused"] and type(rules[penalty]) not in FUSED_RULES:
+        raise HyperparameterError(f"there is no fused kernel for penalty={penalty!r}: pass fused=None")
     if options["accumulator_dtype"] not in (None, torch.bfloat16):
         raise HyperparameterError(
             f"accumulator_dtype must be None or torch.bfloat16, got {options['accumulator_dtype']}"
@@ -53,12 +53,6 @@ def check_options(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -
         raise HyperparameterError(
             "differentiable needs an accumulator that is not rounded: accumulator_dtype=None"
         )
-
-
-def check_penalty(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -> None:
-    """Raise HyperparameterError for a penalty without a rule."""
-    if (penalty := options["penalty"]) not in rules:
-        raise HyperparameterError(f"penalty must be {' or '.join(map(repr, rules))}, got {penalty!r}")
 
 
 def _check_adaptive(options: dict[str, Any]) -> None:
@@ -74,10 +68,10 @@ def _check_adaptive(options: dict[str, Any]) -> None:
 
 def _number(name: str, value: Any) -> float:
     """Return an option as a float, or raise HyperparameterError."""
-    try:
-        return host_float(value)
-    except (TypeError, ValueError):
-        raise HyperparameterError(f"{name} must be a number, got {value!r}") from None
+    if not isinstance(value, str):  # which float would read, and a step would not
+        with suppress(TypeError, ValueError):
+            return host_float(value)
+    raise HyperparameterError(f"{name} must be a number, got {value!r}")
 
 
 def check_params(group: dict[str, Any]) -> None:

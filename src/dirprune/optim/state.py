@@ -7,18 +7,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, StateDict
 
+from dirprune.core.dtypes import wide
 from dirprune.errors import UsageError
 
 
 def accumulator_dtype(group: dict[str, Any], parameter: Tensor) -> torch.dtype:
     """Dtype of a parameter's accumulator: as asked, else the parameter's own, but at least float32."""
     asked: torch.dtype | None = group["accumulator_dtype"]
-    return wide_dtype(parameter) if asked is None else asked
-
-
-def wide_dtype(parameter: Tensor) -> torch.dtype:
-    """Dtype in which a parameter's update is computed: its own, but at least float32."""
-    return torch.promote_types(parameter.dtype, torch.float32)
+    return wide(parameter.dtype) if asked is None else asked
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,6 @@ def typed_state(key: str, value: Any, parameter: Tensor, group: dict[str, Any]) 
         device = parameter.device if group["capturable"] else "cpu"
         return torch.as_tensor(value).to(device=device, dtype=torch.float64, copy=loaded)
     if isinstance(value, Tensor):
-        dtype = accumulator_dtype(group, parameter) if key == "accumulator" else wide_dtype(parameter)
+        dtype = accumulator_dtype(group, parameter) if key == "accumulator" else wide(parameter.dtype)
         return value.to(device=parameter.device, dtype=dtype, copy=loaded)
     return value

@@ -10,9 +10,8 @@ from dirprune.core.threshold import ThresholdRule, threshold_increment
 from dirprune.optim.rounding import round_stochastically
 from dirprune.optim.tensors import Tensors, same_layout
 
-_PIECE = (
-    65536  # elements; three such pieces stay in a processor's second-level cache, and two threads share one
-)
+# Elements; three such pieces stay in a processor's second-level cache, and two threads share one.
+_PIECE = 65536
 
 
 def stays_on_device(group: dict[str, Any]) -> bool:

@@ -69,7 +69,7 @@ def evidence_of(folder: Path, result: Result) -> dict[str, str]:
     }
     if isinstance(result, ProjectionSeries):
         worst = max(r / v for step in result.steps for r, v in zip(step.residuals, step.values, strict=True))
-        said[f"{kind}: residuals"] = f"all converged: {result.converged}; greatest |Hu - λu| / λ {worst:.2g}"
+        said[f"{kind}: residuals"] = f"greatest |Hu - λu| / λ {worst:.2g}"
     if isinstance(result, Connection):
         said[f"{kind}: converged"] = str(result.converged)
     return said

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dirprune.core.dtypes import wide
 from dirprune.core.threshold import HardThreshold, ThresholdRule
 from dirprune.optim.kernels import UnavailableError
 from dirprune.optim.kernels.suit import which_suit
@@ -94,7 +95,6 @@ def _launch(
     pieces = _pieces(sizes, device)
     if not len(pieces):
         return
-    wide = torch.promote_types(types[0], torch.float32)
     with _current(device):
         grda[(len(pieces),)](
             table,
@@ -103,7 +103,7 @@ def _launch(
             options,
             WEIGHT=_TYPES[types[0]],
             ACCUMULATOR=_TYPES[types[1]],
-            REAL=_TYPES[wide],
+            REAL=_TYPES[wide(types[0])],
             MOMENTUM=group["momentum"] != 0,
             NESTEROV=bool(group["nesterov"]),
             DECAY=group["weight_decay"] != 0,

@@ -1,5 +1,5 @@
 // One step of GRDA over many tensors in one pass over the memory: what update.py says tensor by tensor, to the bit.
-// Without headers of torch, so that it compiles in half a second: it sees addresses, sizes and numbers.
+// Without headers of torch, so that it compiles in about a second: it sees addresses, sizes and numbers.
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -195,22 +195,19 @@ static void update(const Tensor &t, const Options &o, int64 first, int64 n, bool
     Real *weight = in_place ? (Real *)t.weight + first : w_new;
     const Real tau = (Real)t.threshold;
     if (t.threshold == 0) {
-
         for (int64 i = 0; i < n; i++) weight[i] = v[i] = multiply_add(d[i], rate, v[i]);
     } else if (o.hard) {
-
         for (int64 i = 0; i < n; i++) {
             const Real x = multiply_add(d[i], rate, v[i]);
             v[i] = x;
             weight[i] = -tau <= x && x <= tau ? (Real)0 : x;
         }
     } else {
-
-        for (int64 i = 0; i < n; i++) {  // v - min(max(v, -tau), tau), so written that NaN is handed on
+        for (int64 i = 0; i < n; i++) {  // v - min(max(v, -tau), tau), so written that a NaN of either is handed on
             const Real x = multiply_add(d[i], rate, v[i]);
-            const Real raised = x < -tau ? -tau : x;
+            const Real raised = x >= -tau ? x : -tau;
             v[i] = x;
-            weight[i] = x - (raised > tau ? tau : raised);
+            weight[i] = x - (raised <= tau ? raised : tau);
         }
     }
     if (accumulator_is_narrow) round_into<Real>(t.accumulator, first, n, v, mix((uint32)(int64)t.step));
@@ -284,8 +281,9 @@ int64 runs(int64 *table, int64 count, double *numbers) {
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
 // One step: the threshold of each run's tensors grows by its increment.
-void grda(const int64 *table, int64 count, const double *increments, int64 runs, double rate, double momentum, double weight_decay, double unscale,
-          int nesterov, int maximize, int hard, int64 stream_above, unsigned threads, Parallel parallel) {
+void grda(const int64 *table, int64 count, const double *increments, int64 runs, double rate, double momentum,
+          double weight_decay, double unscale, int nesterov, int maximize, int hard, int64 stream_above,
+          unsigned threads, Parallel parallel) {
     const Tensors tensors(table, count);
     for (int64 i = 0, run = 0; run < runs; run++)
         for (; i < tensors.end[run]; i++) {

@@ -5,6 +5,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
+from dirprune.core.dtypes import wide
 from dirprune.optim.tensors import PLAIN, Tensors, same_layout
 
 # Types of weight and accumulator that the kernels know.
@@ -17,7 +18,7 @@ _TYPES = {
     (torch.bfloat16, torch.bfloat16),
     (torch.float32, torch.bfloat16),
 }
-_WIDE = {weight: torch.promote_types(weight, torch.float32) for weight, _ in _TYPES}  # of the momentum
+_WIDE = {weight: wide(weight) for weight, _ in _TYPES}  # of the momentum
 _PLAIN = frozenset(PLAIN)
 _dtype, _shape, _is_cpu = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
 _IS_ON = {"cpu": _is_cpu, "cuda": attrgetter("is_cuda")}

@@ -76,8 +76,8 @@ def grda(
     if HARD:
         w = tl.where((v >= -tau) & (v <= tau), tl.full([SIZE], 0, REAL), v)
     else:
-        clamped = tl.where(v < -tau, -tau, v)
-        clamped = tl.where(clamped > tau, tau, clamped)
+        clamped = tl.where(v >= -tau, v, -tau)  # so written that a threshold of NaN is handed on
+        clamped = tl.where(clamped <= tau, clamped, tau)
         w = v - clamped
     w = tl.where(tau64 == 0, v, w)
     tl.store(weight, w.to(WEIGHT), mask=inside)
