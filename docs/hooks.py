@@ -22,7 +22,7 @@ from dirprune.cli.bench import BENCHMARKS
 from dirprune.cli.compare import CompareOptions, prunable_part
 from dirprune.cli.landscape import TOPICS
 from dirprune.compare import Protocol
-from dirprune.export.inference_bench import CONTENDERS, DENSE
+from dirprune.export.contenders import CONTENDERS, DENSE
 from dirprune.methods import METHODS
 from dirprune.recipes import get_recipe
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dirprune import __version__
-from dirprune.export.inference_bench import DENSE
+from dirprune.export.contenders import DENSE
 from dirprune.methods import METHODS
 from dirprune.recipes import get_recipe
 from dirprune.train import TrainConfig

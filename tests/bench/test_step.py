@@ -65,6 +65,15 @@ def test_shapes_are_those_of_the_papers_networks(network: str, parameters_: int)
     assert sum(torch.Size(shape).numel() for shape in parameter_shapes(network)) == parameters_
 
 
+@pytest.mark.parametrize(
+    ("patch", "channels", "patches"),
+    [(7, 1, 16), (14, 1, 4), (8, 3, 16), (12, 3, 4), (48, 3, 1)],
+)
+def test_images_are_whole_patches(patch: int, channels: int, patches: int) -> None:
+    shapes = parameter_shapes(f"vit1x16p{patch}")
+    assert {(16, channels, patch, patch), (1, patches + 1, 16)} <= set(shapes)  # and the class token
+
+
 def test_nothing_to_measure_is_said() -> None:
     with pytest.raises(UsageError, match="no parameters"):
         measure_step([])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from dirprune.core.folders import cache_folder
 from dirprune.data import DatasetSpec, decode, load_dataset
 from dirprune.data import cache as module
-from dirprune.data.cache import MIN_IMAGES, cache_folder, cached_images
+from dirprune.data.cache import MIN_IMAGES, cached_images
 from dirprune.errors import DataError
 
 SHAPE = (MIN_IMAGES, 1, 2, 2)
@@ -143,6 +144,15 @@ def test_cache_that_cannot_be_written_is_no_error(
     source: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (own_cache / "dirprune").write_text("a file where the folder should be")
+    np.testing.assert_array_equal(cached_images([source], "img", SHAPE, Decoder()), IMAGES)
+    assert "not cached" in caplog.text
+
+
+def test_what_others_could_have_written_is_not_read(source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cached_images([source], "img", SHAPE, Decoder())
+    np.save(entries()[0], 255 - IMAGES)
+    np.testing.assert_array_equal(cached_images([source], "img", SHAPE, Decoder()), 255 - IMAGES)
+    cache_folder().chmod(0o777)
     np.testing.assert_array_equal(cached_images([source], "img", SHAPE, Decoder()), IMAGES)
     assert "not cached" in caplog.text
 

@@ -170,7 +170,7 @@ def test_hub(tables, monkeypatch):
         load_dataset("imagenet", "ILSVRC/imagenet-1k")
 
 
-def test_parquet(tables, tmp_path, monkeypatch):
+def test_parquet(tables, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "data").mkdir()
     for split, name in (("train", "train-0000{}-of-00002"), ("validation", "validation-0000{}-of-00001")):
@@ -186,6 +186,7 @@ def test_parquet(tables, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="validation files cannot be read as parquet") as error:
         load_dataset("imagenet", tmp_path)
     assert "\n" not in str(error.value)
+    assert caplog.text == ""  # the error is all that is said
 
 
 @pytest.mark.parametrize("images", [[1, 2], [b"GIF89a", b"x"], [{"path": "1.png"}, {"path": "2.png"}]])

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from dirprune.export import inference_bench
-from dirprune.export.inference_bench import CONTENDERS, DENSE, Timing, as_json, measure_inference, verdicts
+from dirprune.export.contenders import CONTENDERS, DENSE
+from dirprune.export.inference_bench import Timing, as_json, measure_inference, verdicts
 from dirprune.export.sizes import file_sizes, save_dense
 from dirprune.models import create_model
 from tests.export.networks import thin

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dirprune.export.inference_bench import DENSE
+from dirprune.export.contenders import DENSE
 from dirprune.recipes import get_recipe
 from dirprune.train.schedules import half_linear
 from tests.results import ROOT, assert_told, measured, told_on

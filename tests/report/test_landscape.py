@@ -21,7 +21,7 @@ from dirprune.landscape import (
 )
 from dirprune.report import write_report
 from dirprune.report.landscape import landscape_sections
-from dirprune.report.landscape_figures import Ground, draw_ground
+from dirprune.report.landscape_figures import Ground, Line, draw_ground, draw_lines
 
 ENVIRONMENT = {"date": "2026-03-01", "command": "dirprune landscape <topic>"}
 NONE = Values((), (), (), ())
@@ -174,6 +174,19 @@ def test_values_of_contours_keep_clear_of_points_and_names():
             assert math.hypot(*beside) > 6, label
             assert math.hypot(x - (left - 6), y - (base + 5)) > 10, label
     assert svg.count("paint-order: stroke") == 3
+
+
+def test_a_legend_lies_on_the_colour_of_the_page():
+    lines = [Line(f"line {i}", [0, 1], [1, 0.9], i) for i in range(3)]
+    svg = draw_lines(lines, name="figure", xlabel="epoch", ylabel="loss", from_zero=True)
+    (ground,) = re.findall(r'<path d="([^"]*)"[^>]*style="fill: var\(--paper\)[^"]*"', svg)
+    xs, ys = zip(*re.findall(r"(-?[\d.]+) (-?[\d.]+)", ground), strict=True)
+    names = [(float(x), float(y)) for text, x, y in texts(svg) if text.startswith("line")]
+    assert len(names) == 3
+    for x, y in names:
+        assert min(map(float, xs)) < x < max(map(float, xs))
+        assert min(map(float, ys)) < y < max(map(float, ys))
+    assert "var(--rule)" not in svg[svg.index(ground) :]  # the rules are beneath it
 
 
 def texts(svg):

@@ -1,5 +1,6 @@
 """The time of one step of an optimiser, beside torch's own."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -93,6 +94,10 @@ def parameter_shapes(model: str) -> list[tuple[int, ...]]:
         kind = {"num_classes": 10, "in_channels": 1, "image_size": 28}
     elif model == "resnet50":
         kind = {"num_classes": 1000, "in_channels": 3, "image_size": 224}
+    elif vit := re.fullmatch(r"vit\d+x\d+p([1-9]\d*)", model):
+        patch = int(vit[1])
+        size = max(32 // patch, 1) * patch  # whole patches: 28 pixels for those of 7, as grey images have
+        kind = {"num_classes": 10, "in_channels": 1 if size == 28 else 3, "image_size": size}
     else:
         kind = {"num_classes": 10, "in_channels": 3, "image_size": 32}
     with torch.device("meta"):

@@ -14,7 +14,8 @@ from dirprune.cli.networks import load_network, one_run
 from dirprune.core.atomic import write_json
 from dirprune.core.threads import check_threads
 from dirprune.errors import UsageError, unknown
-from dirprune.export.inference_bench import CONTENDERS, Timing, as_json, measure_inference, verdicts
+from dirprune.export.contenders import CONTENDERS
+from dirprune.export.inference_bench import Timing, as_json, measure_inference, verdicts
 from dirprune.train import describe_environment
 
 

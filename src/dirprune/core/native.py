@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -106,20 +105,14 @@ def _identity(compiler: str, flags: tuple[str, ...]) -> tuple[object, ...]:
 
 
 def _trusted_folder() -> Path | None:
-    """Make the folder of the cache; None if it cannot be made, or if others could put code into it."""
+    """Make the folder of the code; None if it cannot be made or written, or others could write into it."""
     try:
-        folder = make_cache_folder() / "native"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        held = [folder.stat(), folder.parent.stat()]
+        folder = make_cache_folder("native")
     except OSError as error:
-        logger.info("compiled code cannot be kept: %s", error)
+        logger.info("compiled code is not kept: %s", error)
         return None
-    others_write = any(each.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for each in held)
-    mine = not hasattr(os, "getuid") or all(each.st_uid == os.getuid() for each in held)
-    if others_write or not mine or not os.access(folder, os.W_OK):
-        logger.info(
-            "compiled code is not kept in %s: it must be writable by its owner, and nobody else", folder
-        )
+    if not os.access(folder, os.W_OK):
+        logger.info("compiled code is not kept: %s cannot be written", folder)
         return None
     return folder
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dirprune.core.atomic import atomic_write
-from dirprune.core.folders import cache_folder, make_cache_folder
+from dirprune.core.folders import make_cache_folder
 
 MIN_IMAGES = 5_000  # fewer are decoded again sooner than a file is worth keeping
 FORMAT = 1  # part of the key: raise it when decoded arrays change their meaning
@@ -26,7 +26,8 @@ def cached_images(
     """Return decoded images from the cache if it has them, else decode and keep them.
 
     An entry belongs to the path, size and modification time of every source file, so a changed source is
-    decoded anew. A damaged entry is replaced; a cache that cannot be written costs time, never the run.
+    decoded anew. A damaged entry is replaced; a cache that cannot be written, or that others could write
+    into, costs time, never the run.
 
     Args:
         files: the source files; none means that nothing is cached.
@@ -43,12 +44,16 @@ def cached_images(
     """
     if not files or shape[0] < MIN_IMAGES:
         return decode()
-    path = cache_folder() / f"{_key(files, column)}.npy"
+    key = _key(files, column)
+    try:
+        path = make_cache_folder() / f"{key}.npy"
+    except OSError as error:
+        logger.warning("decoded images are not cached: %s", error)
+        return decode()
     images = _load(path, shape)
     if images is None:
         images = decode()
         try:
-            make_cache_folder()
             with atomic_write(path) as file:
                 np.save(file, images, allow_pickle=False)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,15 +100,19 @@ def encoded_tables(train: Rows, test: Rows, spec: DatasetSpec, tables: tuple[Any
 
 
 @contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Keep HF `datasets` from drawing bars of its own."""
+def quietly() -> Iterator[None]:
+    """Keep HF `datasets` from drawing bars of its own, and from logging the error that it raises."""
     import datasets
 
     quiet = datasets.are_progress_bars_disabled()
+    logger = logging.getLogger("datasets.packaged_modules.parquet")
+    level = logger.level
     datasets.disable_progress_bars()
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        logger.setLevel(level)
         if not quiet:
             datasets.enable_progress_bars()
 
@@ -178,7 +183,7 @@ def _parquet(files: dict[str, list[Path]], spec: DatasetSpec) -> EncodedDataset:
     tables = []
     for split, paths in files.items():
         try:
-            with without_progress_bars():
+            with quietly():
                 table = datasets.Dataset.from_parquet([str(path) for path in paths], split=split)
         except Exception as error:  # errors of several libraries on damaged files
             raise DataError(

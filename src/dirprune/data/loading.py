@@ -13,7 +13,7 @@ import torch
 from dirprune.data.catalogue import DatasetSpec, ImageDataset, Split, find_spec
 from dirprune.data.decode import class_names, decode_split, first_line, parquet_rows
 from dirprune.data.encoded import EncodedDataset
-from dirprune.data.image_folder import encoded_tables, load_image_folder, table_rows, without_progress_bars
+from dirprune.data.image_folder import encoded_tables, load_image_folder, quietly, table_rows
 from dirprune.errors import DataError
 
 DIGITS_TEST = 360  # of 1,797; the rest, 1,437, are for training
@@ -96,7 +96,7 @@ def _hub_tables(spec: DatasetSpec, hub_name: str, splits: tuple[str, str]) -> tu
         else (f"{spec.name}/train.parquet and {spec.name}/test.parquet")
     )
     try:
-        with without_progress_bars():
+        with quietly():
             found = datasets.load_dataset(hub_name)
     except Exception as error:  # network, hub, disk and format errors of several libraries
         raise DataError(

@@ -18,7 +18,7 @@ from dirprune.report.summary import VariantSummary
 COLOURS = 7  # --series-0 (SGD) to --series-6 in report.css
 _DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (5, 2, 1, 2), (1.5, 1.5), (9, 2, 3, 2))
 _SGD_DASH = (3.2, 1.6)
-INK, RULE = "#010101", "#020202"  # stand for the variables --quiet and --rule
+INK, RULE, PAPER = "#010101", "#020202", "#040404"  # stand for the variables --quiet, --rule and --paper
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 INCHES = (4.5, 2.75)
 LINE_WIDTH = 1.5
@@ -200,7 +200,12 @@ def to_svg(figure: Figure) -> str:
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg)
     svg = re.sub(r"font-family:[^;]*;", "", svg)
     svg = re.sub(r"(\d\.\d\d)\d+(?=[^<>]*>)", r"\1", svg)  # a hundredth of a point is enough; not in labels
-    names = {INK: "quiet", RULE: "rule", **{placeholder(i): f"series-{i}" for i in range(COLOURS)}}
+    names = {
+        INK: "quiet",
+        RULE: "rule",
+        PAPER: "paper",
+        **{placeholder(i): f"series-{i}" for i in range(COLOURS)},
+    }
     for stand_in, variable in names.items():
         svg = svg.replace(stand_in, f"var(--{variable})")
     return svg

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Affine2D, Transform
 
-from dirprune.report.figures import INCHES, INK, LINE_WIDTH, RULE, placeholder, power_of_ten, to_svg
+from dirprune.report.figures import INCHES, INK, LINE_WIDTH, PAPER, RULE, placeholder, power_of_ten, to_svg
 from dirprune.report.landscape_labels import Box, free_place
 
 _PLANE_BORDERS = (0.6, 0.5)  # inches left of and below the plane
@@ -101,7 +101,15 @@ def draw_lines(
         elif from_zero:
             axes.set_ylim(bottom=0)
         if lines:
-            axes.legend(frameon=False, labelcolor=INK, fontsize=8, handlelength=2.6, borderaxespad=0.2)
+            axes.legend(
+                facecolor=PAPER,  # no rule runs through a name
+                edgecolor="none",
+                framealpha=1,
+                labelcolor=INK,
+                fontsize=8,
+                handlelength=2.6,
+                borderaxespad=0.2,
+            )
         return to_svg(figure)
 
 
