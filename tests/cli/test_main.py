@@ -115,6 +115,15 @@ def test_options_reach_the_run(tmp_path):
     assert [record["lr"] for record in run.metrics()] == pytest.approx([0.1, 0.05])
 
 
+def test_snapshots_that_come_too_late_are_told(capsys):
+    words = ["train", "digits", *QUICK, "--methods", "sgd", "--snapshots", "1"]
+    assert main(words) == 0
+    assert "snapshot" not in capsys.readouterr().out
+    assert main([*words, "0", "2"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note: sgd-seed0 has no snapshot of epoch 0, 2, for it was past it; another --out" in said
+
+
 def test_debug_shows_where(capsys):
     assert main(["report", "nowhere", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err

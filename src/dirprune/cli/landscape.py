@@ -194,7 +194,7 @@ def _norms(options: NormsOptions, environment: dict[str, Any], bars: StageBars) 
     pair = Pair(options, options.run_sgd, options.run_grda, bars)
     epochs = pair.epochs()
     if not epochs:
-        raise UsageError("no epoch has a snapshot of both runs: train both with --snapshots")
+        raise UsageError("no epoch has a snapshot of both runs: train both with --snapshots from the start")
     result = ls.norm_series(pair.objective, epochs, pair.load, progress=bars)
     result.save(pair.out, environment)
     rows = zip(result.epochs, result.sgd, result.grda, strict=True)

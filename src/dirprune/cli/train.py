@@ -15,10 +15,12 @@ from dirprune.errors import DivergenceError, UsageError
 from dirprune.methods import METHODS
 from dirprune.recipes import RECIPES, get_recipe
 from dirprune.report import print_table, summarise, write_report
+from dirprune.runs import RunFolder
 from dirprune.train import (
     Duration,
     Execution,
     Experiment,
+    Job,
     ProgressDisplay,
     TrainConfig,
     check_tracker,
@@ -121,11 +123,27 @@ def train(arguments: list[str]) -> int:
         return int(any(outcome.error for outcome in outcomes))
     if any((job.folder / "config.json").is_file() for job in jobs):
         show(console, folder)
+    for job in jobs:
+        if missing := _missing_snapshots(job):
+            console.print(
+                f"note: {job.name} has no snapshot of epoch {', '.join(map(str, missing))}, for it was past "
+                "it; another --out trains it anew",
+                soft_wrap=True,
+                highlight=False,
+            )
     raise_failures(outcomes)
     diverged = [outcome.name for outcome in outcomes if outcome.status == "diverged"]
     if diverged:
         raise DivergenceError(f"{len(diverged)} of {len(outcomes)} runs diverged: {', '.join(diverged)}")
     return 0
+
+
+def _missing_snapshots(job: Job) -> list[int]:
+    """Return the epochs whose weights were asked for and cannot come any more, for the run is finished."""
+    run = RunFolder(job.folder)
+    if not job.snapshots or (run.result() or {}).get("status") != "finished":
+        return []
+    return sorted({epoch for epoch in job.snapshots if epoch <= job.config.epochs} - run.snapshots().keys())
 
 
 def show(console: Console, folder: Path) -> None:
