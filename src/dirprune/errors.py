@@ -40,7 +40,11 @@ class CompilerError(UsageError):
 
 
 class RunFolderError(UsageError):
-    """A run folder cannot be read, written, or belongs to another configuration."""
+    """A run folder cannot be read or written."""
+
+
+class OtherRunError(RunFolderError):
+    """A run folder belongs to another configuration."""
 
 
 class RunInUseError(RunFolderError):

@@ -190,6 +190,18 @@ def test_nor_does_a_damaged_result_end_it(digits, tmp_path):
     assert "result.json is not valid JSON" in damaged.message
 
 
+def test_a_failure_is_not_written_into_the_folder_of_another_run(digits, tmp_path):
+    (job,) = Experiment(config=CONFIG, methods=("sgd",)).jobs(tmp_path)
+    other = RunFolder(job.folder)
+    other.path.mkdir(parents=True)
+    other.write_config({"lr": 0.2})
+    outcome = attempt(job, digits)
+    assert outcome.status == "failed"
+    assert "holds a run with" in outcome.message
+    assert other.failure() is None
+    assert not (other.path / "log.txt").exists()
+
+
 def test_a_run_of_another_process_is_left_to_it(digits, tmp_path):
     (tmp_path / "sgd-seed0").mkdir()
     with filelock.FileLock(tmp_path / "sgd-seed0" / ".lock"):

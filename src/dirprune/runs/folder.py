@@ -35,7 +35,7 @@ import filelock
 import torch
 
 from dirprune.core.atomic import atomic_write
-from dirprune.errors import RunFolderError, RunInUseError, out_of_memory
+from dirprune.errors import OtherRunError, RunFolderError, RunInUseError, out_of_memory
 
 _KEPT_CHECKPOINTS = 2
 _SECONDS_OF_A_WRITE = 3600.0  # a temporary file so old was left by a kill
@@ -186,7 +186,8 @@ class RunFolder:
             defaults: Values of settings that a folder written by an earlier version does not have.
 
         Raises:
-            RunFolderError: It holds another configuration, or has lost its own.
+            OtherRunError: It holds another configuration.
+            RunFolderError: It has lost its own.
         """
         for left in self.path.rglob(".dirprune-*.tmp"):
             ours = left.parent.name == "checkpoints"  # elsewhere other processes write too
@@ -204,7 +205,7 @@ class RunFolder:
         held = {**json.loads(json.dumps(defaults or {})), **self.config()}
         for key in wanted | held:
             if wanted.get(key) != held.get(key):
-                raise RunFolderError(
+                raise OtherRunError(
                     f"{self.path} holds a run with {key}={held.get(key)!r}, not {wanted.get(key)!r}: "
                     "choose another --out, or delete that folder"
                 )

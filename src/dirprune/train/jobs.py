@@ -17,6 +17,7 @@ from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import (
     DirpruneError,
     FailedRunsError,
+    OtherRunError,
     RunFolderError,
     RunInUseError,
     UsageError,
@@ -181,7 +182,7 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
     except Exception as error:
         said = str(error) if isinstance(error, DirpruneError) else f"{type(error).__name__}: {error}"
         message = out_of_memory(error) or " ".join(said.split())
-        if first_process():
+        if first_process() and not isinstance(error, OtherRunError):  # that one has not failed
             record_failure(run, message, traceback.format_exc())
         if not known_to_all(error):
             raise  # to go on to another run would leave the others waiting; this one's end ends them
