@@ -72,7 +72,12 @@ BAD = [
     (["train", "lenet5-fashion_mnist", "--data-dir", "./nowhere"], 2, "nowhere"),
     (["tune", "digitz"], 2, "did you mean 'digits'?"),
     (["tune", "digits", "--target-sparsity", "1.5"], 2, "--target-sparsity must be in (0, 1)"),
-    (["tune", "digits", "--target-sparsity", "0.9", "--trial-epochs", "2"], 2, "--trial-epochs must be >= 4"),
+    (
+        ["tune", "digits", "--target-sparsity", "0.9", "--trial-epochs", "2"],
+        2,
+        "predicted from 4 --trial-epochs",
+    ),
+    (["tune", "digits", "--target-sparsity", "0.9", "--epochs", "3"], 2, "of --epochs at least, got 3"),
     (["tune", "digits", "--target-sparsity", "0.9", "--seeds", "5"], 2, "leave them out with --target-spars"),
     (["tune", "digits", "--seeds", "0"], 2, "--seeds must be >= 1, got 0"),
     (["tune", "digits", "--threads", "0"], 2, "--threads must be >= 1, got 0"),

@@ -42,7 +42,9 @@ def epochs_to_keep(epochs: int) -> tuple[int, ...]:
         ((3, 6, 12, 25, 50), (2, 4, 7))
     """
     if epochs < _EARLIEST:
-        raise UsageError(f"--trial-epochs must be >= {_EARLIEST} to predict a sparsity, got {epochs}")
+        raise UsageError(
+            f"a sparsity is predicted from {_EARLIEST} --trial-epochs of --epochs at least, got {epochs}"
+        )
     halvings = 4 if epochs >= 16 else 2
     return tuple(math.floor(epochs / 2**k + (0.5 if halvings == 2 else 0)) for k in range(halvings, -1, -1))
 
