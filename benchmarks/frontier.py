@@ -189,7 +189,7 @@ def draw(variants: Sequence[dict[str, Any]]) -> Figure:
             means,
             [below, above],
             label=LADDER[name] if not dual or not i else f"+ {LADDER[name]}",
-            color=colormaps["viridis"](0.9 * i / max(1, len(ours) - 1)) if dual else "#8a8a8a",
+            color=colormaps["viridis"](0.75 * i / max(1, len(ours) - 1)) if dual else "#8a8a8a",
             marker="o" if dual else "sD^"[i - len(ours)],
             ls="-" if dual else ":",
             lw=1.4,
@@ -197,8 +197,8 @@ def draw(variants: Sequence[dict[str, Any]]) -> Figure:
             capsize=2,
         )
     axes.set_xticks(range(len(TARGETS)), [f"{100 * target:g} %" for target in TARGETS])
-    axes.set_xlabel("zeros among the weights")
-    axes.set_ylabel("accuracy on held-back images, %")
+    axes.set_xlabel("zeros among the weights; points of one sparsity are set apart to be readable")
+    axes.set_ylabel("accuracy on held-back images, %\nmean and range of three seeds")
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
