@@ -19,8 +19,10 @@ weight decay; rate and momentum are searched for every method. The methods that 
 LeNet-300-100 are compared again, each time with other seeds: as all were, and twice with a search that
 begins, for every method, at a rate of 0.05 with Nesterov's momentum, not at 0.1 without; the second time
 beside gRDA that gives output channels their norm back. A fourth time every trial is the mean over three
-seeds, and ten seeds are reported: what one run happens to reach decides less. The transformer has AdamW, with
-its weight decay: gRDA's adaptive form, with the soft and the hard threshold, beside gradual pruning.
+seeds, and ten seeds are reported: what one run happens to reach decides less. The strongest on the Wide
+ResNet, and gRDA's forms, are compared once more with the search that learns what a denser trial is worth.
+The transformer has AdamW, with its weight decay: gRDA's adaptive form, with the soft and the hard threshold,
+beside gradual pruning.
 """
 
 import argparse
@@ -49,12 +51,21 @@ class Part:
     seeds: int = 3
     trial_seeds: int = 1
     reference: str | None = None
+    shares: str | None = None
+    """The part whose runs it takes and adds to; none: its own."""
 
 
 STRONGEST = ("sgd", "magnitude", "gradual", "gradual-erk", "acdc", "st3", "grda", "grda-l0")
 RESCALED = ("sgd", "gradual", "gradual-erk", "st3", "grda", "grda-l0", "grda-rescaled")
+RESIDUAL = ("sgd", "magnitude", "gradual", "gradual-erk", "st3", "grda", "grda-l0", "grda-rescaled")
 MOMENTUM = ("--lr", "0.05", "--momentum", "0.9", "--nesterov")
 
+WRN10X1 = Part(
+    "wrn10x1-cifar10",
+    4,
+    6,
+    ("--image-size", "16", "--crop-padding", "2", "--precision", "bf16", "--channels-last"),
+)
 LENET_300_100 = Part("lenet5-fashion_mnist", 10, 9, ("--model", "lenet-300-100", "--precision", "bf16"))
 
 
@@ -72,12 +83,8 @@ PARTS = {
         40, *MOMENTUM, methods=RESCALED, seeds=10, trial_seeds=3, reference="grda-l0"
     ),
     "lenet5": Part("lenet5-fashion_mnist", 5, 6, ("--precision", "bf16", "--channels-last")),
-    "wrn10x1": Part(
-        "wrn10x1-cifar10",
-        4,
-        6,
-        ("--image-size", "16", "--crop-padding", "2", "--precision", "bf16", "--channels-last"),
-    ),
+    "wrn10x1": WRN10X1,
+    "wrn10x1-strongest": replace(WRN10X1, methods=RESIDUAL, shares="wrn10x1"),
     "vit": Part(
         "vit2x64p7-fashion_mnist",
         8,
@@ -90,11 +97,12 @@ PARTS = {
 def arguments(name: str, options: argparse.Namespace) -> list[str]:
     """Return the command of a part."""
     part = PARTS[name]
+    archive = RESULTS / f"compare-{part.shares or name}.runs.jsonl"
     epochs = str(part.epochs)
     words = ["compare", part.recipe, *part.changes, "--epochs", epochs, "--schedule", "half-linear"]
     words += ["--schedule-epochs", epochs, "--trials", str(part.trials), "--seeds", str(part.seeds)]
     words += ["--sparsities", *SPARSITIES, "--threads", "1", "--jobs", str(options.jobs)]
-    words += ["--out", str(options.out / name), "--archive", str(RESULTS / f"compare-{name}.runs.jsonl")]
+    words += ["--out", str(options.out / name), "--archive", str(archive)]
     if part.trial_seeds > 1:
         words += ["--trial-seeds", str(part.trial_seeds)]
     if part.methods:
