@@ -157,7 +157,7 @@ def test_what_fails_in_one_process_ends_all_with_one_line(two):
 
     assert said[0]["unwritable"].startswith(("NotADirectoryError", "FileExistsError"))
     assert said[1]["unwritable"].startswith("PeerError: process 0 failed: ")
-    assert said[0]["taken"].startswith("RunFolderError: ")
+    assert said[0]["taken"].startswith("OtherRunError: ")
     assert "epochs=2" in said[1]["taken"]
     assert [rank["scaler"] for rank in said] == ["scale 2.0, 2.0 steps"] * 2
     assert said[0]["diverged"] == said[1]["diverged"]
