@@ -107,7 +107,7 @@ def test_short_training_of_vgg16_agrees_with_the_results():
     accuracy = {name: f"{100 * result['test_accuracy']:.2f} %" for name, result in runs.items()}
     zeros = {name: f"{100 * result['sparsity']:.2f} %" for name, result in runs.items()}
     assert accuracy["sgd-seed0"] in told
-    for name in ("grda-c0.002-mu0.6-seed0", "grda-c0.004-mu0.6-seed0"):
+    for name in ("grda-c0.001-mu0.7-seed0", "grda-c0.004-mu0.6-seed0"):
         assert accuracy[name] in told
         assert zeros[name] in told
     assert accuracy["grda-c0.004-mu0.7-seed0"] == "10.00 %"  # of ten classes: nothing was learnt
