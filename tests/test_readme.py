@@ -102,11 +102,18 @@ def test_table_of_inference_agrees_with_the_results():
 
 def test_short_training_of_vgg16_agrees_with_the_results():
     results = ROOT / "src" / "dirprune" / "recipes" / "results" / "vgg16-width0.25-cifar10.json"
-    runs = {run["name"]: run["result"] for run in json.loads(results.read_text())["runs"]}
+    content = json.loads(results.read_text())
+    runs = {run["name"]: run["result"] for run in content["runs"]}
     told = README[README.index("A short training does not reach") : README.index("## More")]
     accuracy = {name: f"{100 * result['test_accuracy']:.2f} %" for name, result in runs.items()}
     zeros = {name: f"{100 * result['sparsity']:.2f} %" for name, result in runs.items()}
     assert accuracy["sgd-seed0"] in told
+    fits = [content["training_set"][f"{name}-seed0"]["accuracy"] for name in ("sgd", "grda-c0.001-mu0.7")]
+    assert "with {:.2f} and {:.2f} % of the training images".format(*(100 * fit for fit in fits)) in told
+    cpus = {run["name"]: run["environment"]["cpu"] for run in content["runs"]}
+    assert [name for name, cpu in cpus.items() if "EPYC" not in cpu] == [
+        f"grda-c0.001-mu{mu}-seed0" for mu in ("0.51", "0.6", "0.7")
+    ]
     for name in ("grda-c0.001-mu0.7-seed0", "grda-c0.004-mu0.6-seed0"):
         assert accuracy[name] in told
         assert zeros[name] in told

@@ -470,3 +470,72 @@ def test_the_recommended_schedule_is_the_one_that_was_measured():
     ]
     for word in ("--penalty l0", "--mu 1", "--c 4e-3", "--lr 0.05", "--momentum 0.9", "--nesterov"):
         assert word in words
+
+
+def test_where_the_recommended_setting_loses_agrees_with_the_results():
+    told = told_on("docs/frontier.md").partition("It is not better everywhere:")[2].partition("try both")[0]
+    rows = {
+        name: {(row["method"], row["target"]): row for row in measured(f"compare-{name}")["rows"]}
+        for name in ("wrn10x1", "lenet5")
+    }
+
+    def behind(name, target, digits=True):
+        row = rows[name]["grda-l0", target]
+        mean, high, low = (-100 * row["difference"][key] for key in ("mean", "high", "low"))
+        return f"{mean:.1f} ({high:.1f} to {low:.1f})" if digits else f"{mean:.1f}"
+
+    def more(name, target):
+        return 100 * rows[name]["grda-l0", target]["difference_in_sparsity"]
+
+    first, _, rest = behind("wrn10x1", 0.9).partition(" ")
+    assert f"it is {first} points {rest} behind the soft threshold at 90 % zeros" in told
+    assert f"and {behind('wrn10x1', 0.95)} at 95 %" in told
+    assert f"it has {more('wrn10x1', 0.95):.1f} points more zeros" in told
+    lenet5 = (
+        f"{behind('lenet5', 0.9, digits=False)} behind at 90 %, with {more('lenet5', 0.9):.0f} points more"
+    )
+    assert lenet5 in told
+
+
+def test_what_did_not_help_agrees_with_the_results():
+    page = told_on("docs/frontier.md")
+    variants = {each["name"]: each["accuracy"] for each in measured("frontier")["variants"]}
+
+    def lost(name, target, to="hard"):
+        return 100 * (variants[to][target]["mean"] - variants[name][target]["mean"])
+
+    soft_first = f"{lost('harden', '0.95'):.1f} and {lost('harden', '0.98'):.1f} points less at 95 and 98 %"
+    assert f"soft until 60 % of the run and hard then: {soft_first}" in page
+    adaptive = f"by {-lost('adaptive', '0.9'):.1f} and {lost('adaptive', '0.98'):.1f} points"
+    assert f"ahead at 90 % and behind at 98 %, {adaptive}" in page
+    assert lost("one cycle", "0.98") > 0.2
+    assert all(lost("decoupled decay", target) > 0 for target in ("0.9", "0.95", "0.98"))
+
+
+def test_short_trainings_lose_what_the_page_says():
+    page = told_on("docs/when-not.md")
+
+    def lost(results):
+        sgd, grda = results["sgd-seed0"], results[next(name for name in results if name != "sgd-seed0")]
+        return f"{100 * (sgd['test_accuracy'] - grda['test_accuracy']):.1f}", 100 * grda["sparsity"]
+
+    short = {run["name"]: run["result"] for run in measured("lenet5-fashion_mnist")["runs"]}
+    long = {run["name"]: run["result"] for run in measured("lenet5-fashion_mnist-l0")["runs"]}
+    first = lost({name: short[name] for name in ("sgd-seed0", "grda-c0.004-mu0.6-seed0")})
+    second = lost({name: long[name] for name in ("sgd-seed0", "grda-c0.0045-mu0.6-seed0")})
+    assert f"loses {first[0]} point at {first[1]:.0f} % zeros after 30 epochs" in page
+    assert f"after 60, with a rate that falls late, {second[0]} at {second[1]:.0f} %" in page
+
+
+def test_reasons_on_the_transformer_tell_what_was_measured():
+    rows = {(row["method"], row["target"]): row for row in measured("compare-vit")["rows"]}
+    told = reasons("VIT.", "WRN10x1 again.")
+
+    def falls(method):
+        return 100 * (rows[method, 0.95]["accuracy"]["mean"] - rows[method, 0.98]["accuracy"]["mean"])
+
+    fewer = 100 * rows["gradual", 0.98]["difference_in_sparsity"]
+    assert f"pruning loses {falls('gradual'):.1f} points to what it has at 95 %" in told
+    assert f"gRDA {falls('grda'):.1f} with {fewer:.1f} points fewer zeros" in told
+    rates = [rows[method, 0.98]["settings"]["lr"] for method in ("grda", "gradual")]
+    assert "{:.4f} and {:.4f}".format(*rates) in told

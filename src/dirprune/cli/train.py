@@ -123,8 +123,9 @@ def train(arguments: list[str]) -> int:
         return int(any(outcome.error for outcome in outcomes))
     if any((job.folder / "config.json").is_file() for job in jobs):
         show(console, folder)
+    finished = {outcome.name for outcome in outcomes if outcome.status == "finished"}
     for job in jobs:
-        if missing := _missing_snapshots(job):
+        if job.name in finished and (missing := _missing_snapshots(job)):
             console.print(
                 f"note: {job.name} has no snapshot of epoch {', '.join(map(str, missing))}, for it was past "
                 "it; another --out trains it anew",
@@ -139,11 +140,8 @@ def train(arguments: list[str]) -> int:
 
 
 def _missing_snapshots(job: Job) -> list[int]:
-    """Return the epochs whose weights were asked for and cannot come any more, for the run is finished."""
-    run = RunFolder(job.folder)
-    if not job.snapshots or (run.result() or {}).get("status") != "finished":
-        return []
-    return sorted({epoch for epoch in job.snapshots if epoch <= job.config.epochs} - run.snapshots().keys())
+    """Return the epochs of a finished run whose weights were asked for too late."""
+    return sorted(set(job.snapshots) - RunFolder(job.folder).snapshots().keys())
 
 
 def show(console: Console, folder: Path) -> None:
