@@ -1,0 +1,155 @@
+"""What the pages say of time and size is what the committed results hold."""
+
+import re
+
+from dirprune.export.contenders import DENSE
+from tests.results import assert_told, measured, told_on
+
+
+def test_words_on_every_program_agree_with_the_results():
+    page = told_on("docs/deployment.md")
+    _, _, told = page.partition("### Every program")
+    off = {"resnet50": [], "the other two": [], "all other programs": []}
+    for result in measured("inference")["results"]:
+        for each in (each for table in result["tables"] for each in table["timings"]):
+            network = result["network"] if result["network"] in off else "the other two"
+            kind = network if each["name"] == "torch bf16" else "all other programs"
+            off[kind].append(100 * each["difference"])
+    assert f"off by {min(off['resnet50']):.0f} to {max(off['resnet50']):.0f} % on ResNet50" in told
+    others = off["the other two"]
+    assert f"by {min(others):.1f} to {max(others):.1f} % on the other two" in told
+    assert max(off["all other programs"]) < 0.002
+    assert "all other programs by no more than 0.002 %" in told
+
+
+def test_words_on_inference_agree_with_the_results():
+    tables = [
+        (result["network"], table["batch"], {each["name"]: each for each in table["timings"]})
+        for result in measured("inference")["results"]
+        for table in result["tables"]
+    ]
+    gains, timed_in = {}, {}
+    bf16_wins = []
+    for _, batch, timings in tables:
+        times = {name: each["milliseconds"] for name, each in timings.items()}
+        best = min(DENSE & times.keys(), key=times.__getitem__)
+        assert batch > 1 or best in ("OpenVINO", "onnxruntime")
+        if best == "torch bf16":
+            bf16_wins.append(timings[best]["difference"])
+        for name in times.keys() - {*DENSE}:
+            gains.setdefault((name, batch), []).append(times[best] / times[name])
+            timed_in[name] = timed_in.get(name, 0) + 1
+    ours = {batch: gains.pop(("sparse (ours)", batch)) for batch in (1, 64)}
+    smaller = [many < one for one, many in zip(ours[1], ours[64], strict=True)]
+    assert sum(smaller) > len(smaller) / 2
+    assert max(gain for several in gains.values() for gain in several) < 1.04
+    assert timed_in["torch CSR linear, input first"] == timed_in["torch CSR linear, weight first"]
+    off = [
+        100 * timings["torch bf16"]["difference"] for network, _, timings in tables if network == "resnet50"
+    ]
+    page = told_on("docs/deployment.md")
+    assert_told(
+        page.partition("With 64 images the gain")[2].partition("scattered zeros leave")[0],
+        [
+            f"is mostly smaller: {min(ours[64]):.1f} to {max(ours[64]):.1f} times.",
+            f"In {len(bf16_wins)} of these {len(ours[64])} tables",
+            "the fastest dense program is torch in bf16,",
+            f"off by {100 * min(bf16_wins):.1f} to {100 * max(bf16_wins):.1f} % of the greatest output,",
+            f"by {min(off):.0f} to {max(off):.0f} % on ResNet50.",
+            "gains more than 4 % over the fastest dense program:",
+            f"OpenVINO's sparse setting (timed in all {timed_in['OpenVINO, sparse setting']} tables),",
+            f"CSR linear layers (in {timed_in['torch CSR linear, input first']}),",
+            f"slim in torch (in {timed_in['slim, torch']}),",
+            f"slim in onnxruntime (in {timed_in['slim, onnxruntime']});",
+        ],
+    )
+    assert timed_in["OpenVINO, sparse setting"] == len(tables)
+    one = f"(deployment.md#run-by-the-non-zeros) is {min(ours[1]):.1f} to {max(ours[1]):.1f} times as fast"
+    assert one in told_on("docs/when-not.md")
+
+
+def test_words_on_the_step_agree_with_the_results():
+    told = told_on("docs/results.md")
+    networks, scaling = measured("step")["networks"], measured("step_scaling")
+    by_tensors = {table["tensors"]: table["ratios"]["gRDA"] for table in scaling["tensors"]}
+    means = {name: found["mean"] for name, found in measured("accumulator_dtype")["optimisers"].items()}
+    half, whole = (
+        f"{means[name]['test_accuracy']:.2f} % at {means[name]['sparsity']:.2f} %"
+        for name in ("gRDA, bfloat16 accumulator", "gRDA")
+    )
+    for sentence in (
+        f"the same within {spread(scaling):.0f} % from one million",
+        f"takes {networks['lenet5']['ratios']['gRDA']['SGD, foreach']:.2f} times as long as with `SGD(f",
+        f"10,000 tensors of 100 elements {by_tensors[10_000]['SGD, foreach']:.2f} times",
+        f"({half}, against {whole})",
+    ):
+        assert sentence in told, sentence
+
+
+def spread(scaling):
+    """By how much the time for each parameter of gRDA differs from a million of them on, in percent."""
+    large = [table for table in scaling["sizes"] if table["parameters"] >= 1e6]
+    each = [table["nanoseconds_per_parameter"]["gRDA"] for table in large]
+    return 100 * (max(each) / min(each) - 1)
+
+
+def test_words_on_the_step_on_the_epyc_agree_with_the_results():
+    told = told_on("docs/results.md")
+    scaling = measured("step_scaling-epyc")
+    (whole,) = [table["ratios"]["gRDA"] for table in scaling["tensors"] if table["tensors"] == 1]
+    sgd, momentum = (whole[base] for base in ("SGD, fused", "SGD with momentum, fused"))
+    lenet5 = measured("step-epyc")["networks"]["lenet5"]["ratios"]["gRDA"]
+    for sentence in (
+        f"take {sgd:.2f} times as long as with `SGD(fused=True)` and {momentum:.2f} times as with momentum",
+        f"varies by {spread(scaling):.0f} % from one million up",
+        f"LeNet-5 takes {lenet5['SGD, foreach']:.2f} times `SGD(foreach=True)`",
+    ):
+        assert sentence in told, sentence
+
+
+def test_where_the_step_loses_agrees_with_the_results():
+    ratios = {
+        table["parameters"]: [
+            table["times"]["gRDA"]["median"] / table["times"][base]["median"]
+            for base in ("SGD, fused", "SGD with momentum, fused")
+        ]
+        for table in measured("step_scaling")["sizes"]
+    }
+    small = [ratio for size, ratio in ratios.items() if size <= 3_000_000]
+    large = [ratio for size, ratio in ratios.items() if size >= 10_000_000]
+    assert len(small) + len(large) == len(ratios)
+    assert max(ratios, key=lambda size: ratios[size]) == 100_000
+    told = [
+        " to ".join(f"{limit(pair[base] for pair in part):.2f}" for limit in (min, max))
+        for part in (small, large)
+        for base in (0, 1)
+    ]
+    words = told_on("docs/results.md")
+    assert f"takes {told[0]} times as long as with `SGD(fused=True)` and {told[1]} times as with mom" in words
+    assert f"from 10 million on it is {told[2]} and {told[3]} times" in words
+
+
+def test_words_on_sizes_agree_with_the_results():
+    page = told_on("docs/deployment.md")
+    told = page.partition("### How small")[2].partition("(`benchmarks/results/sizes.json`).")[2]
+    saved = {}  # of the plain file with gzip, in percent
+    for result in measured("sizes")["results"]:
+        sizes, where = result["bytes"], (result["network"], re.search(r"\d+%", result["weights"])[0])
+        for kind, size in sizes.items():
+            saved.setdefault(kind, {})[where] = 100 * (1 - size / sizes["dense, gzip"])
+
+    def span(*kinds):
+        values = [value for kind in kinds for value in saved[kind].values()]
+        return f"{min(values):.0f} to {max(values):.0f} %"
+
+    assert [where for where, value in saved["sparse"].items() if value < 0] == [("wrn16x4", "95%")]
+    assert_told(
+        told.partition("<!--")[0],
+        [
+            f"up to {max(saved['sparse'].values()):.0f} % smaller",
+            f"on WRN16x4 at 95 % it is {-min(saved['sparse'].values()):.1f} % larger",
+            f"With Zstandard it is {span('sparse, zstd')} smaller than gzip leaves the plain one",
+            f"with two-byte values {span('sparse, bf16', 'sparse, fp16')},",
+            f"with both {span('sparse, bf16, zstd', 'sparse, fp16, zstd')}.",
+        ],
+    )
