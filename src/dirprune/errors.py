@@ -82,13 +82,22 @@ def out_of_memory(error: BaseException, remedy: str | None = None) -> str | None
     return f"out of memory: {remedy or 'lower --batch-size, --width or --jobs, or raise --accumulation'}"
 
 
-def unknown(kind: str, name: str, known: Collection[str]) -> str:
+def unknown(kind: str, name: str, known: Collection[str], unlisted: Collection[str] = ()) -> str:
     """Say that a name is not known, which one was perhaps meant, and which there are.
+
+    Args:
+        kind: What the name is of.
+        name: The unknown one.
+        known: All that are listed.
+        unlisted: More that may be meant.
+
+    Returns:
+        The message, one line.
 
     Example:
         >>> unknown("fruit", "aple", ["apple", "pear"])
         "unknown fruit 'aple'; did you mean 'apple'? known: apple, pear"
     """
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, [*known, *unlisted], n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"

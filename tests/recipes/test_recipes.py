@@ -67,6 +67,11 @@ def test_a_smaller_wide_resnet_is_the_same_recipe():
         get_recipe("wrn16x4-mnist")
 
 
+def test_a_slip_in_the_suffix_is_told_the_right_name():
+    with pytest.raises(UsageError, match="did you mean 'digits-recommended'"):
+        get_recipe("digits-recomended")
+
+
 @pytest.mark.parametrize("name", [*RECIPES, "wrn16x4-cifar100"])
 def test_every_recipe_has_a_recommended_form_but_those_with_adams_direction(name):
     published = get_recipe(name).config

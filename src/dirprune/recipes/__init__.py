@@ -57,5 +57,5 @@ def get_recipe(name: str) -> Experiment:
         experiment = RECIPES[published]()
         return replace(experiment, config=replace(experiment.config, recipe=name, model=model))
     if name not in RECIPES:
-        raise UsageError(unknown("recipe", name, RECIPES))
+        raise UsageError(unknown("recipe", name, RECIPES, unlisted=[known + SUFFIX for known in RECIPES]))
     return RECIPES[name]()
