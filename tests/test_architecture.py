@@ -126,6 +126,7 @@ def test_every_part_is_found_without_an_import_of_its_own():
     code = """
 import sys, dirprune
 assert "torch" not in sys.modules
+assert issubclass(dirprune.errors.SparseFileError, dirprune.errors.DirpruneError)
 assert dirprune.models.create_model("lenet5", num_classes=3)
 named = {name: getattr(dirprune, name) for name in dir(dirprune)}
 print(*(name for name, thing in named.items() if getattr(thing, "__package__", "") == f"dirprune.{name}"))

@@ -30,7 +30,7 @@ _HOMES = {
     "save_sparse": "dirprune.export.sparse_file",
     "sparsity_report": "dirprune.core.sparsity",
 }
-_PARTS = [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
+_PARTS = [module.name for module in pkgutil.iter_modules(__path__) if module.name != "__main__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -208,6 +208,20 @@ def test_train_report_and_resume(tmp_path, capsys):
     assert page.is_file()
 
 
+def test_damaged_checkpoints_are_one_line_each(tmp_path):
+    quick = ["train", "digits", *QUICK, "--methods", "sgd", "--out", "kept"]
+    assert main(quick) == 0
+    found = find_runs(tmp_path / "kept" / "digits-epochs2")[0].path
+    (found / "result.json").unlink()
+    for checkpoint in (found / "checkpoints").iterdir():
+        checkpoint.write_bytes(b"zz")
+    said = run(*quick).communicate(timeout=120)[1].splitlines()
+    assert all(line.startswith("dirprune: ") for line in said), said
+    assert "note: cannot read" in said[0]
+    assert said[-2].endswith("(BadZipFile)"), said
+    assert "no checkpoint in" in said[-1]
+
+
 def test_tune_for_a_sparsity_ends_with_the_line_to_use(tmp_path, capsys):
     command = ["tune", "digits", "--epochs", "8", "--trial-epochs", "4", "--target-sparsity", "0.3", "--flip"]
     assert main(command) == 0

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from dirprune.errors import SparseFileError
 from dirprune.export import load_sparse, save_sparse
@@ -140,7 +141,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
     elements = rng.integers(0, 256, (n, size), dtype=np.uint8)
     top = elements[:, -1]  # little-endian: sign and the high bits of the exponent
     top[rng.random(n) < 0.2] |= 0x7F  # infinities and NaNs with payloads
-    elements[rng.random(n) < 0.2] = [0] * (size - 1) + [0x80]  # -0.0
+    elements[: n // 10] = [0] * (size - 1) + [0x80]  # -0.0, fewer than a mask leaves
     elements[rng.random(n) < 0.1] = [1] + [0] * (size - 1)  # the smallest subnormal
     elements[rng.random(n) >= density] = 0
     return torch.from_numpy(elements.reshape(-1)).view(dtype).reshape(shape)
@@ -191,7 +192,7 @@ def test_negative_zero_and_nan_payloads_survive_packing(dtype: torch.dtype, tmp_
 
 
 def test_tensors_that_are_not_contiguous_come_back(tmp_path: Path) -> None:
-    x = torch.randn(6, 8) * (torch.rand(6, 8) < 0.2)
+    x = torch.randn(6, 8).masked_fill(torch.rand(6, 8) < 0.8, 0.0)
     z = torch.view_as_complex(torch.randn(5, 2))
     state = {
         "transposed": x.T,
@@ -312,6 +313,36 @@ def test_a_million_parameters_take_the_promised_share(zeros: float, limit: float
     assert info.dense_bytes == 4 * parameters
     assert info.bytes == (tmp_path / "file").stat().st_size
     assert info.bytes <= limit * info.dense_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("zeros", [0.5, 0.95])
+def test_zeros_that_a_mask_leaves_cost_no_more_for_their_sign(
+    zeros: float, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    layer = nn.Linear(300, 100, dtype=dtype)
+    prune.l1_unstructured(layer, "weight", zeros)
+    prune.remove(layer, "weight")
+    weight = layer.weight.detach()
+    negative = (weight == 0) & weight.signbit()
+    assert negative.sum() > 0.4 * zeros * weight.numel()
+    plain = {"weight": weight + 0.0}
+    info = save_sparse({"weight": weight}, tmp_path / "masked")
+    assert info.bytes == save_sparse(plain, tmp_path / "plain").bytes
+    assert_same(load_sparse(tmp_path / "masked"), plain)
+
+
+def test_a_signed_zero_is_kept_below_an_eighth_and_in_what_is_stored_dense(tmp_path: Path) -> None:
+    sparse = torch.zeros(4000)
+    sparse[:499] = -0.0
+    save_sparse({"x": sparse}, tmp_path / "file")
+    assert_same(load_sparse(tmp_path / "file"), {"x": sparse})
+    sparse[499] = -0.0
+    save_sparse({"x": sparse}, tmp_path / "file")
+    assert_same(load_sparse(tmp_path / "file"), {"x": torch.zeros(4000)})
+    short = torch.tensor([-0.0, 1.0])
+    save_sparse({"x": short}, tmp_path / "file")
+    assert_same(load_sparse(tmp_path / "file"), {"x": short})
 
 
 def tied(width: int = 12) -> nn.Module:

@@ -104,6 +104,13 @@ def test_it_warns_of_a_sparse_body_with_a_new_dense_head() -> None:
     assert len(warnings_of(steps(optimizer))) == 1
 
 
+def test_it_warns_of_rows_of_zeros_whatever_the_penalty() -> None:
+    rows = torch.randn(50, 50)
+    rows[:45] = 0.0
+    for penalty in ("l1", "l0", "group"):
+        assert len(warnings_of(steps(GRDA([nn.Parameter(rows.clone())], lr=0.1, penalty=penalty)))) == 1
+
+
 @pytest.mark.parametrize("prepared", [False, True])
 def test_a_restored_state_never_warns(prepared: bool) -> None:
     """Torch's distributed checkpoint prepares a fresh optimiser by a step at rate 0, then loads."""

@@ -5,7 +5,9 @@ import importlib
 import io
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from dirprune import __version__
 from dirprune.errors import DirpruneError, UsageError, out_of_memory, unknown
@@ -21,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("bench WHAT", "measure on this machine: an optimiser's step, training, inference"),
 }
 
+_FORMATWARNING = warnings.formatwarning
 _GOES_ON = ("train", "tune", "compare", "landscape")
 _NO_MEMORY = {  # for the commands that have not all the options of `train`
     "tune": "lower --batch-size, --width or --jobs",
@@ -60,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [argument for argument in given if argument != "--debug"]
     command = given[0] if given else ""
     try:
+        if not debug:
+            warnings.formatwarning = _one_line
         return _dispatch(given)
     except (DirpruneError, OSError, KeyboardInterrupt) as error:
         if debug:
@@ -73,8 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"internal error, {type(error).__name__}: {error} ({place})"
         )
         code = 1
+    finally:
+        warnings.formatwarning = _FORMATWARNING
     print(f"dirprune: {' '.join(line.split())}", file=sys.stderr)
     return code
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning of our own as a note, without the place in the source; any other as it is usual."""
+    if Path(__file__).parents[1] in Path(filename).parents:
+        return f"dirprune: note: {' '.join(str(message).split())}\n"
+    return _FORMATWARNING(message, category, filename, lineno, line)
 
 
 def _dispatch(given: list[str]) -> int:

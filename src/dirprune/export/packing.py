@@ -22,6 +22,10 @@ PARTS = {"dense": ("dense",), "bitmask": ("mask", "values"), "elias-fano": ("low
 INDICES = ("bitmask", "elias-fano")  # encodings that say where the values are
 _MAX_ELEMENTS = 2**60  # so that no count of bytes can overflow 64 bits
 _LEVEL = 19  # of Zstandard: slow to write, no slower to read
+# w * mask leaves -0.0 for every negative w. From this share of a tensor on, such signs are not kept: they are
+# of weights that are gone, and each would cost as much as a value.
+_MASKED = 1 / 8
+_SIGNED_ZERO = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 # safetensors' name of each dtype -> torch's; the oldest torch that we support lacks the last one
 # fmt: off
@@ -102,7 +106,9 @@ def pack(
             raise SparseFileError(f"{name!r} has values too large for {values}: use bf16, or values='same'")
         dense = rounded
         entry["values"] = CODES[dense.dtype]
-    bits = dense.reshape(-1).view(torch.uint8).numpy().view(f"u{dense.itemsize}")
+    bits = _without_signs_of_a_mask(
+        dense.reshape(-1).view(torch.uint8).numpy().view(f"u{dense.itemsize}"), dense.dtype
+    )
     chosen = np.flatnonzero(bits)
     forms: list[tuple[dict[str, object], dict[str, Tensor]]] = [({"encoding": "dense"}, {"dense": dense})]
     if dense.is_floating_point():
@@ -125,6 +131,15 @@ def pack(
         ]
         keys, parts = min(((keys, parts), *frames), key=cost)
     return entry | keys, parts
+
+
+def _without_signs_of_a_mask(bits: NDArray[Any], dtype: torch.dtype) -> NDArray[Any]:
+    """The bit patterns, with 0.0 for every -0.0 where there are so many that a mask has left them."""
+    if dtype not in _SIGNED_ZERO:
+        return bits
+    negative = bits == bits.dtype.type(1 << (8 * bits.itemsize - 1))
+    masked = np.count_nonzero(negative) >= _MASKED * len(bits)
+    return np.where(negative, bits.dtype.type(0), bits) if masked else bits
 
 
 def _header_bytes(entry: dict[str, object], parts: Mapping[str, Tensor], file_bytes: int) -> int:

@@ -41,9 +41,10 @@ def save_sparse(
 ) -> SparseFileInfo:
     """Write a model's state dict to a file in which every zero of a sparse tensor costs one bit or less.
 
-    Nothing is lost, unless `values` asks for it: `load_sparse` gives back every bit. The optimiser's state is
-    not in the file. Tensors that are one and the same memory (tied weights) are stored once. The same state
-    gives the same bytes. The write is atomic.
+    Nothing is lost, unless `values` asks for it: `load_sparse` gives back every bit, but for the sign of
+    zeros in a tensor that was multiplied by a mask (an eighth of it or more is -0.0, which becomes 0.0 and
+    compares equal). The optimiser's state is not in the file. Tensors that are one and the same memory (tied
+    weights) are stored once. The same state gives the same bytes. The write is atomic.
 
     Args:
         model: A module, or a mapping from names to tensors of any shape, on any device.

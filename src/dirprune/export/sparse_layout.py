@@ -16,8 +16,9 @@ metadata has one key, `dirprune-sparse`, whose text is this JSON:
 | elias-fano | the positions p of those elements, `count` of them, with k = `low_bits`: tensor `low:NAME`, the k low bits of each p, one after the other; tensor `high:NAME`, where for the i-th p bit (p >> k) + i is one, count + ((n - 1) >> k) bits in all; both filled up with zero bits to whole bytes, in the bitmask's order of bits, and no more bytes than for k = 0; tensor `values:NAME` as there |
 | alias | nothing: the entry is the same tensor as its target, an earlier entry that is no alias |
 
-Positions are taken from bit patterns, so that -0.0 and the payloads of NaNs survive. Only floating-point tensors
-are packed, and only where that takes fewer bytes, those of the header included. An entry may have two more keys:
+Positions are taken from bit patterns, so that -0.0 and the payloads of NaNs survive; where -0.0 is an eighth of a
+tensor or more, as `w * mask` leaves it, the packed encodings write 0.0 for it. Only floating-point tensors are packed,
+and only where that takes fewer bytes, those of the header included. An entry may have two more keys:
 
 | key | meaning |
 |---|---|

@@ -339,9 +339,7 @@ class GRDA(Optimizer):
         if group["c"] == 0 or _is_zero_on_host(group["lr"]):  # nothing is thresholded yet
             return
         fresh = self._unchecked.pop(id(group))
-        sparse = fraction_already_sparse(
-            [_local(p) for p in fresh], by_rows=not self._rule(group).elementwise
-        )
+        sparse = fraction_already_sparse([_local(p) for p in fresh])
         if sparse is not None and not self._warned:
             self._warned = True
             warnings.warn(

@@ -12,13 +12,11 @@ from dirprune.core.sparsity import count_zeros
 _ALREADY_SPARSE = 0.1
 
 
-def fraction_already_sparse(params: Sequence[Tensor], *, by_rows: bool = False) -> float | None:
+def fraction_already_sparse(params: Sequence[Tensor]) -> float | None:
     """Return the fraction of zeros in weight matrices, where it is too great for an initialisation.
 
     Args:
         params: Parameters before their first step, this rank's parts.
-        by_rows: The zeros that a lost shadow leaves are whole rows: several of them beside others in one
-            tensor count too.
 
     Returns:
         Zeros / elements, over tensors of two and more dimensions without the rows of zeros that do not count;
@@ -26,11 +24,12 @@ def fraction_already_sparse(params: Sequence[Tensor], *, by_rows: bool = False) 
     """
     matrices = [p.detach() for p in params if p.ndim >= 2 and p.numel()]
     zeros = count_zeros(matrices)
-    # A row of zeros was initialised so: the padding of an embedding, a last layer that starts at zero.
     rows_of_zeros = count_zeros(_greatest_of_rows(matrix) for matrix in matrices)
     zero = total = 0
     for matrix, z, r in zip(matrices, zeros, rows_of_zeros, strict=True):
-        initialised = 0 if by_rows and 1 < r < len(matrix) else r * (matrix.numel() // len(matrix))
+        # One row of zeros, or nothing else, is an initialisation: the padding of an embedding, a last layer
+        # that starts at zero. Several beside others are what a threshold leaves.
+        initialised = 0 if 1 < r < len(matrix) else r * (matrix.numel() // len(matrix))
         zero += z - initialised
         total += matrix.numel() - initialised
     return zero / total if zero > _ALREADY_SPARSE * total else None

@@ -138,9 +138,8 @@ class RunFolder:
             except Exception as error:
                 if not _of_the_file(error):
                     raise
-                warnings.warn(
-                    f"cannot read {saved[step]} ({type(error).__name__}); trying the one before", stacklevel=2
-                )
+                then = "" if step == min(saved) else "; trying the one before"
+                warnings.warn(f"cannot read {saved[step]} ({type(error).__name__}){then}", stacklevel=2)
         if saved:
             raise RunFolderError(
                 f"no checkpoint in {self.path} can be read: delete that folder to start anew"
