@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,11 @@ def test_every_method_has_the_same_number_of_trials_and_none_sees_the_test_set(c
     assert aimed == [(0.8, 0), (0.8, 1), (0.8, 2)]
     grda = read_trials(folder, "grda")
     assert last == (0.5, best(grda[:3], 0.8).group)
+
+
+def test_one_of_a_kind_is_singular():
+    words = " ".join(replace(PROTOCOL, trials=1, seeds=1, config=replace(CONFIG, epochs=1)).words())
+    assert re.findall(r"\b1 (trial|seed|epoch)\b", words) == ["trial", "seed", "epoch"]
 
 
 def test_a_trial_of_several_seeds_is_their_mean(tmp_path):

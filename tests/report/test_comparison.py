@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from typing import Any
 
 import pytest
@@ -106,6 +107,24 @@ def test_what_came_out_denser_is_not_ranked(
     assert results is not None
     notes = comparison_headline(results).notes
     assert notes == (() if said is None else (f"90 % wanted: {said}",))
+
+
+@pytest.mark.parametrize(("parameters", "sparsity"), [(None, 0.5), (200, 0.75), (1000, 0.95)])
+def test_the_zeros_of_a_narrow_network_are_of_the_full_one_even_alone(
+    compared: Experiment, parameters: int | None, sparsity: float
+) -> None:
+    tensors = [{"name": "fc1.weight", "shape": [10, 10], "zeros": 50}]
+    for run in compared.path.iterdir():
+        if run.is_dir():
+            shutil.rmtree(run)
+    compared.add("alone", {"method": "grda"}, {"sparsity": 0.5, "layers": tensors, "test_accuracy": 0.9})
+    content = read(compared)
+    chosen = {"method": "grda", "target": 0.9, "candidate": {"values": {"lr": 0.1}}, "runs": ["alone"]}
+    write(compared, {**content, "choices": [chosen], "parameters": parameters})
+    results = read_comparison(compared.path)
+    assert results is not None
+    assert results.rows[0].sparsity is not None
+    assert results.rows[0].sparsity.mean == pytest.approx(sparsity)
 
 
 def test_a_method_that_fails_does_not_flatten_the_others(compared: Experiment) -> None:

@@ -87,6 +87,7 @@ def compare(arguments: list[str]) -> int:
         config=options.config,
         methods=_methods(options.config, options.methods),
         prunable=prunable_part(options.config),
+        parameters=sum(parameter.numel() for parameter in _dense(options.config).parameters()),
         sparsities=options.sparsities,
         seeds=options.seeds,
         trials=options.trials,

@@ -43,6 +43,7 @@ class Protocol:
         trials: For each method, for all wanted sparsities together.
         trial_seeds: Runs of each trial, which is judged by their mean.
         prunable: The part of all parameters that methods prune: a wanted sparsity is that of these weights.
+        parameters: Of the full network; None: those of the largest that is trained.
         reference: The method that the others are paired with, seed by seed; default: gRDA, or the first where
             it is not among them.
 
@@ -58,6 +59,7 @@ class Protocol:
     reference: str | None = None
     trial_seeds: int = 1
     prunable: float = 1.0
+    parameters: int | None = None
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -144,9 +146,9 @@ class Protocol:
         laid_out = f" (laid out for {config.schedule_epochs} epochs)" if config.stops_early else ""
         each = "" if self.trial_seeds == 1 else f", each the mean over {self.trial_seeds} seeds"
         return [
-            f"Every method has {self.trials} trials{each}. The first has the recipe's rate of {config.lr:g}, "
-            f"its momentum of {config.momentum:g} and the method's defaults but for the strength, the others "
-            "are random, from a fixed seed. The learning rate is searched for all, and "
+            f"Every method has {_count(self.trials, 'trial')}{each}. The first has the recipe's rate of "
+            f"{config.lr:g}, its momentum of {config.momentum:g} and the method's defaults but for the "
+            "strength, the others are random, from a fixed seed. The learning rate is searched for all, and "
             f"{direction}.",
             f"Trials are measured on {config.validation:g} of the training images, held back from training; "
             "the test images are first looked at by the runs that are reported.",
@@ -159,9 +161,10 @@ class Protocol:
             "interpolated, and the strength is corrected once more: by what the trials say, and where the "
             "threshold grows with the steps, for those that the images held back will add. Its own sparsity "
             "is what is shown.",
-            f"What was chosen is trained on all training images with {self.seeds} seeds that no trial had: "
+            f"What was chosen is trained on all training images with {_count(self.seeds, 'seed')} that no "
+            "trial had: "
             "initial weights and order of the data are those of the seed, whatever the method.",
-            f"All have {config.epochs} epochs, dense phases and pretraining included, batches of "
+            f"All have {_count(config.epochs, 'epoch')}, dense phases and pretraining included, batches of "
             f"{config.batch_size}, the schedule {config.schedule}{laid_out}, "
             f"weight decay {config.weight_decay:g} "
             "where their optimiser has it, and prune weights of linear and convolutional layers only.",
@@ -285,6 +288,7 @@ class Comparison:
             "protocol": protocol.words(),
             "sparsities": protocol.sparsities,
             "prunable": protocol.prunable,
+            "parameters": protocol.parameters,
             "seeds": protocol.seeds,
             "trials": protocol.trials,
             "reference": protocol.paired_with,
@@ -315,6 +319,10 @@ def _mean(results: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """Return the mean of a figure; None where a run diverged and has none."""
     values = [result.get(name) for result in results]
     return None if None in values else float(np.mean(values))  # type: ignore[arg-type]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _prunes(method: str) -> bool:

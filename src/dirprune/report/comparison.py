@@ -131,7 +131,8 @@ def write_results(folder: Path, results: Results, environment: Mapping[str, Any]
 
 
 def _results(content: Mapping[str, Any], folder: Path, runs: Mapping[str, Run]) -> Results:
-    full = max((_parameters(run) for run in runs.values() if run.outcome), default=1)
+    # Comparisons of before did not name the full network's parameters; most of them had a run of it.
+    full = content.get("parameters") or max((_parameters(r) for r in runs.values() if r.outcome), default=1)
     reference = content["reference"]
     if not content["choices"]:
         raise ValueError("no method was chosen for")
@@ -226,7 +227,7 @@ def _mean_sparsities(networks: Sequence[tuple[LayerSparsity, ...]]) -> dict[str,
 
 
 def _parameters(run: Run) -> int:
-    """Elements of a run's network; the full one's are the most."""
+    """Elements of a run's network."""
     return sum(layer.numel for layer in run.outcome.layers) if run.outcome else 0
 
 
