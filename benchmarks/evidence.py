@@ -133,15 +133,18 @@ def markdown(content: dict[str, Any]) -> str:
             f"**Paths from gRDA to SGD** ({_counted(found)}; the bend is trained on "
             f"{found['settings']['trained_on']['samples']:,} images). Barrier: above the higher end.",
             "",
-            "| path | training loss: gRDA | SGD | greatest | barrier | test error: gRDA | SGD | greatest |",
-            "|---|---|---|---|---|---|---|---|",
+            "| path | training loss: gRDA | SGD | greatest | barrier | test loss: gRDA | SGD | greatest "
+            "| test error: gRDA | SGD | greatest |",
+            f"|{'---|' * 11}",
         ]
         for name, way in (("trained curve", "curve"), ("straight line", "line")):
-            loss, error = found[way]["train_loss"], found[way]["test_error"]
+            loss, test_loss = found[way]["train_loss"], found[way]["test_loss"]
+            error = [100 * part for part in found[way]["test_error"]]
             lines.append(
                 f"| {name} | {loss[0]:.4f} | {loss[-1]:.4f} | {max(loss):.4f} "
                 f"| {found[f'barrier_{way}']['train_loss']['height']:.4f} "
-                f"| {100 * error[0]:.2f} % | {100 * error[-1]:.2f} % | {100 * max(error):.2f} % |"
+                f"| {test_loss[0]:.4f} | {test_loss[-1]:.4f} | {max(test_loss):.4f} "
+                f"| {error[0]:.2f} % | {error[-1]:.2f} % | {max(error):.2f} % |"
             )
     if found := content.get("plane"):
         at = found["at_points"]

@@ -47,6 +47,10 @@ def test_what_agrees_with_the_paper_agrees_with_the_results():
         [each["train_loss"]["height"] for each in path] for path in (curve, line)
     )
     error_line = 100 * line[1]["test_error"]["height"]
+    sparse, *_, dense = pairs[1]["connect"]["curve"]["test_loss"]
+    assert dense > sparse
+    assert line[1]["test_loss"]["height"] == 0
+    assert max(each["test_loss"]["height"] for each in (curve[0], line[0])) == 0
     for piece in (
         f"on Fashion-MNIST {fashion:.4f} where the straight line has {fashion_line:.3f}",
         f"on CIFAR-10 {cifar:.3f} where the line has {cifar_line:.2f}",
@@ -55,6 +59,8 @@ def test_what_agrees_with_the_paper_agrees_with_the_results():
         f"a random direction has {min(chance):.1f} to {max(chance):.1f} %",
         f"is {last / chance[1]:.1f} times a random direction's",
         f"gRDA loses {100 * lost:.1f} points there",
+        f"is SGD's ({dense:.2f} beside gRDA's {sparse:.2f} on CIFAR-10), rises there along the curve by "
+        f"{curve[1]['test_loss']['height']:.3f} and on the line not at all",
     ):
         assert piece in told, piece
     assert [pair["connect"]["converged"] for pair in pairs] == [True, False]
