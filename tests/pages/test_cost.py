@@ -86,6 +86,45 @@ def test_words_on_the_step_agree_with_the_results():
         assert sentence in told, sentence
 
 
+def test_words_on_epochs_memory_and_plain_operations_agree_with_the_results():
+    told = told_on("docs/results.md")
+    here, epyc = ([measured(f"{name}{at}")["networks"] for name in ("epoch", "step")] for at in ("", "-epyc"))
+    lenet5, vgg16 = (here[0][name]["gRDA_over_SGD"] for name in ("lenet5", "vgg16 at width 0.25"))
+    batches = [here[0][name]["batches"] for name in ("lenet5", "vgg16 at width 0.25")]
+    small = epyc[0]["lenet5"]["gRDA_over_SGD"]
+    memory = measured("step_memory")
+    peaks = {name: f"{taken['peak'] / 1e6:.0f} MB" for name, taken in memory["bytes"].items()}
+    half, plain = (
+        [
+            {
+                name: times[way]["median"] / times["gRDA"]["median"]
+                for name, each in steps.items()
+                if (times := each["times"])
+            }
+            for _, steps in (here, epyc)
+        ]
+        for way in ("gRDA, bfloat16 accumulator", "gRDA, plain operations")
+    )
+    large = [100 * (ratio - 1) for name, ratio in half[0].items() if name != "lenet5"]
+    gains = [100 * (1 - ratio) for ratio in half[1].values()]
+    for sentence in (
+        f"An epoch of made images ({batches[0]} and {batches[1]} batches of 64) took "
+        f"{100 * (lenet5['epoch'] - 1):.1f} % longer than with SGD for LeNet-5 and "
+        f"{100 * (1 - vgg16['epoch']):.1f} % less for VGG16 at a quarter",
+        f"{100 * (small['epoch'] - 1):.1f} % more for an epoch "
+        f"({100 * (small['median_batch'] - 1):.1f} % by the median batch)",
+        f"takes {peaks['SGD']} at its peak with SGD, {peaks['SGD with momentum']} with momentum, "
+        f"{peaks['gRDA']} with gRDA, {peaks['gRDA, bfloat16 accumulator']} with a bfloat16 accumulator "
+        f"(batch {memory['batch']};",
+        f"{min(large):.0f} to {max(large):.0f} % of a step of VGG16, WRN28x10 and ResNet50, "
+        f"{100 * (half[0]['lenet5'] - 1):.0f} % of LeNet-5's. On the EPYC it gains "
+        f"{min(gains):.0f} to {max(gains):.0f} %",
+        "plain operations take {:.1f} to {:.1f} times as long as gRDA on the Xeon, "
+        "{:.1f} to {:.1f} times".format(*(limit(each.values()) for each in plain for limit in (min, max))),
+    ):
+        assert sentence in told, sentence
+
+
 def spread(scaling):
     """By how much the time for each parameter of gRDA differs from a million of them on, in percent."""
     large = [table for table in scaling["sizes"] if table["parameters"] >= 1e6]
@@ -127,6 +166,18 @@ def test_where_the_step_loses_agrees_with_the_results():
     words = told_on("docs/results.md")
     assert f"takes {told[0]} times as long as with `SGD(fused=True)` and {told[1]} times as with mom" in words
     assert f"from 10 million on it is {told[2]} and {told[3]} times" in words
+
+
+def test_where_the_sparse_runtime_gains_nothing_agrees_with_the_results():
+    slower, faster = set(), set()
+    for network in measured("group_penalty")["networks"]:
+        times = {(row["name"], row["batch"]): row["milliseconds"] for row in network["timings"]}
+        for batch in (1, 64):
+            gains = times["sparse (ours)", batch] < times["onnxruntime", batch]
+            (faster if gains else slower).add(network["sparsity"])
+    assert max(slower) < min(faster)
+    told = f"at {100 * max(slower):.0f} % zeros and fewer it is slower here than the dense network in"
+    assert told in told_on("docs/deployment.md")
 
 
 def test_words_on_sizes_agree_with_the_results():
