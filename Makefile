@@ -10,6 +10,7 @@
 # make compare DATA_DIR=DATA    all pruning methods on equal terms: an hour or two a part on two cores; can be stopped and resumed
 # make page                     src/dirprune/recipes/README.md and benchmarks/README.md from the results beside them; docs/assets/published.svg
 # make measure DATA_DIR=DATA    the figures of README.md, an hour or more on two cores; DATA holds the data sets as parquet
+# make paper DATA_DIR=DATA      the paper's networks, as far as src/dirprune/recipes/README.md tells them: most of a day on two cores
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -19,7 +20,10 @@ DATA_DIR ?=
 RESULTS  := benchmarks/results
 COLLECT  := $(BIN)/python benchmarks/collect.py
 
-.PHONY: help demo docs test lint types unit bench fuzz compare page measure clean
+PAPER := src/dirprune/recipes/results
+QUICK := --crop-padding 0 --no-flip --precision bf16 --channels-last --threads 1
+
+.PHONY: help demo docs test lint types unit bench fuzz compare page measure paper clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -76,6 +80,16 @@ measure: $(STAMP)
 	$(BIN)/dirprune train lenet5-fashion_mnist-l0 --data-dir $(DATA_DIR) --threads 1 --c 1.2e-4 1.8e-4
 	$(BIN)/dirprune train lenet5-fashion_mnist-l0 --data-dir $(DATA_DIR) --threads 1 --methods grda --penalty l1 --mu 0.6 --c 0.0045
 	$(COLLECT) runs/lenet5-fashion_mnist-l0 --output $(RESULTS)/lenet5-fashion_mnist-l0.json
+
+paper: $(STAMP)
+	@test -n "$(DATA_DIR)" || { echo "make paper needs DATA_DIR=..., a folder with cifar10 and cifar100 as parquet"; exit 2; }
+	$(BIN)/python benchmarks/first_steps.py wrn28x10-cifar10 wrn28x10-cifar100 --precision bf16 --channels-last --threads 1 --data-dir $(DATA_DIR)
+	$(BIN)/dirprune train vgg16-cifar10 --epochs 2 --precision no --channels-last --threads 1 --data-dir $(DATA_DIR) --out runs/paper/vgg16 --mu 0.4 0.51 0.6 0.7
+	$(COLLECT) runs/paper/vgg16/* --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-cifar10.json
+	$(BIN)/dirprune train vgg16-cifar10 --width 0.25 --epochs 40 --schedule-epochs 40 $(QUICK) --data-dir $(DATA_DIR) --out runs/paper/quarter --seeds 3 --c 0.001 --mu 0.4 0.51 0.6 0.7
+	$(COLLECT) runs/paper/quarter/* --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-width0.25-cifar10.json
+	$(BIN)/dirprune train wrn10x4-cifar100 --image-size 16 --epochs 30 --schedule-epochs 30 $(QUICK) --data-dir $(DATA_DIR) --out runs/paper/wrn10x4 --c 0.004 --mu 0.7
+	$(COLLECT) runs/paper/wrn10x4/* --fit --data-dir $(DATA_DIR) --output $(PAPER)/wrn10x4-cifar100.json
 
 clean:
 	rm -rf $(VENV) build runs .mypy_cache .pytest_cache .ruff_cache
