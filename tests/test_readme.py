@@ -145,6 +145,24 @@ def test_words_on_the_table_are_of_its_runs():
     assert not right
 
 
+def test_the_shorter_training_of_lenet5_agrees_with_the_results():
+    runs = {run["name"]: run for run in measured("lenet5-fashion_mnist")["runs"]}
+    told = passage("Recipe `lenet5-fashion_mnist`,", "(c=0.0055).")
+    configs = [run["config"] for run in runs.values()]
+    assert {(config["epochs"], config["schedule"], config["seed"]) for config in configs} == {
+        (30, "constant", 0)
+    }
+    expected = ["30 epochs at a constant rate, loses more:"]
+    for name, words in (
+        ("sgd-seed0", "SGD {:.2f} %,"),
+        ("grda-c0.004-mu0.6-seed0", "gRDA {:.2f} % at {:.2f} % zeros (c=0.004)"),
+        ("grda-c0.0055-mu0.6-seed0", "and {:.2f} % at {:.2f} %"),
+    ):
+        result = runs[name]["result"]
+        expected.append(words.format(100 * result["test_accuracy"], 100 * result["sparsity"]))
+    assert_told(told, expected)
+
+
 def test_evidence_agrees_with_the_results():
     evidence = measured("evidence-lenet5-fashion_mnist")
     curve, line = (evidence["connect"][f"barrier_{path}"]["train_loss"] for path in ("curve", "line"))
