@@ -59,3 +59,10 @@ def test_ratios_are_to_the_plain_way():
 def test_one_repetition_has_no_median():
     with pytest.raises(UsageError, match="repetitions"):
         measure_training(lambda: Spy([]), (3, 8, 8), 4, repetitions=1)
+
+
+def test_an_unknown_way_is_named_before_anything_is_built():
+    built = []
+    with pytest.raises(UsageError, match="unknown way 'bf61'; did you mean 'bf16'"):
+        measure_training(lambda: built.append(1), (3, 8, 8), 4, names=["bf61"])
+    assert not built
