@@ -35,6 +35,10 @@ class ExportError(UsageError):
     """A network cannot be exported as asked: its graph is not understood, or the result would differ."""
 
 
+class MissingPackageError(ModuleNotFoundError, UsageError):
+    """A part needs a package that is not installed; the message names the extra that brings it."""
+
+
 class CompilerError(UsageError):
     """C or C++ code cannot be compiled or loaded here."""
 

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import shutil
+import sys
 
 import onnx
 import onnxruntime
@@ -203,6 +204,16 @@ def test_a_dense_file_is_inspected_too(run, tmp_path, capsys, monkeypatch):
     for of_run, of_file in cells:
         assert of_run[1:4] + of_run[5:7] == of_file[1:4] + of_file[5:7]
         assert of_file[8] == "100.00 %"
+
+
+def test_the_hub_s_extra_is_named_where_it_is_missing(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "dirprune.integrations.hub")
+    assert main(["export", str(run), "--to", "hub", "--out", str(tmp_path / "net")]) == 2
+    error = capsys.readouterr().err
+    assert "needs huggingface_hub: pip install 'directional-pruning[hub]'" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "net").exists()
 
 
 def test_inspect_a_run_and_a_file(run, capsys, monkeypatch):
