@@ -27,6 +27,10 @@ class SparseFileError(UsageError):
     """A sparse file is malformed, truncated, or contradicts itself."""
 
 
+class NotSafetensorsError(SparseFileError):
+    """A file is none of safetensors, or its header is damaged."""
+
+
 class PlainFileError(SparseFileError):
     """A safetensors file is not a sparse file, but tensors as they are."""
 

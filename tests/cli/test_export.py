@@ -270,6 +270,17 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys
     assert error.count("\n") == 1
 
 
+def test_inspect_names_the_kinds_that_it_reads(tmp_path, capsys):
+    torch.save({"w": torch.ones(2)}, tmp_path / "step-000001.pt")
+    onnx.save(onnx.ModelProto(producer_name="a" * 9), tmp_path / "a.onnx")
+    for name in ("step-000001.pt", "a.onnx"):
+        assert main(["inspect", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert f"{name}: not a safetensors file" in error
+        assert "inspect reads sparse files, plain safetensors files (export --to dense), folders of" in error
+        assert error.count("\n") == 1
+
+
 def test_unfinished_and_several_runs(tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

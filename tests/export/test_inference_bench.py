@@ -40,6 +40,17 @@ def test_rows_of_linear_layers_run_inside_a_transformer():
     assert [(row.note, row.difference < 1e-4) for row in rows] == [("", True)] * 2
 
 
+def test_torch_s_words_on_sparse_rows_are_not_shown(recwarn):
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # else it would be said once in a process
+    try:
+        for name in ("torch CSR linear, input first", "torch CSR linear, weight first"):
+            CONTENDERS[name](nn.Sequential(nn.Linear(3, 2)), torch.ones(1, 3), 1)
+    finally:
+        torch.set_warn_always(before)
+    assert not [str(warning.message) for warning in recwarn]
+
+
 def test_what_cannot_run_says_why_and_what_is_slow_is_slow(monkeypatch):
     def missing(model, x, threads):
         raise ImportError("no module")
