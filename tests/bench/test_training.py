@@ -40,12 +40,21 @@ def test_a_way_is_what_its_name_says(name, expected):
     assert set(seen) <= {expected, (False, torch.float32, False, True)}
 
 
-def test_compilation_is_asked_for_and_timed_apart(monkeypatch):
-    compiled = []
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("compiled", (False, torch.float32)),
+        ("compiled, channels_last", (True, torch.float32)),
+        ("bf16, channels_last, compiled", (True, torch.bfloat16)),
+    ],
+)
+def test_compilation_is_asked_for_and_timed_apart(name, expected, monkeypatch):
+    compiled, seen = [], []
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
-    table = measure_training(lambda: Spy([]), (3, 8, 8), 4, batch_size=2, names=["compiled"], repetitions=2)
+    table = measure_training(lambda: Spy(seen), (3, 8, 8), 4, batch_size=2, names=[name], repetitions=2)
     assert len(compiled) == 1
-    assert list(table.compilation) == ["compiled"]
+    assert list(table.compilation) == [name]
+    assert {call[:2] for call in seen} == {(False, torch.float32), expected}
 
 
 def test_ratios_are_to_the_plain_way():

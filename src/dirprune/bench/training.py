@@ -33,6 +33,7 @@ WAYS: dict[str, Way] = {
     "bf16, channels_last": Way(bf16=True, channels_last=True),
     "compiled": Way(compiled=True),
     "compiled, channels_last": Way(compiled=True, channels_last=True),
+    "bf16, channels_last, compiled": Way(bf16=True, channels_last=True, compiled=True),
 }
 
 
