@@ -27,12 +27,20 @@ class SparseFileError(UsageError):
     """A sparse file is malformed, truncated, or contradicts itself."""
 
 
+class NotSafetensorsError(SparseFileError):
+    """A file is none of safetensors, or its header is damaged."""
+
+
 class PlainFileError(SparseFileError):
     """A safetensors file is not a sparse file, but tensors as they are."""
 
 
 class ExportError(UsageError):
     """A network cannot be exported as asked: its graph is not understood, or the result would differ."""
+
+
+class MissingPackageError(ModuleNotFoundError, UsageError):
+    """A part needs a package that is not installed; the message names the extra that brings it."""
 
 
 class CompilerError(UsageError):

@@ -79,3 +79,12 @@ def test_nothing_to_measure_is_said() -> None:
         measure_step([])
     with pytest.raises(UsageError, match="repetitions must be >= 2, got 1"):
         measure_step([(3,)], repetitions=1)
+    with pytest.raises(UsageError, match="no optimiser to time"):
+        measure_step([(3,)], names=[])
+    with pytest.raises(UsageError, match=r"no optimiser to time for torch\.float64"):
+        measure_step([(3,)], names=["gRDA, bfloat16 accumulator"], dtype=torch.float64)
+
+
+def test_an_unknown_optimiser_is_named() -> None:
+    with pytest.raises(UsageError, match="unknown optimiser 'gRDAA'; did you mean 'gRDA'"):
+        measure_step([(3,)], names=["SGD, fused", "gRDAA"])

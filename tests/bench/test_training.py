@@ -40,12 +40,21 @@ def test_a_way_is_what_its_name_says(name, expected):
     assert set(seen) <= {expected, (False, torch.float32, False, True)}
 
 
-def test_compilation_is_asked_for_and_timed_apart(monkeypatch):
-    compiled = []
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("compiled", (False, torch.float32)),
+        ("compiled, channels_last", (True, torch.float32)),
+        ("bf16, channels_last, compiled", (True, torch.bfloat16)),
+    ],
+)
+def test_compilation_is_asked_for_and_timed_apart(name, expected, monkeypatch):
+    compiled, seen = [], []
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
-    table = measure_training(lambda: Spy([]), (3, 8, 8), 4, batch_size=2, names=["compiled"], repetitions=2)
+    table = measure_training(lambda: Spy(seen), (3, 8, 8), 4, batch_size=2, names=[name], repetitions=2)
     assert len(compiled) == 1
-    assert list(table.compilation) == ["compiled"]
+    assert list(table.compilation) == [name]
+    assert {call[:2] for call in seen} == {(False, torch.float32), expected}
 
 
 def test_ratios_are_to_the_plain_way():
@@ -59,3 +68,10 @@ def test_ratios_are_to_the_plain_way():
 def test_one_repetition_has_no_median():
     with pytest.raises(UsageError, match="repetitions"):
         measure_training(lambda: Spy([]), (3, 8, 8), 4, repetitions=1)
+
+
+def test_an_unknown_way_is_named_before_anything_is_built():
+    built = []
+    with pytest.raises(UsageError, match="unknown way 'bf61'; did you mean 'bf16'"):
+        measure_training(lambda: built.append(1), (3, 8, 8), 4, names=["bf61"])
+    assert not built

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import shutil
+import sys
 
 import onnx
 import onnxruntime
@@ -205,6 +206,16 @@ def test_a_dense_file_is_inspected_too(run, tmp_path, capsys, monkeypatch):
         assert of_file[8] == "100.00 %"
 
 
+def test_the_hub_s_extra_is_named_where_it_is_missing(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "dirprune.integrations.hub")
+    assert main(["export", str(run), "--to", "hub", "--out", str(tmp_path / "net")]) == 2
+    error = capsys.readouterr().err
+    assert "needs huggingface_hub: pip install 'directional-pruning[hub]'" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "net").exists()
+
+
 def test_inspect_a_run_and_a_file(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["inspect", str(run)]) == 0
@@ -257,6 +268,17 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_inspect_names_the_kinds_that_it_reads(tmp_path, capsys):
+    torch.save({"w": torch.ones(2)}, tmp_path / "step-000001.pt")
+    onnx.save(onnx.ModelProto(producer_name="a" * 9), tmp_path / "a.onnx")
+    for name in ("step-000001.pt", "a.onnx"):
+        assert main(["inspect", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert f"{name}: not a safetensors file" in error
+        assert "inspect reads sparse files, plain safetensors files (export --to dense), folders of" in error
+        assert error.count("\n") == 1
 
 
 def test_unfinished_and_several_runs(tmp_path, capsys):

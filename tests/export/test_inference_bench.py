@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from dirprune.errors import UsageError
 from dirprune.export import inference_bench
 from dirprune.export.contenders import CONTENDERS, DENSE
-from dirprune.export.inference_bench import Timing, as_json, measure_inference, verdicts
+from dirprune.export.inference_bench import Timing, as_json, check_request, measure_inference, verdicts
 from dirprune.export.sizes import file_sizes, save_dense
 from dirprune.models import create_model
 from tests.export.networks import thin
@@ -37,6 +38,17 @@ def test_rows_of_linear_layers_run_inside_a_transformer():
     names = [name for name in CONTENDERS if "CSR" in name]
     rows = measure_inference(model, (1, 8, 8), batches=[2], threads=[1], rounds=1, contenders=names)
     assert [(row.note, row.difference < 1e-4) for row in rows] == [("", True)] * 2
+
+
+def test_torch_s_words_on_sparse_rows_are_not_shown(recwarn):
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # else it would be said once in a process
+    try:
+        for name in ("torch CSR linear, input first", "torch CSR linear, weight first"):
+            CONTENDERS[name](nn.Sequential(nn.Linear(3, 2)), torch.ones(1, 3), 1)
+    finally:
+        torch.set_warn_always(before)
+    assert not [str(warning.message) for warning in recwarn]
 
 
 def test_what_cannot_run_says_why_and_what_is_slow_is_slow(monkeypatch):
@@ -67,6 +79,26 @@ def test_what_computes_something_else_is_no_gain(monkeypatch):
     fast = [replace(row, milliseconds=1.0 if row.note else 9.0) for row in rows]
     assert verdicts(fast) == ["batch 1, 1 thread: no sparse program could run: wrong, nothing"]
     json.dumps(as_json(rows), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rounds": 0}, r"^rounds must be >= 1, got 0$"),
+        ({"batches": [4, 0]}, r"^batches must be >= 1, got 4 0$"),
+        ({"batches": []}, r"^batches must be >= 1, got nothing$"),
+        ({"threads": [0]}, r"^threads must be >= 1, got 0$"),
+        ({"contenders": ["torhc"]}, r"^unknown program 'torhc'; did you mean 'torch'\?"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(wrong, message):
+    with pytest.raises(UsageError, match=message):
+        measure_inference(nn.Linear(2, 2), (2,), **{"batches": [1], "threads": [1], "rounds": 2, **wrong})
+
+
+def test_too_many_threads_are_refused_and_an_option_is_named_as_such():
+    with pytest.raises(UsageError, match=r"^--threads must be <= 4096, got 5000$"):
+        check_request([1], [1, 5000], 2, ["torch"], dashes="--")
 
 
 def test_verdicts():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dirprune.errors import ExportError
+from dirprune.errors import ExportError, UsageError
 from dirprune.export import SparseModel, slim
 from dirprune.export.onnx_file import export_onnx
 from dirprune.models import create_model
@@ -101,3 +101,23 @@ def test_every_export_refuses_parameters_that_are_not_float32_or_have_no_values(
         with pytest.raises(ExportError, match="weight has no values"):
             export(nn.Linear(3, 2, device="meta"))
     assert exports[1](linear).difference == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "example", "message"),
+    [
+        ((4,), torch.zeros(2, 5), r"^example: expected float32 \[n, 4\] .*; got torch\.float32 \[2, 5\]"),
+        ((4,), torch.zeros(4), r"^example: expected float32 \[n, 4\] .*; got torch\.float32 \[4\]"),
+        ((4,), torch.zeros(2, 4).double(), r"^example: expected float32 .*; got torch\.float64"),
+        ((4,), torch.zeros(0, 4), "^example: expected float32 .* n >= 1; got"),
+        (4, None, r"^input_shape must be that of one sample, such as \(3, 32, 32\), got 4$"),
+        ((4.0,), None, r"^input_shape must be .* got \(4\.0,\)$"),
+        ((-4,), None, r"^input_shape must be .* got \(-4,\)$"),
+    ],
+)
+def test_every_export_refuses_an_example_or_a_shape_that_is_none(tmp_path, shape, example, message):
+    exports = (slim, SparseModel, lambda m, *of, **more: export_onnx(m, tmp_path / "file.onnx", *of, **more))
+    for export in exports:
+        with pytest.raises(UsageError, match=message):
+            export(nn.Linear(4, 2), shape, example=example)
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from dirprune.bench.interleave import Timing, interleave, waiting_for
 from dirprune.core.threshold import tuning_function
-from dirprune.errors import UsageError
+from dirprune.errors import UsageError, unknown
 from dirprune.models import create_model
 from dirprune.optim import GRDA
 from dirprune.optim.paths import why_not_fused
@@ -128,7 +128,7 @@ def measure_step(
         The table.
 
     Raises:
-        UsageError: There are no parameters, or too few repetitions for a median.
+        UsageError: There are no parameters or optimisers, one of these is unknown, or too few repetitions.
 
     Example:
         >>> table = measure_step([(10, 10), (10,)], names=["SGD, fused", "gRDA"], repetitions=3)
@@ -139,9 +139,14 @@ def measure_step(
         raise UsageError("there are no parameters to step")
     if repetitions < 2:
         raise UsageError(f"repetitions must be >= 2, got {repetitions}")
+    for name in names:
+        if name not in OPTIMISERS:
+            raise UsageError(unknown("optimiser", name, OPTIMISERS))
     device = torch.device(device)
     if dtype is torch.float64:  # there is no smaller accumulator for it
         names = [name for name in names if name != SMALL]
+    if not names:
+        raise UsageError(f"there is no optimiser to time for {dtype}; known: {', '.join(OPTIMISERS)}")
     made = [_parameters(shapes, device, dtype) for _ in names[: 1 if shared else None]]
     optimisers = {name: OPTIMISERS[name](made[i % len(made)]) for i, name in enumerate(names)}
     times = interleave(

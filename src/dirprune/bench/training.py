@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from dirprune.bench.interleave import Timing, interleave, waiting_for
-from dirprune.errors import UsageError
+from dirprune.errors import UsageError, unknown
 from dirprune.optim import GRDA
 
 PLAIN = "float32"
@@ -33,6 +33,7 @@ WAYS: dict[str, Way] = {
     "bf16, channels_last": Way(bf16=True, channels_last=True),
     "compiled": Way(compiled=True),
     "compiled, channels_last": Way(compiled=True, channels_last=True),
+    "bf16, channels_last, compiled": Way(bf16=True, channels_last=True, compiled=True),
 }
 
 
@@ -86,7 +87,7 @@ def measure_training(
         The table.
 
     Raises:
-        UsageError: Too few repetitions for a median.
+        UsageError: A way is unknown, or too few repetitions for a median.
 
     Example:
         >>> build = lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
@@ -96,6 +97,9 @@ def measure_training(
     """
     if repetitions < 2:
         raise UsageError(f"repetitions must be >= 2, got {repetitions}")
+    for name in names:
+        if name not in WAYS:
+            raise UsageError(unknown("way", name, WAYS))
     device = torch.device(device)
     steps = {
         name: _training_step(build, WAYS[name], shape, num_classes, batch_size, device)

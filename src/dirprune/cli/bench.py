@@ -124,9 +124,6 @@ def bench_train(arguments: list[str]) -> int:
     recipe = get_recipe(name)
     default = TrainingOptions.of(recipe)
     options = parse(TrainingOptions, rest, prog=f"dirprune bench train {name}", default=default)
-    for way in options.ways:
-        if way not in WAYS:
-            raise UsageError(unknown("way", way, WAYS))
     _set_threads(options.threads)
     spec = find_spec(options.dataset)
     config = replace(recipe.config, model=options.model, width=options.width, image_size=options.image_size)

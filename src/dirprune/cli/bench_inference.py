@@ -12,10 +12,7 @@ from rich.table import Table
 from dirprune.cli.arguments import in_a_folder, parse
 from dirprune.cli.networks import load_network, one_run
 from dirprune.core.atomic import write_json
-from dirprune.core.threads import check_threads
-from dirprune.errors import UsageError, unknown
-from dirprune.export.contenders import CONTENDERS
-from dirprune.export.inference_bench import Timing, as_json, measure_inference, verdicts
+from dirprune.export.inference_bench import Timing, as_json, check_request, measure_inference, verdicts
 from dirprune.train import describe_environment
 
 
@@ -43,17 +40,7 @@ class BenchInferenceOptions:
 def bench_inference(arguments: list[str]) -> int:
     """Time a finished network in every program that is installed."""
     options = parse(BenchInferenceOptions, arguments, prog="dirprune bench inference")
-    for name, numbers in (
-        ("batches", options.batches),
-        ("threads", options.threads),
-        ("rounds", (options.rounds,)),
-    ):
-        if not numbers or min(numbers) < 1:
-            raise UsageError(f"--{name} must be >= 1, got {' '.join(map(str, numbers)) or 'nothing'}")
-    for program in options.programs:
-        if program not in CONTENDERS:
-            raise UsageError(unknown("program", program, CONTENDERS))
-    check_threads(*options.threads)
+    check_request(options.batches, options.threads, options.rounds, options.programs, dashes="--")
     model, shape = load_network(one_run(options.run))
     console = Console()
     with console.status("timing"):

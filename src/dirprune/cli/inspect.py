@@ -12,7 +12,7 @@ from rich.table import Table
 from dirprune.cli.arguments import parse
 from dirprune.cli.networks import one_run
 from dirprune.core.wording import plain
-from dirprune.errors import PlainFileError
+from dirprune.errors import NotSafetensorsError, PlainFileError
 from dirprune.export.sparse_file import StoredTensor, describe_dense, describe_sparse
 
 
@@ -39,6 +39,9 @@ def inspect(arguments: list[str]) -> int:
         tensors = describe_sparse(path)
     except PlainFileError:
         tensors = describe_dense(path)
+    except NotSafetensorsError as error:
+        kinds = "sparse files, plain safetensors files (export --to dense), folders of finished runs"
+        raise NotSafetensorsError(f"{error}; inspect reads {kinds}") from error
     table = Table("tensor", "shape", "dtype", "stored as", "zeros", "sparsity", "bytes", "of dense")
     for column in table.columns[4:]:
         column.justify = "right"

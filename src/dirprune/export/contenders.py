@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -69,7 +70,9 @@ class _CsrLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear, *, weight_first: bool) -> None:
         super().__init__()
-        self.weight = layer.weight.detach().to_sparse_csr()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+            self.weight = layer.weight.detach().to_sparse_csr()
         self.bias = layer.bias
         self.weight_first = weight_first
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dirprune.errors import DirpruneError
+from dirprune.core.threads import check_threads
+from dirprune.errors import DirpruneError, UsageError, unknown
 from dirprune.export.contenders import CONTENDERS, DENSE, Run
 from dirprune.export.graph import Shape
 from dirprune.export.sparse_runtime import dense_outputs
@@ -76,6 +77,9 @@ def measure_inference(
     Returns:
         A timing for each contender, batch size and number of threads; one that cannot run says why.
 
+    Raises:
+        UsageError: As in `check_request`.
+
     Example:
         >>> rows = measure_inference(nn.Linear(8, 2), (8,), batches=[1], threads=[1], rounds=2,
         ...                          contenders=["torch", "sparse (ours)"])
@@ -83,6 +87,7 @@ def measure_inference(
         [('torch', True), ('sparse (ours)', True)]
     """
     names = list(CONTENDERS) if contenders is None else list(contenders)
+    check_request(batches, threads, rounds, names)
     rows: list[Timing] = []
     before = torch.get_num_threads()
     try:
@@ -94,6 +99,35 @@ def measure_inference(
     finally:
         torch.set_num_threads(before)
     return rows
+
+
+def check_request(
+    batches: Sequence[int], threads: Sequence[int], rounds: int, names: Sequence[str], *, dashes: str = ""
+) -> None:
+    """Refuse what cannot be measured, before a network is loaded for it.
+
+    Args:
+        batches: Batch sizes.
+        threads: Numbers of threads.
+        rounds: How often each contender is timed.
+        names: Of contenders.
+        dashes: What messages write before the name of a number, ``"--"`` for an option.
+
+    Raises:
+        UsageError: A number is below 1, there is none, there are too many threads, or a name is unknown.
+
+    Example:
+        >>> check_request([1], [1], 0, [])
+        Traceback (most recent call last):
+        dirprune.errors.UsageError: rounds must be >= 1, got 0
+    """
+    for what, numbers in (("batches", batches), ("threads", threads), ("rounds", [rounds])):
+        if not numbers or min(numbers) < 1:
+            raise UsageError(f"{dashes}{what} must be >= 1, got {' '.join(map(str, numbers)) or 'nothing'}")
+    for name in names:
+        if name not in CONTENDERS:
+            raise UsageError(unknown("program", name, CONTENDERS))
+    check_threads(*threads, name=f"{dashes}threads")
 
 
 def verdicts(rows: Sequence[Timing]) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import ExportError
 from dirprune.export.graph import Shape
-from dirprune.export.sparse_runtime import TOLERANCE, dense_outputs, small_difference
+from dirprune.export.sparse_runtime import TOLERANCE, dense_outputs, samples, small_difference
 from dirprune.export.tracing import check_parameters, exporting
 
 
@@ -63,6 +63,7 @@ def export_onnx(
         ExportError: The exporter fails or fixes the batch size, a parameter is not float32, the output is
             not one tensor, a package is missing, or onnxruntime's outputs differ by more than 1e-4 of the
             greatest, or of 1.
+        UsageError: The example or its shape is none.
         OSError: The file cannot be written.
 
     Example:
@@ -72,9 +73,8 @@ def export_onnx(
         >>> info.difference < 1e-5
         True
     """
+    example = samples(input_shape, 2, example)
     content, count = onnx_content(model, input_shape, sparse=sparse)
-    if example is None:
-        example = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
     expected = dense_outputs(model, example)
     actual = torch.from_numpy(_run(content, example))
     difference = small_difference("onnxruntime", actual, expected, TOLERANCE)

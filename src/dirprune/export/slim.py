@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dirprune.errors import ExportError
 from dirprune.export.dead import Dead, find_dead
 from dirprune.export.graph import BatchNorm, Conv, Graph, Shape
-from dirprune.export.sparse_runtime import dense_outputs, small_difference
+from dirprune.export.sparse_runtime import dense_outputs, samples, small_difference
 from dirprune.export.tracing import read_graph
 
 TOLERANCE = 1e-5
@@ -73,6 +73,7 @@ def slim(model: nn.Module, input_shape: Shape, *, example: Tensor | None = None)
     Raises:
         ExportError: The network is not understood, or the outputs differ by more than 1e-5 of the
             greatest, or of 1.
+        UsageError: The example or its shape is none.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
@@ -86,12 +87,11 @@ def slim(model: nn.Module, input_shape: Shape, *, example: Tensor | None = None)
           (3): Linear(in_features=8, out_features=2, bias=True)
         )
     """
+    example = samples(input_shape, 4, example)
     graph = read_graph(model, tuple(input_shape))
     dead = find_dead(graph)
     smaller = copy.deepcopy(model)
     fit_shapes(smaller, _state(graph, dead, model))
-    if example is None:
-        example = torch.randn(4, *input_shape, generator=torch.Generator().manual_seed(0))
     expected = dense_outputs(model, example)
     try:
         actual = dense_outputs(smaller, example)

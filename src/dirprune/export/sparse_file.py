@@ -12,7 +12,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from dirprune.core.atomic import atomic_write
-from dirprune.errors import SparseFileError
+from dirprune.errors import NotSafetensorsError, SparseFileError
 from dirprune.export.packing import PARTS, Entry, Values, short
 from dirprune.export.sparse_layout import decode, encode, parse
 
@@ -214,7 +214,7 @@ def describe_dense(path: str | os.PathLike[str]) -> list[StoredTensor]:
         state = load(Path(path).read_bytes())
     except SafetensorError as error:
         reason = short.repr(str(error))
-        raise SparseFileError(f"{path}: not a safetensors file, or a damaged one: {reason}") from error
+        raise NotSafetensorsError(f"{path}: not a safetensors file, or a damaged one: {reason}") from error
     except KeyError as error:  # safetensors knows more dtypes than its own reader for torch
         raise SparseFileError(f"{path}: dtype {short.repr(error.args[0])} is not known here") from error
     return [_described(name, "dense", tensor, tensor.nbytes) for name, tensor in sorted(state.items())]

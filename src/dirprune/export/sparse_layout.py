@@ -42,7 +42,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
 from torch import Tensor
 
-from dirprune.errors import PlainFileError, SparseFileError
+from dirprune.errors import NotSafetensorsError, PlainFileError, SparseFileError
 from dirprune.export.packing import (
     CODES,
     INDICES,
@@ -126,7 +126,7 @@ def parse(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, Entry | 
         stored = dict(read(content))
     except SafetensorError as error:
         reason = short.repr(str(error))
-        raise SparseFileError(f"not a safetensors file, or a damaged one: {reason}") from error
+        raise NotSafetensorsError(f"not a safetensors file, or a damaged one: {reason}") from error
     header, data = split(content)
     metadata = _parse_json(header.decode()).get("__metadata__") or {}
     if metadata.get(_FORMAT) is None:

@@ -39,7 +39,8 @@ class SparseModel:
         ExportError: The network does something else, or the outputs differ by more than 1e-4 of the
             greatest, or of 1.
         CompilerError: C code cannot be compiled here.
-        UsageError: The number of threads is below 1 or more than machines have.
+        UsageError: The number of threads is below 1 or more than machines have, or the example or its shape
+            is none.
 
     Example:
         >>> from dirprune.models import create_model
@@ -57,6 +58,7 @@ class SparseModel:
         threads: int | None = None,
         example: Tensor | None = None,
     ) -> None:
+        example = samples(input_shape, 2, example)
         graph = read_graph(model, tuple(input_shape))
         steps = fuse(graph)
         self.input_shape = graph.input_shape
@@ -99,17 +101,8 @@ class SparseModel:
         Raises:
             UsageError: Another shape, dtype or device.
         """
-        if (
-            tuple(x.shape[1:]) != self.input_shape
-            or x.dtype != torch.float32
-            or x.device.type != "cpu"
-            or not len(x)
-        ):
-            raise UsageError(
-                f"expected float32 [n, {', '.join(map(str, self.input_shape))}] on the CPU, n >= 1; "
-                f"got {x.dtype} {list(x.shape)} on {x.device}"
-            )
-        check_threads(self.threads)
+        _check_samples(x, self.input_shape)
+        check_threads(self.threads, name="threads")
         result = torch.empty(len(x), *self.output_shape)
         with self._lock:  # buffers are shared between calls
             for part, target in zip(
@@ -120,12 +113,34 @@ class SparseModel:
                 self._plans[len(part)].run(part, target, self.threads)
         return result
 
-    def _compare(self, model: nn.Module, example: Tensor | None) -> float:
+    def _compare(self, model: nn.Module, example: Tensor) -> float:
         """The greatest difference from the module's outputs, which must be small."""
-        if example is None:
-            example = torch.randn(2, *self.input_shape, generator=torch.Generator().manual_seed(0))
         expected = dense_outputs(model, example)
         return small_difference("the sparse runtime", self(example), expected, TOLERANCE)
+
+
+def samples(shape: Shape, count: int, example: Tensor | None = None) -> Tensor:
+    """What outputs are compared on: an example, if it fits the shape, or so many samples of noise."""
+    try:
+        is_shape = min(torch.Size(shape), default=1) >= 1
+    except TypeError:
+        is_shape = False
+    if not is_shape:
+        raise UsageError(f"input_shape must be that of one sample, such as (3, 32, 32), got {shape!r}")
+    if example is None:
+        return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+    example = example.detach().cpu()
+    _check_samples(example, tuple(shape), "example: ")
+    return example
+
+
+def _check_samples(x: Tensor, shape: Shape, what: str = "") -> None:
+    """Refuse what is no batch of samples."""
+    if tuple(x.shape[1:]) != shape or x.dtype != torch.float32 or x.device.type != "cpu" or not len(x):
+        raise UsageError(
+            f"{what}expected float32 [n, {', '.join(map(str, shape))}] on the CPU, n >= 1; "
+            f"got {x.dtype} {list(x.shape)} on {x.device}"
+        )
 
 
 def small_difference(program: str, outputs: Tensor, expected: Tensor, tolerance: float) -> float:

@@ -9,14 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
+
+from dirprune.errors import MissingPackageError, UsageError
+
+try:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+except ModuleNotFoundError as error:
+    raise MissingPackageError(
+        f"a network for the hub needs {error.name}: pip install 'directional-pruning[hub]'",
+        name=error.name,
+    ) from error
 
 from dirprune import __version__
 from dirprune.core.atomic import atomic_write
 from dirprune.core.sparsity import sparsity_report
-from dirprune.errors import UsageError
 from dirprune.export.sparse_file import SparseFileInfo, load_sparse, save_sparse
 from dirprune.integrations.model_card import Provenance, model_card
 from dirprune.integrations.weights import SPARSE_FILE

@@ -5,8 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from dirprune.errors import MissingPackageError
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+except ModuleNotFoundError as error:
+    raise MissingPackageError(
+        f"gRDA in the Trainer needs {error.name}: pip install 'directional-pruning[transformers]'",
+        name=error.name,
+    ) from error
 
 from dirprune.core.prunable import Include, prunable_groups
 from dirprune.core.sparsity import sparsity_report
