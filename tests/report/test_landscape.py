@@ -129,7 +129,10 @@ def test_captions_say_the_numbers(folder):
 
 @pytest.mark.parametrize(
     ("outside", "words"),
-    [(0.25, "curve, projected: it lies up to 0.25 away from the plane."), (None, "projected onto the plane.")],
+    [
+        (0.25, "curve, projected: it lies up to 0.25 away from the plane."),
+        (None, "projected onto the plane."),
+    ],
 )
 def test_a_curve_that_is_not_in_the_plane_is_said_to_be_projected(folder, outside, words):
     path = folder / "grda-0" / "landscape" / "plane.json"

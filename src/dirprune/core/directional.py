@@ -199,8 +199,8 @@ def directional_prune(
     count = sum(state[name].numel() for name in chosen)
     if names is None and sharp.shape[-1:] != (count,):
         raise UsageError(
-            f"the state has {count} numbers, the eigenvectors are {tuple(sharp.shape)}: name the tensors that "
-            "they are of (names=...), without buffers, frozen parameters and second names of shared ones"
+            f"the state has {count} numbers, the eigenvectors are {tuple(sharp.shape)}: name the tensors "
+            "that they are of (names=...), without buffers, frozen parameters and second names of shared ones"
         )
     weights = torch.cat([state[name].detach().reshape(-1) for name in chosen])
     scores = direction_scores(weights, sharp)
