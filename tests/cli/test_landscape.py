@@ -115,6 +115,19 @@ def test_what_is_done_is_not_done_again_and_never_overwritten(pair, capsys):
     assert (grda / "landscape" / "connect.json").stat().st_mtime_ns == written
 
 
+def test_another_plane_goes_elsewhere_and_finds_the_curve(pair, tmp_path, capsys):
+    sgd, grda = pair
+    assert run("connect", sgd, grda, "--epochs", "1", "--points", "2", "--images", "50") == 0
+    assert run("plane", sgd, grda, "--size", "2", "--images", "50") == 0
+    another = ("plane", sgd, grda, "--size", "2", "--images", "20")
+    assert run(*another) == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert run(*another, "--out", tmp_path / "other") == 0
+    made = [Plane.load(folder).request for folder in (grda / "landscape", tmp_path / "other")]
+    assert [request["data"]["train"]["samples"] for request in made] == [50, 20]
+    assert made[0]["bend"] == made[1]["bend"]
+
+
 def test_fewer_images_are_said_in_the_evidence(pair):
     sgd, grda = pair
     assert run("connect", sgd, grda, "--epochs", "1", "--points", "2", "--images", "50") == 0

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dirprune.core.directional import (
     direction_scores,
@@ -118,6 +119,31 @@ def test_what_is_not_named_stays():
     assert torch.equal(pruned["w"], torch.tensor([0.0, 2.0]))
     assert pruned["mean"] is state["mean"]
     assert torch.equal(state["w"], torch.tensor([1.0, 3.0]))
+
+
+def test_shared_weights_are_pruned_under_all_of_their_names():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[1].weight = net[0].weight
+    state = net.state_dict()
+    before = net[0].weight.detach().clone()
+    for name in ("0.weight", "1.weight"):
+        pruned, _ = directional_prune(state, torch.empty(0, 16), 0.5, names=(name,))
+        net.load_state_dict(pruned)
+        assert int((net[0].weight == 0).sum()) == 8
+        assert torch.equal(net[1].weight, pruned[name])
+        with torch.no_grad():
+            net[0].weight.copy_(before)
+
+
+@pytest.mark.parametrize("frozen", [nn.BatchNorm1d(3), nn.Linear(3, 3).requires_grad_(False)])
+def test_what_the_eigenvectors_are_of_must_be_named_where_more_is_held(frozen):
+    net = nn.Sequential(nn.Linear(4, 3), frozen)
+    trained = tuple(name for name, weight in net.named_parameters() if weight.requires_grad)
+    d = sum(net.state_dict()[name].numel() for name in trained)
+    with pytest.raises(UsageError, match=r"\(0, \d+\): name the tensors that they are of \(names=\.\.\.\)"):
+        directional_prune(net.state_dict(), torch.empty(0, d), 0.5)
+    pruned, result = directional_prune(net.state_dict(), torch.empty(0, d), 0.5, names=trained)
+    assert sum(int((pruned[name] == 0).sum()) for name in trained) == round(result.sparsity * d)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Oracles: closed forms, central differences in float64, torch's dense Hessian, numpy's eigenvalues."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -99,6 +101,21 @@ def test_the_cheap_way_is_taken_where_it_is_right():
         assert operator._way is hessian._forward_slope
 
 
+def test_what_torch_deprecates_of_itself_is_not_said():
+    """In a process of its own, for it is said once, when forward derivatives are first taken."""
+    script = (
+        "import warnings\n"
+        "import torch\n"
+        "from torch import nn\n"
+        "from dirprune.landscape import HessianOperator, Objective\n"
+        "net, data = nn.Linear(2, 1), [(torch.eye(2), torch.zeros(2, 1))]\n"
+        "warnings.simplefilter('error')\n"
+        "HessianOperator(Objective(net, nn.MSELoss(), data, errors=None), net.state_dict())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_wrong_forward_derivative_is_noticed(monkeypatch):
     wrong = hessian._forward_slope
     monkeypatch.setattr(hessian, "_forward_slope", lambda *given: 1.01 * wrong(*given))
@@ -168,6 +185,15 @@ def test_repeated_and_negative_eigenvalues(curvatures, k, expected, seed):
     assert pairs.values == pytest.approx(expected, rel=1e-6)
     np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(k), atol=1e-8)
     assert pairs.next_value <= pairs.values[-1] * 1.01
+
+
+@pytest.mark.parametrize("seed", [1, 7])  # whose rough second look sees 0.977 of the 1.0 that is left
+def test_copies_a_little_above_the_last_value_are_not_passed_over(seed):
+    curvatures = [10.0] + [1.0] * 12 + [0.97] * 5 + np.linspace(-3, 0.5, 30).tolist()
+    state = {"net.weight": torch.zeros(1, len(curvatures), dtype=torch.float64)}
+    pairs = top_eigenpairs(quadratic(curvatures), state, EigenSettings(k=10, eigen_seed=seed))
+    assert pairs.values == pytest.approx([10.0] + [1.0] * 9, rel=1e-6)
+    assert pairs.next_value == pytest.approx(1.0, rel=5e-3)
 
 
 def test_fewer_positive_eigenvalues_than_asked_for_is_an_error():

@@ -118,6 +118,35 @@ def test_re_estimation_leaves_every_mode_as_it_was(normalised):
     assert [part.training for part in net.modules()] == before
 
 
+@pytest.mark.parametrize(
+    ("net", "loss", "targets", "found"),
+    [
+        (nn.Linear(3, 1), nn.MSELoss(), torch.zeros(4, 1), "(4, 1) and targets (4, 1) of torch.float32"),
+        (nn.Linear(3, 2), nn.MSELoss(), torch.zeros(4, 2), "(4, 2) and targets (4, 2)"),
+        (
+            nn.Sequential(nn.Linear(3, 2), nn.Flatten(0)),
+            nn.MSELoss(),
+            torch.zeros(8),
+            "(8,) and targets (8,) of torch.float32",
+        ),
+        (nn.Linear(3, 2), nn.CrossEntropyLoss(), torch.full((4, 2), 0.5), "(4, 2) and targets (4, 2)"),
+        (
+            nn.Sequential(nn.Linear(3, 6), nn.Unflatten(1, (2, 3))),
+            nn.CrossEntropyLoss(),
+            torch.zeros(4, 3, dtype=torch.int64),
+            "(4, 2, 3) and targets (4, 3) of torch.int64",
+        ),
+    ],
+)
+def test_errors_of_what_does_not_classify_are_not_made_up(net, loss, targets, found):
+    data = [(torch.ones(4, 3), targets)]
+    with pytest.raises(UsageError) as caught:
+        Objective(net, loss, data).measure({})
+    assert f"not for outputs {found}" in str(caught.value)
+    assert str(caught.value).endswith("pass errors=None")
+    assert Objective(net, loss, data, errors=None).measure({}).train.error is None
+
+
 class Scaled(nn.Module):
     """A network that multiplies its outputs by a buffer."""
 

@@ -53,6 +53,12 @@ def test_the_grid_holds_the_closed_form_of_a_quadratic():
     x, y = np.meshgrid(plane.x, plane.y)
     np.testing.assert_allclose(plane.grid.train_loss, (0.5 * (4 * x**2 + y**2)).ravel(), rtol=1e-12)
     np.testing.assert_allclose(plane.path, plane.points)
+    assert plane.outside == pytest.approx(0, abs=1e-12)
+    above = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, -0.5], [0.0, 2.0, 0.25]], dtype=torch.float64)
+    plane = measure_plane(objective, tuple(corners), PlaneSettings(size=2), path=above)
+    np.testing.assert_allclose(plane.path, [(1, 1), (1, 1), (0, 2)], atol=1e-12)
+    assert plane.outside == pytest.approx(0.5)
+    assert measure_plane(objective, tuple(corners), PlaneSettings(size=2)).outside is None
 
 
 def test_a_stopped_grid_goes_on(tmp_path, monkeypatch):

@@ -174,7 +174,9 @@ def test_one_shot_at_given_strengths_and_beside_the_twin(tmp_path):
     assert result.twin.measured.train_loss == pytest.approx((0.5 * (1.0 + 0.02),))
     assert result.request["twin"] == objective.digest(grda)
     result.save(tmp_path, {})
-    assert OneShot.load(tmp_path).twin == result.twin
+    held = OneShot.load(tmp_path)
+    assert held.twin == result.twin
+    assert (held.eigenvalues, held.residuals) == (pairs.values, pairs.residuals)
     assert OneShotSettings(strengths=(1.0,)).sparsities == ()
     with pytest.raises(UsageError, match="--strengths"):
         OneShotSettings(strengths=(-1.0,))

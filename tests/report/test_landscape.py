@@ -25,6 +25,7 @@ from dirprune.report.landscape_figures import Ground, Line, draw_ground, draw_li
 
 ENVIRONMENT = {"date": "2026-03-01", "command": "dirprune landscape <topic>"}
 NONE = Values((), (), (), ())
+ENDS = {"Training": "10,000 training images.", "Test": "5,000 test images."}
 
 
 def agreement(rate, time, **changes):
@@ -45,21 +46,24 @@ def folder(experiment):
     grid = Values(tuple(0.001234 * 3**i for i in range(9)), (), tuple(0.1 * i + 0.1 for i in range(9)), ())
     corners = ((0.0, 0.0), (1.0, 0.0), (2.0, 1.0))
     axis = (-1.0, 1.0, 3.0)
-    Plane(
-        {"size": 3}, axis, axis, grid, corners, Values((0.2, 0.1, 0.1), (), (0.5, 0.4, 0.4), ()), corners
-    ).save(out, ENVIRONMENT)
+    data = {"train": {"samples": 10000}, "test": {"samples": 5000}}
+    at_points = Values((0.2, 0.1, 0.1), (), (0.5, 0.4, 0.4), ())
+    Plane({"size": 3, "data": data}, axis, axis, grid, corners, at_points, corners, 1e-7).save(
+        out, ENVIRONMENT
+    )
     steps = tuple(
         Projection(e, f, 3.0, 0.9, 0.1, 0.2, (4.0, 1.0), (4e-4, 3e-4), 0.9, 60, "a", "b")
         for e, f in ((0, None), (5, 0.04), (9, 0.0123))
     )
-    ProjectionSeries({"k": 2}, steps, 0.01).save(out, ENVIRONMENT)
+    ProjectionSeries({"k": 2, "data": data}, steps, 0.01).save(out, ENVIRONMENT)
     NormSeries({}, (0, 9), (Norms(9, 9.0, 3.0),) * 2, (Norms(9, 9.0, 3.0), Norms(1, 4.0, 3.5))).save(
         out, ENVIRONMENT
     )
     two = Values((0.1, 0.9), (), (0.5, 0.8), ())
     before = Values((0.01,), (), (0.4,), ())
     twin = Twin(0.7, Values((0.033,), (), (0.44,), ()))
-    OneShot({"k": 7}, before, (0.1, 0.5), (0.1, 0.5), (1.0, 2.0), two, two, two, 0.98, 0.01, twin).save(
+    at, found = ((0.1, 0.5), (0.1, 0.5), (1.0, 2.0)), ((4.0, 2.0), (2e-4, 8e-4))
+    OneShot({"k": 7, "data": data}, before, *at, two, two, two, 0.98, 0.01, twin, *found).save(
         experiment.path / "sgd-0" / "landscape", ENVIRONMENT
     )
     rows = (
@@ -115,7 +119,25 @@ def test_captions_say_the_numbers(folder):
     assert "gRDA 0.875" in said["Norm ratio"]
     pruned = said["Training loss after one-shot pruning"]
     assert "mean score 0.980" in pruned
-    assert "gRDA, trained to 70.0 % sparsity: 0.033." in pruned
+    assert "gRDA, trained to 70.0 % sparsity: 0.033. Measured on 10,000 training images." in pruned
+    assert said["Test loss after one-shot pruning"].endswith(" Measured on 5,000 test images.")
+    assert projection.endswith("eigenvalues 4 to 1. Measured on 10,000 training images.")
+    on_plane = [said[f"{split} loss on the plane through both networks and the bend"] for split in ENDS]
+    assert "The line is the trained curve. At the points: gRDA 0.2" in on_plane[0]
+    assert [caption.rpartition(" Measured on ")[2] for caption in on_plane] == list(ENDS.values())
+
+
+@pytest.mark.parametrize(
+    ("outside", "words"),
+    [
+        (0.25, "curve, projected: it lies up to 0.25 away from the plane."),
+        (None, "projected onto the plane."),
+    ],
+)
+def test_a_curve_that_is_not_in_the_plane_is_said_to_be_projected(folder, outside, words):
+    path = folder / "grda-0" / "landscape" / "plane.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "outside": outside}))
+    assert words in captions(folder)["Training loss on the plane through both networks and the bend"]
 
 
 def test_all_norms_are_in_a_table(folder):
@@ -144,7 +166,11 @@ def test_a_plane_and_a_line_that_are_not_finite_are_shown(folder):
 def test_results_of_before_still_load(folder):
     """Without what later versions have added."""
     out = folder / "grda-0" / "landscape"
-    for name, late in (("connect", ("barriers",)), ("directional", ("twin",))):
+    for name, late in (
+        ("connect", ("barriers",)),
+        ("plane", ("outside",)),
+        ("directional", ("twin", "eigenvalues", "residuals")),
+    ):
         path = (folder / "sgd-0" / "landscape" if name == "directional" else out) / f"{name}.json"
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in late}))
     for name, field, late in (("norms", "sgd", "ratio"), ("project", "steps", "loss_hessian")):
@@ -212,8 +238,9 @@ def test_the_table_of_the_theorem(folder):
 
 
 def test_the_evidence_is_on_the_page(folder):
-    evidence = landscape_sections(folder)[0].evidence
+    evidence, pruned = (section.evidence for section in landscape_sections(folder)[:2])
     assert evidence["project: residuals"] == "greatest |Hu - λu| / λ 0.0003"
+    assert pruned["directional: residuals"] == "greatest |Hu - λu| / λ 0.0004"
     assert evidence["connect: converged"] == "False"
     page = write_report(folder).read_text()
     assert "dirprune landscape &lt;topic&gt;" in page

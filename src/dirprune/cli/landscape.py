@@ -137,13 +137,14 @@ def _connect(options: ConnectOptions, environment: dict[str, Any], bars: StageBa
 
 def _plane(options: PlaneOptions, environment: dict[str, Any], bars: StageBars) -> list[str]:
     pair = Pair(options, options.run_sgd, options.run_grda, bars)
-    connection = ls.Connection.load(pair.out)
+    held = next((at for at in (pair.out, pair.beside_run) if (at / "connect.json").is_file()), pair.out)
+    connection = ls.Connection.load(held)
     if connection is None:
         raise UsageError(f"{pair.out} has no connect.json: run `dirprune landscape connect` first")
     states = [run.model.state_dict() for run in (pair.grda, pair.sgd)]
     for name, state in zip(("first", "last"), states, strict=True):
         if connection.request[name] != pair.objective.digest(state):
-            raise UsageError(f"{pair.out / 'connect.json'} connects other networks than these two")
+            raise UsageError(f"{held / 'connect.json'} connects other networks than these two")
     ends = pair.objective.vector(states[0]), pair.objective.vector(states[1])
     curve = connection.request["curve"]
     path = torch.stack([ls.point_on_curve(curve, ends, connection.bends, t) for t in connection.t])

@@ -66,7 +66,8 @@ class Pair:
         if starts[0] != starts[1]:
             bars.say(f"note: the runs started from different weights ({starts[0]} and {starts[1]})")
         self.objective = objective_of(self.grda, options)
-        self.out = options.out or run_grda / "landscape"
+        self.beside_run = run_grda / "landscape"
+        self.out = options.out or self.beside_run
 
     def epochs(self) -> tuple[int, ...]:
         """Epochs of which both runs have kept the weights."""

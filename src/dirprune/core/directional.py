@@ -171,10 +171,11 @@ def directional_prune(
         sharp: Orthonormal eigenvectors of the Hessian's greatest eigenvalues, rows [k, d].
         sparsity: Target, a fraction of the d weights; or
         strength: lambda. Exactly one of both.
-        names: The tensors that make up the d weights, in their order; None for all of the state.
+        names: The tensors that make up the d weights, in their order; None for all of the state. Where there
+            are buffers, frozen parameters or shared ones, those that the Hessian is of must be named.
 
     Returns:
-        A state dict with pruned weights, and how they came about.
+        A state dict with pruned weights, under every name of a shared one, and how they came about.
 
     Raises:
         UsageError: Shapes do not fit, a name is unknown, the target cannot be reached, or not one of both is
@@ -195,6 +196,12 @@ def directional_prune(
     for name in chosen:
         if name not in state:
             raise UsageError(unknown("tensor", name, state))
+    count = sum(state[name].numel() for name in chosen)
+    if names is None and sharp.shape[-1:] != (count,):
+        raise UsageError(
+            f"the state has {count} numbers, the eigenvectors are {tuple(sharp.shape)}: name the tensors "
+            "that they are of (names=...), without buffers, frozen parameters and second names of shared ones"
+        )
     weights = torch.cat([state[name].detach().reshape(-1) for name in chosen])
     scores = direction_scores(weights, sharp)
     if strength is None:
@@ -202,9 +209,16 @@ def directional_prune(
         strength = strength_for(sparsity, vanishing_strengths(weights, scores))
     pruned = directional_solution(weights, scores, strength)
     parts = pruned.split_with_sizes([state[name].numel() for name in chosen])
-    changed = {
+    new = {
         name: part.view_as(state[name]).to(state[name].dtype)
         for name, part in zip(chosen, parts, strict=True)
     }
+    places = {_place(state[name]): tensor for name, tensor in new.items()}
+    shared = {name: places[_place(old)] for name, old in state.items() if _place(old) in places}
     result = DirectionalPruning(pruned, scores, strength, (pruned == 0).double().mean().item())
-    return {**state, **changed}, result
+    return {**state, **shared, **new}, result
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """What two names of one shared tensor have in common."""
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

@@ -1,6 +1,7 @@
 """The sharp directions: greatest eigenvalues of the Hessian of the training loss, and their eigenvectors."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ _REPEATS = 1e-4  # relative; what the order of sums on a GPU may change
 _AGREES = 1e-3  # relative; rounding in float32 is less, a wrong derivative more
 _PRECISIONS = (torch.float32, torch.float64)  # that the Lanczos iteration knows
 _EQUAL = 1e-2  # relative; closer values are one cluster, in which the order says nothing
+_NEAR = 2 * _CHECK_TOLERANCE  # relative; how far above what the rough run sees an eigenvalue may lie
+_FINE_TOLERANCE = _EQUAL / 4  # of the run that then looks closer
 
 
 class NotConvergedError(DirpruneError):
@@ -165,7 +168,9 @@ class HessianOperator:
         direction = self._objective.weights(vector)
         reverse = self._of_batch(_reverse_slope, direction, inputs, targets)
         try:
-            forward = self._of_batch(_forward_slope, direction, inputs, targets)
+            with warnings.catch_warnings():  # torch loads its forward derivatives with what it has deprecated
+                warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
+                forward = self._of_batch(_forward_slope, direction, inputs, targets)
         except NotImplementedError:  # an operation of the network has no forward mode
             return _reverse_slope
         agree = torch.linalg.vector_norm(forward - reverse) <= _AGREES * torch.linalg.vector_norm(reverse)
@@ -319,8 +324,14 @@ class _Search:
         """Return about the greatest eigenvalue that is left, never more than it."""
         if self._vectors.shape[1] == self._operator.numel - 1:
             return -math.inf
+        rough, last = self._greatest_left(k, _CHECK_TOLERANCE), self.value(k)
+        if abs(rough - last) > _NEAR * abs(last):
+            return rough
+        return max(rough, self._greatest_left(k, _FINE_TOLERANCE))
+
+    def _greatest_left(self, k: int, tolerance: float) -> float:
         # shifted, "within 5 %" means 5 % of what is in hand, not of what is left, which may be nothing
-        vectors = self._lanczos(1, _CHECK_TOLERANCE, _CHECK_VECTORS, shift=abs(self.value(k)))
+        vectors = self._lanczos(1, tolerance, _CHECK_VECTORS, shift=abs(self.value(k)))
         return self._rayleigh(vectors[:, 0])[0]
 
     def _lanczos(self, k: int, tolerance: float, krylov: int, shift: float) -> Array:

@@ -18,6 +18,8 @@ Data = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 State = Mapping[str, Tensor]
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -39,13 +41,22 @@ def wrong_classes(outputs: Tensor, targets: Tensor) -> Tensor:
     """Count the samples whose greatest output is not that of their class.
 
     Args:
-        outputs: Logits [b, classes].
-        targets: int64 [b].
+        outputs: Logits [b, classes], of two classes or more.
+        targets: Integers [b].
+
+    Raises:
+        UsageError: They are of other shapes or dtypes, as where a network does not classify.
 
     Example:
         >>> wrong_classes(torch.eye(3), torch.tensor([0, 1, 1])).item()
         1
     """
+    fits = outputs.ndim == 2 and outputs.shape[1] > 1 and targets.shape == outputs.shape[:1]
+    if not fits or targets.dtype not in _INTEGERS:
+        raise UsageError(
+            "wrong samples are counted for outputs [b, classes] and integer targets [b], not for outputs "
+            f"{tuple(outputs.shape)} and targets {tuple(targets.shape)} of {targets.dtype}: pass errors=None"
+        )
     return (outputs.argmax(dim=1) != targets).sum()
 
 
@@ -237,6 +248,7 @@ class Objective:
 
         Raises:
             DataError: As :meth:`batches`.
+            UsageError: As :func:`wrong_classes`, where that counts the errors.
         """
         state = self.with_statistics(state)
         self._module.eval()

@@ -68,6 +68,8 @@ class OneShot(Result):
         mean_score: Mean of the direction scores, |P0 sign(w)|^2 / d.
         negative_scores: Fraction of the weights with s < 0, which grow.
         twin: The gRDA twin of the network; None if none was given.
+        eigenvalues: Of the sharp directions, descending; None in files that do not have it.
+        residuals: |H u - lambda u| of each; None likewise.
     """
 
     kind: ClassVar[str] = "directional"
@@ -81,6 +83,8 @@ class OneShot(Result):
     mean_score: float
     negative_scores: float
     twin: Twin | None = None
+    eigenvalues: tuple[float, ...] | None = None
+    residuals: tuple[float, ...] | None = None
 
 
 def oneshot_request(
@@ -156,6 +160,8 @@ def prune_in_one_shot(
         mean_score=scores.mean().item(),
         negative_scores=(scores < 0).double().mean().item(),
         twin=None if twin is None else _beside(objective, twin),
+        eigenvalues=pairs.values,
+        residuals=pairs.residuals,
     )
 
 

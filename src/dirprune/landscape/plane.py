@@ -64,6 +64,10 @@ class Frame:
             torch.dot(offset, self.v.double()).item(),
         )
 
+    def distance(self, weights: Tensor) -> float:
+        """Return how far weights [d] lie from the plane."""
+        return float((weights - self.point(*self.coordinates(weights))).double().norm().item())
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlaneSettings:
@@ -95,7 +99,9 @@ class Plane(Result):
         grid: What was measured, y by y: element ``j * len(x) + i`` belongs to ``(x[i], y[j])``.
         points: Coordinates of the first network, the bend, and the last network.
         at_points: What was measured at these three.
-        path: Coordinates of the curve through the plane; empty if none was given.
+        path: Coordinates of the curve, projected onto the plane; empty if none was given.
+        outside: Greatest distance of the curve from the plane, which one with several bends leaves; None if
+            none was given, and in files that do not have it.
     """
 
     kind: ClassVar[str] = "plane"
@@ -105,6 +111,7 @@ class Plane(Result):
     points: tuple[Coordinates, ...]
     at_points: Values
     path: tuple[Coordinates, ...]
+    outside: float | None = None
 
 
 def plane_request(
@@ -171,4 +178,5 @@ def measure_plane(
     cells = len(x) * len(y)
     grid = scan(objective, on_grid, cells, store=store, name="points of the plane", progress=progress)
     drawn = () if path is None else tuple(frame.coordinates(point) for point in path)
-    return Plane(request, x, y, Values.of(grid), tuple(corners), Values.of(at_points), drawn)
+    outside = None if path is None else max(frame.distance(point) for point in path)
+    return Plane(request, x, y, Values.of(grid), tuple(corners), Values.of(at_points), drawn, outside)

@@ -231,7 +231,7 @@ def check_theorem(
         loss: Mean loss of a batch.
         batches: The training data, one batch for each step, again and again; one batch for full gradients.
         settings: Learning rates, times, threshold.
-        store: Keeps every learning rate that is done.
+        store: Keeps every learning rate that is done; one that was stopped midway starts anew.
         progress: Told the steps.
 
     Returns:

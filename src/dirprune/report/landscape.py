@@ -25,6 +25,7 @@ from dirprune.runs import find_runs
 
 _TEST = (4.0, 1.6)
 _CHANCE = (1.5, 1.5)
+_IN_PLANE = 1e-3  # of the plane's extent; rounding leaves a curve that is in the plane far below it
 
 
 def landscape_sections(folder: Path) -> list[Section]:
@@ -181,10 +182,27 @@ def _plane_figures(name: str, result: Plane) -> list[Figure]:
         title = f"{words.capitalize()} loss on the plane through both networks and the bend"
         caption = (
             f"In nats, contours at equal ratios, stronger colour is higher; the highest tenth is one shade. "
-            f"The line is the trained curve. At the points: {ends}."
+            f"{_drawn(result)} At the points: {ends}.{_measured_on(result, split)}"
         )
         figures.append(Figure(title, caption, f"{title}. {caption}", svg))
     return figures
+
+
+def _drawn(result: Plane) -> str:
+    """Say whether the line on the plane is the curve, or only its projection."""
+    line = "The line is the trained curve"
+    if result.outside is None:
+        return f"{line}, projected onto the plane."
+    if result.outside <= _IN_PLANE * max(result.x[-1] - result.x[0], result.y[-1] - result.y[0]):
+        return f"{line}."
+    return f"{line}, projected: it lies up to {_number(result.outside)} away from the plane."
+
+
+def _measured_on(result: Result, split: str) -> str:
+    """Say on how many images, where the record has it."""
+    samples = result.request.get("data", {}).get(split, {}).get("samples")
+    words = {"train": "training", "test": "test"}[split]
+    return "" if samples is None else f" Measured on {samples:,} {words} images."
 
 
 def _projection_figures(name: str, result: ProjectionSeries) -> list[Figure]:
@@ -208,6 +226,7 @@ def _projection_figures(name: str, result: ProjectionSeries) -> list[Figure]:
         f"|UᵀΔ| / |Δ| for Δ = w(gRDA) − w(SGD), U the top {k} Hessian eigenvectors of the training loss at "
         f"w(SGD). At the last epoch {100 * fractions[-1]:.2g} %, |Δ| = {last.distance:.3g}, sparsity "
         f"{wording.percent(last.sparsity, 1)} %, eigenvalues {last.values[0]:.3g} to {last.values[-1]:.3g}."
+        f"{_measured_on(result, 'train')}"
     )
     title = "How much of the difference lies in the sharpest directions"
     return [Figure(title, caption, f"{title}. {caption}", svg)]
@@ -286,6 +305,7 @@ def _oneshot_figures(name: str, result: OneShot) -> list[Figure]:
         if result.twin and twin:
             zeros = wording.percent(result.twin.sparsity, 1)
             caption += f" gRDA, trained to {zeros} % sparsity: {_loss(twin[0])}."
+        caption += _measured_on(result, split)
         title = f"{words} loss after one-shot pruning"
         figures.append(Figure(title, caption, f"{title}. {caption}", svg))
     return figures

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dirprune.errors import DirpruneError, RunFolderError
-from dirprune.landscape import Connection, ProjectionSeries, Result
+from dirprune.landscape import Connection, OneShot, ProjectionSeries, Result
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,13 @@ def evidence_of(folder: Path, result: Result) -> dict[str, str]:
         f"{kind}: made": f"{_flat(environment.get('date'))}, {_flat(environment.get('command'))}",
         f"{kind}: from": ", ".join(f"{key} {_flat(value)}" for key, value in result.request.items()),
     }
+    pairs: list[tuple[float, float]] = []
     if isinstance(result, ProjectionSeries):
-        worst = max(r / v for step in result.steps for r, v in zip(step.residuals, step.values, strict=True))
-        said[f"{kind}: residuals"] = f"greatest |Hu - λu| / λ {worst:.2g}"
+        pairs = [pair for step in result.steps for pair in zip(step.residuals, step.values, strict=True)]
+    if isinstance(result, OneShot) and result.eigenvalues and result.residuals:
+        pairs = list(zip(result.residuals, result.eigenvalues, strict=True))
+    if pairs:
+        said[f"{kind}: residuals"] = f"greatest |Hu - λu| / λ {max(r / v for r, v in pairs):.2g}"
     if isinstance(result, Connection):
         said[f"{kind}: converged"] = str(result.converged)
     return said
