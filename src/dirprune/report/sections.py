@@ -69,6 +69,8 @@ def evidence_of(folder: Path, result: Result) -> dict[str, str]:
     }
     pairs: list[tuple[float, float]] = []
     if isinstance(result, ProjectionSeries):
+        if not result.steps:
+            raise ValueError("it has no steps")
         pairs = [pair for step in result.steps for pair in zip(step.residuals, step.values, strict=True)]
     if isinstance(result, OneShot) and result.eigenvalues and result.residuals:
         pairs = list(zip(result.residuals, result.eigenvalues, strict=True))
