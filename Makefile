@@ -88,7 +88,7 @@ paper: $(STAMP)
 	$(COLLECT) runs/paper/vgg16/* --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-cifar10.json
 	$(BIN)/dirprune train vgg16-cifar10 --width 0.25 --epochs 40 --schedule-epochs 40 $(QUICK) --data-dir $(DATA_DIR) --out runs/paper/quarter --seeds 3 --c 0.001 --mu 0.4 0.51 0.6 0.7
 	$(COLLECT) runs/paper/quarter/* --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-width0.25-cifar10.json
-	$(BIN)/dirprune train wrn10x4-cifar100 --image-size 16 --epochs 30 --schedule-epochs 30 $(QUICK) --data-dir $(DATA_DIR) --out runs/paper/wrn10x4 --c 0.004 --mu 0.7
+	$(BIN)/dirprune train wrn10x4-cifar100 --image-size 16 --epochs 30 --schedule-epochs 30 $(QUICK) --data-dir $(DATA_DIR) --out runs/paper/wrn10x4 --c 0.004 0.008 --mu 0.7
 	$(COLLECT) runs/paper/wrn10x4/* --fit --data-dir $(DATA_DIR) --output $(PAPER)/wrn10x4-cifar100.json
 
 clean:

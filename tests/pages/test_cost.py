@@ -68,6 +68,25 @@ def test_words_on_inference_agree_with_the_results():
     assert one in told_on("docs/when-not.md")
 
 
+def test_words_on_linear_layers_agree_with_the_results():
+    gains = {1: [], 64: []}
+    for result, percent in zip(measured("inference-linear")["results"], ("90%", "95%"), strict=True):
+        assert (result["network"], percent in result["weights"]) == ("lenet-300-100", True)
+        for table in result["tables"]:
+            times = {each["name"]: each["milliseconds"] for each in table["timings"]}
+            best = min(times[name] for name in DENSE & times.keys())
+            gains[table["batch"]].append(best / times["sparse (ours)"])
+    assert_told(
+        told_on("docs/deployment.md").partition("Linear layers alone gain")[2].partition("(`benchmarks")[0],
+        [
+            "LeNet-300-100",
+            "with one image {:.2f} and {:.2f} times".format(*gains[1]),
+            "(90 and 95 % zeros)",
+            "with 64 images {:.2f} and {:.2f} times".format(*gains[64]),
+        ],
+    )
+
+
 def test_words_on_the_step_agree_with_the_results():
     told = told_on("docs/results.md")
     networks, scaling = measured("step")["networks"], measured("step_scaling")
