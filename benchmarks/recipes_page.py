@@ -183,7 +183,8 @@ def _trouble(run: Json) -> str:
     warnings = run.get("warnings")
     if not warnings:
         return ""
-    return f"warned {len(warnings)} times, first after epoch {warnings[0]['epoch']}: {warnings[0]['message']}"
+    often = "once," if len(warnings) == 1 else f"{len(warnings)} times, first"
+    return f"warned {often} after epoch {warnings[0]['epoch']}: {warnings[0]['message']}"
 
 
 def main() -> None:
