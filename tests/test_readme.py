@@ -120,7 +120,7 @@ def test_table_of_the_papers_networks_agrees_with_the_results(start):
         assert not variant["diverged"]
         assert not variant["failed"]
         figures = (variant["test_accuracy"], variant["sparsity"], variant["fit_accuracy"])
-        cells = [f"{start}, {variant['label']}", *(f"{percent(each)} %" for each in figures)]
+        cells = [f"{start}, {variant['label']}", *map(percent, figures)]
         expected.append(f"| {' | '.join(cells)} | {len(variant['finished'])} |")
     assert rows == expected
 
@@ -161,7 +161,7 @@ def test_words_on_the_papers_networks_are_of_their_runs():
     assert all(v["test_accuracy"]["mean"] < 0.4 for v in collapsed)
     assert {len(v["finished"]) for v in level} == {2}
     assert_told(
-        passage("| 99.98 % | 1 |", "<!-- --8<-- [end:paper]").rpartition(" | 1 |")[2],
+        passage("| 99.98 | 1 |", "<!-- --8<-- [end:paper]").rpartition(" | 1 |")[2],
         [
             "WRN10x4, which has BatchNorm, is "
             f"{100 * sparse['difference_to_sgd']['mean']:.2f} points above SGD at "
