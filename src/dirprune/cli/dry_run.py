@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from dirprune.core.wording import counted
 from dirprune.data import load_dataset
 from dirprune.data.catalogue import find_spec
 from dirprune.report import wording
@@ -66,7 +67,7 @@ def _lines(config: TrainConfig, found: Estimate, images: int, runs: int) -> list
     peak = "cannot be" if found.peak is None else size(found.peak)
     devices = f" on each of {found.processes} devices" if found.processes > 1 else ""
     lines = [
-        f"{config.recipe}, {config.method}, {runs} run{'s' if runs > 1 else ''}",
+        f"{config.recipe}, {config.method}, {counted(runs, 'run')}",
         f"  parameters   {found.parameters:,}",
         f"  memory       {size(found.memory)}{devices}: weights {size(found.weights)}, gradients "
         f"{size(found.gradients)}, optimiser {size(found.optimizer)}, activations "

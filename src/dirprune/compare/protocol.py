@@ -10,6 +10,7 @@ import numpy as np
 from dirprune.compare.archive import restore_runs, save_runs
 from dirprune.compare.search import MOMENTA, PRICE, Candidate, Space, Trial, best
 from dirprune.core.atomic import write_json
+from dirprune.core.wording import counted
 from dirprune.errors import UsageError, unknown
 from dirprune.methods import METHODS
 from dirprune.train import TrainConfig
@@ -146,7 +147,7 @@ class Protocol:
         laid_out = f" (laid out for {config.schedule_epochs} epochs)" if config.stops_early else ""
         each = "" if self.trial_seeds == 1 else f", each the mean over {self.trial_seeds} seeds"
         return [
-            f"Every method has {_count(self.trials, 'trial')}{each}. The first has the recipe's rate of "
+            f"Every method has {counted(self.trials, 'trial')}{each}. The first has the recipe's rate of "
             f"{config.lr:g}, its momentum of {config.momentum:g} and the method's defaults but for the "
             "strength, the others are random, from a fixed seed. The learning rate is searched for all, and "
             f"{direction}.",
@@ -161,10 +162,10 @@ class Protocol:
             "interpolated, and the strength is corrected once more: by what the trials say, and where the "
             "threshold grows with the steps, for those that the images held back will add. Its own sparsity "
             "is what is shown.",
-            f"What was chosen is trained on all training images with {_count(self.seeds, 'seed')} that no "
+            f"What was chosen is trained on all training images with {counted(self.seeds, 'seed')} that no "
             "trial had: "
             "initial weights and order of the data are those of the seed, whatever the method.",
-            f"All have {_count(config.epochs, 'epoch')}, dense phases and pretraining included, batches of "
+            f"All have {counted(config.epochs, 'epoch')}, dense phases and pretraining included, batches of "
             f"{config.batch_size}, the schedule {config.schedule}{laid_out}, "
             f"weight decay {config.weight_decay:g} "
             "where their optimiser has it, and prune weights of linear and convolutional layers only.",
@@ -319,10 +320,6 @@ def _mean(results: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """Return the mean of a figure; None where a run diverged and has none."""
     values = [result.get(name) for result in results]
     return None if None in values else float(np.mean(values))  # type: ignore[arg-type]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _prunes(method: str) -> bool:

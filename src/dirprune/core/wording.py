@@ -31,6 +31,16 @@ def size(count: float) -> str:
     return f"{value:.{digits}f} {_SIZES[power]}"
 
 
+def counted(number: int, what: str) -> str:
+    """Write how many there are of something.
+
+    Example:
+        >>> counted(1, "seed"), counted(3, "seed")
+        ('1 seed', '3 seeds')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def plain(value: object) -> str:
     """Write a setting for a person.
 

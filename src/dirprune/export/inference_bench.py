@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dirprune.core.threads import check_threads
+from dirprune.core.wording import counted
 from dirprune.errors import DirpruneError, UsageError, unknown
 from dirprune.export.contenders import CONTENDERS, DENSE, Run
 from dirprune.export.graph import Shape
@@ -154,7 +155,7 @@ def verdicts(rows: Sequence[Timing]) -> list[str]:
         if not dense:
             continue
         fastest = min(dense, key=dense.__getitem__)
-        head = f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
+        head = f"batch {batch}, {counted(threads, 'thread')}"
         gains = {name: dense[fastest] / ms for name, ms in timed.items() if name not in DENSE}
         others = [
             row.name for row in rows if (row.batch, row.threads) == (batch, threads) and row.name not in DENSE
