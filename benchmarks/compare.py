@@ -28,7 +28,7 @@ beside gradual pruning.
 import argparse
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,40 +51,51 @@ class Part:
     seeds: int = 3
     trial_seeds: int = 1
     reference: str | None = None
-    shares: str | None = None
-    """The part whose runs it takes and adds to; none: its own."""
 
 
 STRONGEST = ("sgd", "magnitude", "gradual", "gradual-erk", "acdc", "st3", "grda", "grda-l0")
 RESCALED = ("sgd", "gradual", "gradual-erk", "st3", "grda", "grda-l0", "grda-rescaled")
-RESIDUAL = ("sgd", "magnitude", "gradual", "gradual-erk", "st3", "grda", "grda-l0", "grda-rescaled")
+RESIDUAL = ("sgd", "st3", "grda", "grda-l0", "grda-rescaled")
 MOMENTUM = ("--lr", "0.05", "--momentum", "0.9", "--nesterov")
 
-WRN10X1 = Part(
-    "wrn10x1-cifar10",
-    4,
-    6,
-    ("--image-size", "16", "--crop-padding", "2", "--precision", "bf16", "--channels-last"),
-)
-LENET_300_100 = Part("lenet5-fashion_mnist", 10, 9, ("--model", "lenet-300-100", "--precision", "bf16"))
+PIXELS = ("--image-size", "16", "--crop-padding", "2", "--channels-last")
 
 
-def again(seed: int, *changes: str, **fields: Any) -> Part:
-    """Return the comparison on LeNet-300-100 with other seeds, from this one on."""
-    return replace(LENET_300_100, changes=(*LENET_300_100.changes, "--seed", str(seed), *changes), **fields)
+def lenet(*changes: str, precision: str = "bf16", **fields: Any) -> Part:
+    """Return a comparison on LeNet-300-100."""
+    words = ("--model", "lenet-300-100", "--precision", precision, *changes)
+    return Part("lenet5-fashion_mnist", 10, 9, words, **fields)
 
 
 PARTS = {
-    "lenet-300-100": LENET_300_100,
-    "lenet-300-100-strongest": again(10, methods=STRONGEST, seeds=5),
-    "lenet-300-100-momentum": again(20, *MOMENTUM, methods=STRONGEST, seeds=5, reference="grda-l0"),
-    "lenet-300-100-rescaled": again(30, *MOMENTUM, methods=RESCALED, seeds=5, reference="grda-l0"),
-    "lenet-300-100-seeds": again(
-        40, *MOMENTUM, methods=RESCALED, seeds=10, trial_seeds=3, reference="grda-l0"
+    "lenet-300-100": lenet(),
+    "lenet-300-100-strongest": lenet("--seed", "10", methods=STRONGEST, seeds=5),
+    "lenet-300-100-momentum": lenet(
+        "--seed", "20", *MOMENTUM, methods=STRONGEST, seeds=5, reference="grda-l0"
+    ),
+    "lenet-300-100-rescaled": lenet(
+        "--seed", "30", *MOMENTUM, methods=RESCALED, seeds=5, reference="grda-l0"
+    ),
+    "lenet-300-100-seeds": lenet(
+        "--seed",
+        "40",
+        *MOMENTUM,
+        precision="no",
+        methods=RESCALED,
+        seeds=10,
+        trial_seeds=3,
+        reference="grda-l0",
     ),
     "lenet5": Part("lenet5-fashion_mnist", 5, 6, ("--precision", "bf16", "--channels-last")),
-    "wrn10x1": WRN10X1,
-    "wrn10x1-strongest": replace(WRN10X1, methods=RESIDUAL, shares="wrn10x1"),
+    "wrn10x1": Part("wrn10x1-cifar10", 4, 6, (*PIXELS, "--precision", "bf16")),
+    "wrn10x1-momentum": Part(
+        "wrn10x1-cifar10",
+        4,
+        6,
+        (*PIXELS, "--precision", "no", "--seed", "10", *MOMENTUM),
+        methods=RESIDUAL,
+        reference="grda-rescaled",
+    ),
     "vit": Part(
         "vit2x64p7-fashion_mnist",
         8,
@@ -97,7 +108,7 @@ PARTS = {
 def arguments(name: str, options: argparse.Namespace) -> list[str]:
     """Return the command of a part."""
     part = PARTS[name]
-    archive = RESULTS / f"compare-{part.shares or name}.runs.jsonl"
+    archive = RESULTS / f"compare-{name}.runs.jsonl"
     epochs = str(part.epochs)
     words = ["compare", part.recipe, *part.changes, "--epochs", epochs, "--schedule", "half-linear"]
     words += ["--schedule-epochs", epochs, "--trials", str(part.trials), "--seeds", str(part.seeds)]

@@ -226,7 +226,7 @@ def test_tune_for_a_sparsity_ends_with_the_line_to_use(tmp_path, capsys):
     command = ["tune", "digits", "--epochs", "8", "--trial-epochs", "4", "--target-sparsity", "0.3", "--flip"]
     assert main(command) == 0
     out = capsys.readouterr().out
-    found = json.loads(next(tmp_path.glob("runs/tune-digits-*/target-sparsity.json")).read_text())
+    found = json.loads(next(tmp_path.glob("runs/tune-digits-*/target-sparsity0.3-mu0.6.json")).read_text())
     (line,) = found["train"]
     assert out.endswith(f"\n{line}\n")
     assert line.startswith("dirprune train digits --c 0.0")
@@ -242,7 +242,7 @@ def test_tune_by_accuracy_shows_every_c_with_its_verdict(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "comparable" in out
     assert out.splitlines()[-1].startswith("dirprune train digits --c ")
-    found = json.loads(next(tmp_path.glob("runs/tune-digits-*/greatest-c.json")).read_text())
+    found = json.loads(next(tmp_path.glob("runs/tune-digits-*/greatest-c-mu0.6.json")).read_text())
     assert "-30.0 points" in found["rule"]
 
 
@@ -271,7 +271,7 @@ def test_tune_is_quiet_in_all_but_the_first_process(tmp_path, capsys, monkeypatc
     command = ["tune", "digits", "--trial-epochs", "1", "--seeds", "1", "--margin", "100", "--jobs", "1"]
     assert main(command) == 0
     assert capsys.readouterr().out == ""
-    assert list(tmp_path.rglob("greatest-c.json")) == []
+    assert list(tmp_path.rglob("greatest-c*.json")) == []
 
 
 def test_divergence_ends_with_code_1_and_a_report(tmp_path, capsys):

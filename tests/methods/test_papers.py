@@ -543,6 +543,21 @@ def test_adabreg_without_penalty_is_adam():
     )
 
 
+def test_adabreg_wakes_all_weights_at_once_where_the_gradient_is_constant():
+    """Adam's direction of a constant gradient g is its sign: w_k = -delta (k lr - l1)+ sign(g)."""
+    gradient, lr, l1, delta = torch.tensor([3.0, -0.02, 500.0], dtype=torch.float64), 0.125, 0.5, 2.0
+    w = vector([0.0] * 3)
+    options = {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-14, "weight_decay": 0.0}
+    optimizer = AdaBregOptimizer([{"params": [w], "l1": l1, "delta": delta}], options)
+    for step in range(1, 12):
+        w.grad = gradient.clone()
+        optimizer.step()
+        reached = max(0.0, step * lr - l1)
+        np.testing.assert_allclose(w.detach(), -delta * reached * gradient.sign(), atol=1e-11)
+        if step < 4:
+            assert w.detach().count_nonzero() == 0
+
+
 def test_adabreg_has_no_options_of_sgd():
     assert not {"momentum", "nesterov"} & Run("adabreg").optimizer.param_groups[0].keys()
 

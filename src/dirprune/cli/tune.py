@@ -115,7 +115,7 @@ def tune(arguments: list[str]) -> int:
     search = _by_accuracy if options.target_sparsity is None else _by_sparsity
     chosen, record = search(options, config, bench)
     lines = [_train_command(each, options, recipe) for each in chosen]
-    path = folder / ("greatest-c.json" if options.target_sparsity is None else "target-sparsity.json")
+    path = folder / f"{_question(options)}.json"
     content = {**record, "train": lines, "environment": describe_environment(command)}
     leave()
     if first_process():
@@ -125,6 +125,13 @@ def tune(arguments: list[str]) -> int:
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return 0 if lines else 1
+
+
+def _question(options: TuneOptions) -> str:
+    """Return the name of what is asked for, so that the answer to one does not replace another's."""
+    target = options.target_sparsity
+    asked = "greatest-c" if target is None else f"target-sparsity{target:g}"
+    return "-".join([f"{asked}-mu{options.mu[0]:g}", *(f"{mu:g}" for mu in options.mu[1:])])
 
 
 def _short(options: TuneOptions) -> TrainConfig:
