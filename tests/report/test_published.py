@@ -67,8 +67,12 @@ def test_the_figure_shows_every_point_and_states_every_budget():
         assert (curve.dense is None) == ("dense" not in entry)
         assert (line.get_linestyle() == "-") == (not curve.needs_target)
     low, high = axes.get_ylim()
-    assert low < 43.99
     assert high > 77.2
+    below = [(c.method, point) for c in published_curves() for point in c.points if point[1] <= low]
+    assert [text.get_text() for text in axes.texts] == [
+        f"{method}: {top1:g} % at {sparsity:g} %, below this figure" for method, (sparsity, top1) in below
+    ]
+    assert len(below) == 1
     file = io.BytesIO()
     figure.savefig(file, format="png")
     assert file.getvalue().startswith(b"\x89PNG")

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 _MARKERS = "osD^v<>PXp*d"
 _GREY = "#8a8a8a"
+_FLOOR = 57.0
+"""Accuracy in % below which a point is told in words, so that the curves above can be told apart."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,15 @@ def draw_published() -> Figure:
     axes.set_xlabel("sparsity in % (full lines: no target is given in advance)")
     axes.set_ylabel("top-1 accuracy in %")
     axes.set_title("ResNet50 on ImageNet, as published; budgets differ")
+    axes.set_ylim(bottom=_FLOOR)
+    box = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 2}
+    for curve in curves:
+        for x, y in curve.points:
+            if y < _FLOOR:
+                said = f"{curve.method}: {y:g} % at {x:g} %, below this figure"
+                axes.annotate(
+                    said, (x, _FLOOR), (0, 5), textcoords="offset points", ha="right", fontsize=8, bbox=box
+                )
     axes.grid(color=_GREY, alpha=0.25)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), fontsize=8, frameon=False)
     return figure
