@@ -18,6 +18,7 @@ from dirprune.compare.archive import restore_runs, save_runs
 from dirprune.compare.search import best
 from dirprune.data import load_dataset
 from dirprune.errors import RunFolderError, UsageError
+from dirprune.methods import METHODS
 from dirprune.report import print_comparison, read_comparison, write_report, write_results
 from dirprune.report.comparison_page import comparison_sections
 from dirprune.runs import RunFolder, find_runs
@@ -82,6 +83,35 @@ def test_every_method_has_the_same_number_of_trials_and_none_sees_the_test_set(c
     assert aimed == [(0.8, 0), (0.8, 1), (0.8, 2)]
     grda = read_trials(folder, "grda")
     assert last == (0.5, best(grda[:3], 0.8).group)
+
+
+def test_a_method_keeps_its_settings_at_every_sparsity(compared):
+    """Tuned at the middle one, whether it is told the sparsity or not; only a strength differs."""
+    _, choices = compared
+    for method in PROTOCOL.methods:
+        own = [choice for choice in choices if choice.method == method]
+        strength = METHODS[method].facts.strength
+        settings = [{k: v for k, v in c.candidate.values.items() if k != strength} for c in own]
+        assert settings == [settings[0]] * len(own)
+        assert len({choice.trial.group for choice in own}) == 1
+
+
+def test_settings_are_chosen_at_the_middle_sparsity(tmp_path, monkeypatch):
+    """One setting is best at 0.5, another at 0.8, where all are tuned."""
+
+    def results(comparison, _, configs):
+        done = {}
+        for config in configs:
+            first = config.lr == CONFIG.lr
+            sparsity, accuracy = (0.5, 0.99) if first else (0.8, 0.9)
+            done[comparison._name(config)] = {"sparsity": sparsity, "test_accuracy": accuracy, "seconds": 1.0}
+        return done
+
+    monkeypatch.setattr(Comparison, "_train", results)
+    monkeypatch.setattr("dirprune.compare.search.PRICE", 0.2)
+    protocol = replace(PROTOCOL, methods=("grda",), trials=3, sparsities=(0.5, 0.8))
+    choices = Comparison(protocol, bench(tmp_path)).run()
+    assert {choice.candidate.values["lr"] == CONFIG.lr for choice in choices} == {False}
 
 
 def test_one_of_a_kind_is_singular():

@@ -100,10 +100,23 @@ def test_settings_with_the_other_momentum_do_much_the_same(method):
     assert (without - unmoved).norm() > 3 * (without - beside).norm()
 
 
+def test_all_methods_try_the_same_rates_and_another_seed_tries_others():
+    """But AdaBreg's, whose rate is that of Adam: there it is the place in the range that is the same."""
+    drawn = {
+        name: Space(name, BASE).propose(0.95, [], 4).values for name in ("grda", "rigl", "gradual", "sgd")
+    }
+    assert len({values["lr"] for values in drawn.values()}) == 1
+    low, high = (math.log(s) for s in (0.03, 0.5))
+    place = (math.log(drawn["sgd"]["lr"]) - low) / (high - low)
+    adam = Space("adabreg", BASE).propose(0.95, [], 4).values["lr"]
+    assert adam == pytest.approx(1e-4 * 100**place, rel=1e-3)
+    other = Space("sgd", replace(BASE, seed=1)).propose(None, [], 4).values["lr"]
+    assert other != drawn["sgd"]["lr"]
+
+
 def test_random_draws_fill_a_logarithmic_range_evenly():
     space = Space("rigl", BASE)
-    generator = np.random.default_rng(0)
-    rates = [math.log10(space.drawn(generator, 0.0)["lr"]) for _ in range(400)]
+    rates = [math.log10(space.drawn(group, 0.0)["lr"]) for group in range(400)]
     low, high = math.log10(0.03), math.log10(0.5)
     assert low <= min(rates)
     assert max(rates) <= high

@@ -104,6 +104,11 @@ class Protocol:
         return self.reference or ("grda" if "grda" in self.methods else self.methods[0])
 
     @property
+    def middle(self) -> float:
+        """The wanted sparsity that settings are chosen at, for all methods alike."""
+        return sorted(self.sparsities)[len(self.sparsities) // 2]
+
+    @property
     def cells(self) -> list[tuple[str, float | None]]:
         """Every method at every wanted sparsity; what cannot be sparse, once."""
         return [
@@ -124,15 +129,11 @@ class Protocol:
         follows from a strength, the last trials, one for each of the other wanted sparsities, are of the
         group that was best: None.
         """
-        facts = METHODS[method].facts
-        ordered = sorted(self.sparsities)
-        middle = ordered.pop(len(ordered) // 2)
-        if facts.needs_target:
-            return middle, index
-        if facts.strength is None:
+        if not _prunes(method):
             return None, index
-        settings = max(1, self.trials - len(ordered))
-        return (middle, index) if index < settings else (ordered[index - settings], None)
+        others = [sparsity for sparsity in sorted(self.sparsities) if sparsity != self.middle]
+        settings = self.trials if METHODS[method].facts.needs_target else max(1, self.trials - len(others))
+        return (self.middle, index) if index < settings else (others[index - settings], None)
 
     def words(self) -> list[str]:
         """State the protocol, a sentence each."""
@@ -149,13 +150,14 @@ class Protocol:
         return [
             f"Every method has {counted(self.trials, 'trial')}{each}. The first has the recipe's rate of "
             f"{config.lr:g}, its momentum of {config.momentum:g} and the method's defaults but for the "
-            "strength, the others are random, from a fixed seed. The learning rate is searched for all, and "
-            f"{direction}.",
+            "strength, the others are random, from the seed of the comparison. The learning rate is searched "
+            f"for all, at the same places in its range, and {direction}.",
             f"Trials are measured on {config.validation:g} of the training images, held back from training; "
             "the test images are first looked at by the runs that are reported.",
-            "All are tuned at the middle one of the wanted sparsities. A method that is told its target "
+            "All are tuned at the middle one of the wanted sparsities, and keep those settings at the others. "
+            "A method that is told its target "
             "takes the most accurate of its trials. One that is not has to find its strengths within the "
-            "same trials: it takes the settings that are predicted to be most accurate at the wanted "
+            "same trials: it takes the settings that are predicted to be most accurate at the middle "
             "sparsity, where a trial that was too dense is thought to lose as much as its trials of one "
             f"setting did, and {100 * PRICE:g} points for each unit of the logit of the sparsity at least; "
             "its last trials try those settings at the other wanted sparsities, between which accuracy is "
@@ -225,7 +227,7 @@ class Comparison:
             target, group = protocol.trial_target(method, index)
             past = [t for t in self._trials if t.candidate.method == method]
             if group is None:
-                chosen = best(past, past[0].candidate.target)
+                chosen = best(past, protocol.middle)
                 group = chosen.group if chosen else 0
             candidates.append(Space(method, protocol.config).propose(target, past, group))
             groups.append(group)
@@ -259,7 +261,7 @@ class Comparison:
         choices = []
         for method, target in self._protocol.cells:
             tried = [trial for trial in self._trials if trial.candidate.method == method]
-            trial = best(tried, target)
+            trial = best(tried, None if target is None else self._protocol.middle)
             space = Space(method, self._protocol.config)
             longer = 1 / (1 - self._protocol.config.validation)  # nothing is held back any more
             candidate = space.corrected(trial, target, tried, longer) if trial else None

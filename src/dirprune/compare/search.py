@@ -123,9 +123,15 @@ class Space:
         places = {s.setting: self._place(s, values) for s in self.searches}
         return self._at(places, after)
 
-    def drawn(self, generator: np.random.Generator, momentum: float) -> dict[str, float]:
-        """Draw a point, uniform on each setting's scale."""
-        return self._at({s.setting: generator.random() for s in self.searches}, momentum)
+    def drawn(self, group: int, momentum: float) -> dict[str, float]:
+        """Draw a point, uniform on each setting's scale, from the recipe's seed.
+
+        Where in its range the rate lies is the same for all methods, so that none is lucky with it alone.
+        """
+        shared = np.random.default_rng([self.base.seed, group])
+        own = np.random.default_rng([self.base.seed, group, *self.method.encode()])
+        places = {s.setting: (shared if s.setting == "lr" else own).random() for s in self.searches}
+        return self._at(places, momentum)
 
     def propose(self, target: float | None, past: Sequence[Trial], group: int) -> Candidate:
         """Return what to try for a target, as another trial of a group.
@@ -147,8 +153,7 @@ class Space:
         elif group == 1 and self.facts.momentum and len(self.momenta) > 1:
             values = self.other_momentum(self.default())
         else:
-            generator = np.random.default_rng([*self.method.encode(), group])
-            values = self.drawn(generator, self.momenta[group % len(self.momenta)])
+            values = self.drawn(group, self.momenta[group % len(self.momenta)])
         if self.facts.strength is not None and target is not None:
             values = self._steered(values, target, past, mates)
         return Candidate(self.method, target, values)
