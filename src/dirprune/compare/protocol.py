@@ -154,9 +154,8 @@ class Protocol:
             f"for all, at the same places in its range, and {direction}.",
             f"Trials are measured on {config.validation:g} of the training images, held back from training; "
             "the test images are first looked at by the runs that are reported.",
-            "All are tuned at the middle one of the wanted sparsities, and keep those settings at the others. "
-            "A method that is told its target "
-            "takes the most accurate of its trials. One that is not has to find its strengths within the "
+            "All are tuned at the middle one of the wanted sparsities, and keep those settings at the "
+            "others. A method that is told its target takes the most accurate of its trials. One that is not has to find its strengths within the "
             "same trials: it takes the settings that are predicted to be most accurate at the middle "
             "sparsity, where a trial that was too dense is thought to lose as much as its trials of one "
             f"setting did, and {100 * PRICE:g} points for each unit of the logit of the sparsity at least; "
