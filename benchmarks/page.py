@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from dirprune.core.atomic import atomic_write
+from dirprune.report.statistics import Estimate, paired_difference
 from record import RESULTS
 
 PAGE = Path(__file__).parent / "README.md"
 REASONS = "compare-reasons.md"
 OVERVIEW = 0.95  # the sparsity of the first table
+FORMS = ("grda", "grda-l0", "grda-rescaled")
 TRADED = 0.01  # of sparsity, from which a difference in accuracy may be its price
 
 _HEAD = """\
@@ -90,6 +92,7 @@ def comparison(results: Path) -> list[str]:
         path.stem.removeprefix("compare-"): json.loads(path.read_text(encoding="utf-8")) for path in parts
     }
     lines += _overview(found)
+    lines += _verdicts(results, found)
     for name, content in found.items():
         lines += _part(name, content)
     reasons = results / REASONS
@@ -115,6 +118,79 @@ def _overview(found: dict[str, Json]) -> list[str]:
         accuracy = f"{100 * dense['accuracy']['mean']:.2f}"
         lines.append(f"| {name} | {accuracy} | {best['title'] + ': ' if best else ''}{_at(best)} | {ours} |")
     return [*lines, "<!-- --8<-- [end:overview] -->", ""]
+
+
+def _verdicts(results: Path, found: dict[str, Json]) -> list[str]:
+    """A row for each form of gRDA in each part: how it stands to the best of all other methods."""
+    targets = sorted({row["target"] for each in found.values() for row in each["rows"] if row["target"]})
+    lines = [
+        "Each form of gRDA beside the most accurate of all other methods whose networks have the wanted "
+        f"zeros, or {100 * TRADED:g} point less: the difference in points with its 95 % interval, paired by "
+        "seed, for the settings that were chosen and without a correction for the number of comparisons; in "
+        "brackets, by how many points gRDA's networks are sparser. Which is the best was seen on the test "
+        "images, which favours it.",
+        "",
+        "<!-- --8<-- [start:verdicts] -->",
+        f"| part | form | {' | '.join(f'{100 * target:g} %' for target in targets)} |",
+        f"|---|---|{'---|' * len(targets)}",
+    ]
+    for name, content in found.items():
+        runs = reported(results / f"compare-{name}.runs.jsonl")
+        for form in FORMS:
+            at = {row["target"]: row for row in content["rows"] if row["method"] == form}
+            if not at:
+                continue
+            cells = [_verdict(at.get(target), content["rows"], runs) for target in targets]
+            title = next(iter(at.values()))["title"]
+            lines.append(f"| {name} | {title} | {' | '.join(cells)} |")
+    return [*lines, "<!-- --8<-- [end:verdicts] -->", ""]
+
+
+def _verdict(own: Json | None, rows: Sequence[Json], runs: Sequence[Json]) -> str:
+    """Say whether a form is above or below the best other at its sparsity, or not told apart from it."""
+    if own is None or own["accuracy"] is None:
+        return ""
+    others = [row for row in rows if row["target"] == own["target"] and row["method"] not in FORMS]
+    wanted = next(row["sparsity"]["mean"] for row in others if row["needs_target"])
+    sparse = [row for row in others if row["accuracy"] and row["sparsity"]["mean"] >= wanted - TRADED]
+    best = max(sparse, key=lambda row: float(row["accuracy"]["mean"]))
+    gap = paired(own, best, runs)
+    word = "above" if gap.low > 0 else "below" if gap.high < 0 else "level with"
+    mean, low, high = (f"{100 * value:+.2f}" for value in (gap.mean, gap.low, gap.high))
+    sparser = 100 * (own["sparsity"]["mean"] - best["sparsity"]["mean"])
+    return f"{word} {best['title']}, {mean} ({low} to {high}) [{sparser:+.2f}]"
+
+
+def paired(own: Json, other: Json, runs: Sequence[Json]) -> Estimate:
+    """Pair two rows of a part by seed, from the runs that it keeps."""
+    ours, theirs = _by_seed(own, runs), _by_seed(other, runs)
+    seeds = sorted(ours.keys() & theirs.keys())[-own["accuracy"]["n"] :]  # the first may be of the trials
+    return paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+
+
+def reported(archive: Path) -> list[Json]:
+    """Return the runs of a part that are no trials."""
+    head, *lines = (json.loads(line) for line in archive.read_text(encoding="utf-8").splitlines())
+    reported = (line for line in lines if not line["run"].startswith("trials/"))
+    return [{**line, "config": {**head["config"], **line["config"]}} for line in reported]
+
+
+def _by_seed(row: Json, runs: Sequence[Json]) -> dict[int, float]:
+    """Return the test accuracies of a row's runs."""
+    wanted = {name: f"{value:g}" for name, value in row["settings"].items()}
+    found = {}
+    for run in runs:
+        config = run["config"]
+        named = dict(setting.split("=") for setting in config["settings"])
+        held = {**{key: f"{config[key]:g}" for key in ("lr", "momentum", "c", "mu")}, **named}
+        target = row["target"] if row["needs_target"] else None
+        if (
+            config["method"] == row["method"]
+            and config["sparsity"] == target
+            and wanted.items() <= held.items()
+        ):
+            found[config["seed"]] = run["result"]["test_accuracy"]
+    return found
 
 
 def _at(row: Json | None) -> str:

@@ -25,6 +25,7 @@ from dirprune.compare import Protocol
 from dirprune.export.contenders import CONTENDERS, DENSE
 from dirprune.methods import METHODS
 from dirprune.recipes import get_recipe
+from dirprune.report.statistics import paired_difference
 
 _ROOT = Path(__file__).parents[1]
 RESULTS = sorted(_ROOT.glob("benchmarks/results/*.json"))
@@ -190,23 +191,30 @@ def _pairs() -> str:
 
 
 def _frontier() -> str:
-    """A row for each variant: accuracy at the wanted sparsities, mean and range over the seeds."""
+    """A row for each variant: accuracy at the wanted sparsities, and the difference to the hard threshold."""
     content = _measured("frontier")
     targets = list(content["variants"][0]["accuracy"])
     heads = " | ".join(f"{100 * float(target):g} %" for target in targets)
     lines = [f"| change | {heads} |", "|---" * (len(targets) + 1) + "|"]
+    (hard,) = [variant for variant in content["variants"] if variant["name"] == "hard"]
     for variant in content["variants"]:
-        cells = [_of_seeds(variant["accuracy"][target]["seeds"]) for target in targets]
+        pairs = [(each["accuracy"][target]["seeds"] for each in (variant, hard)) for target in targets]
+        cells = [_beside(*pair) for pair in pairs]
         lines.append(f"| {variant['change']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _of_seeds(accuracies: list[float | None]) -> str:
-    """Mean and range of what is known."""
-    known = [100 * accuracy for accuracy in accuracies if accuracy is not None]
+def _beside(accuracies: list[float | None], reference: list[float | None]) -> str:
+    """Mean of what is known, and the difference to a reference, paired by seed, with its 95 % interval."""
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
     if not known:
         return "not reached"
-    return f"{sum(known) / len(known):.2f} ({min(known):.2f} to {max(known):.2f})"
+    mean = f"{100 * sum(known) / len(known):.2f}"
+    both = [(a, b) for a, b in zip(accuracies, reference, strict=True) if a is not None and b is not None]
+    if accuracies is reference or len(both) < 2:
+        return mean
+    gap = paired_difference(*(list(side) for side in zip(*both, strict=True)))
+    return f"{mean}, {100 * gap.mean:+.2f} ({100 * gap.low:+.2f} to {100 * gap.high:+.2f})"
 
 
 def _judged(part: str) -> str:

@@ -33,6 +33,20 @@ def test_every_kept_result_is_named_once():
         assert made.count(f"(results/{path.name})") == 1, path.name
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("compare-*.json")), ids=lambda path: path.stem)
+def test_differences_that_are_paired_anew_are_those_that_the_comparison_found(path):
+    """The rows of a part are found again among its runs: `dirprune compare` is the oracle."""
+    content = json.loads(path.read_text())
+    runs = benchmarks_page.reported(path.with_name(f"{path.stem}.runs.jsonl"))
+    known = {row["target"]: row for row in content["rows"] if row["method"] == content["reference"]}
+    rows = [row for row in content["rows"] if row["target"] and row["difference"]]
+    assert len(rows) > 5
+    for row in rows:
+        gap, found = row["difference"], benchmarks_page.paired(row, known[row["target"]], runs)
+        assert found.n == gap["n"]
+        assert (found.mean, found.low, found.high) == pytest.approx((gap["mean"], gap["low"], gap["high"]))
+
+
 def test_wins_and_losses_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarks_page, "OVERVIEW", 0.9)
     rows = [
@@ -52,9 +66,18 @@ def test_wins_and_losses_are_told(tmp_path, monkeypatch):
     }  # fmt: skip
     content = {"protocol": ["Equal.", "Fair."], "reference": "grda", "rows": rows, "environment": environment}
     (tmp_path / "compare-part.json").write_text(json.dumps(content))
+    base = {"lr": 0.1, "momentum": 0.0, "c": 0.0, "mu": 1.0, "settings": [], "sparsity": None}
+    archive = [{"format": 1, "config": base, "environments": []}]
+    for seed in (1, 2, 3):
+        for method, changes, accuracy in (("grda", {}, 0.91), ("winner", {"sparsity": 0.9}, 0.93)):
+            config = {"method": method, "seed": seed, **changes}
+            result = {"test_accuracy": accuracy + 0.001 * seed * (method == "grda")}
+            archive.append({"run": f"{method}-seed{seed}", "config": config, "result": result})
+    (tmp_path / "compare-part.runs.jsonl").write_text("\n".join(map(json.dumps, archive)))
     (tmp_path / benchmarks_page.REASONS).write_text("Because.")
     made = "\n".join(benchmarks_page.comparison(tmp_path))
     assert "\n| part | 95.00 | WINNER: 93.00 (90.00) | 91.00 (90.00) |  |\n" in made
+    assert "| part | GRDA | below WINNER, -1.80 (-2.05 to -1.55) [+0.00] |" in made
     assert "### part\n\n<details><summary>Protocol and command</summary>\n\nEqual. Fair.\n" in made
     assert (
         "| 90 | WINNER | 93.00 ± 1.00 | 90.00 ± 1.00 | +2.00 (+1.60 to +2.40) [+0.10] | 0.250 | 12 | 2 "
