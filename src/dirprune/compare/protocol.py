@@ -158,8 +158,8 @@ class Protocol:
             "others. A method that is told its target takes the most accurate of its trials. One that is not "
             "has to find its strengths within the same trials: it takes the settings that are predicted to "
             "be most accurate at the middle sparsity, where a trial that was too dense is thought to lose as "
-            f"much as its trials of one setting did, and {100 * PRICE:g} points for each unit of the logit of "
-            "the sparsity at least; its last trials try those settings at the other wanted sparsities, "
+            f"much as its trials of one setting did, and {100 * PRICE:g} points for each unit of the logit "
+            "of the sparsity at least; its last trials try those settings at the other wanted sparsities, "
             "between which accuracy is interpolated, and the strength is corrected once more: by what the "
             "trials say, and where the threshold grows with the steps, for those that the images held back "
             "will add. Its own sparsity is what is shown.",
