@@ -3,6 +3,7 @@
 import math
 
 from dirprune.recipes import get_recipe
+from dirprune.recipes.recommended import recommended
 from tests.results import measured, told_on
 
 
@@ -69,7 +70,7 @@ def test_what_agrees_with_the_paper_agrees_with_the_results():
 def test_evidence_of_the_recommended_setting_agrees_with_the_results():
     evidence = measured("evidence-lenet-300-100-recommended")
     told = told_on("docs/frontier.md").partition("for the whole setting that we recommend")[2]
-    told = told.partition("flat directions.")[0]
+    told = told.partition("than by chance.")[0]
     config = evidence["pair"]["grda"]["config"]
     recipe = get_recipe("lenet5-fashion_mnist-recommended").config
     names = ("lr", "momentum", "nesterov", "schedule", "penalty", "mu", "c", "prune", "epochs")
@@ -91,6 +92,11 @@ def test_evidence_of_the_recommended_setting_agrees_with_the_results():
     ):
         assert piece in told, piece
     assert curve["height"] == 0
+    ends = f"{100 * sparse['sparsity']:.2f} %"
+    assert f"c = {config['c']:.3g} for {sparse['epochs']} epochs at {ends}".replace("0.00133", "1.33e-3") in (
+        told_on("docs/choosing.md")
+    )
+    assert f"for {sparse['epochs']} epochs, at {ends}" in " ".join(recommended.__doc__.split())
 
 
 def test_page_of_the_hard_threshold_tells_what_was_measured():

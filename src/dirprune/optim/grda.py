@@ -39,8 +39,9 @@ class GRDA(Optimizer):
     ``capturable`` or ``differentiable``.
 
     Differs from the paper in allowing momentum and weight decay (both off by default), formed as
-    ``torch.optim.SGD`` forms them. Works best at the constant learning rate that suits SGD without
-    momentum, or with one drop late in training.
+    ``torch.optim.SGD`` forms them. As published it works best at the constant learning rate that suits SGD
+    without momentum, or with one drop late in training; with momentum and ``penalty="l0"`` at one that
+    suits SGD with momentum, for half of the training, and then falls.
 
     Args:
         params: Parameters, named parameters, or parameter groups, each with its own options if wanted;

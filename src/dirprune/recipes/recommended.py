@@ -1,4 +1,4 @@
-"""Any recipe in the setting that was the most accurate on small networks, beside the published one."""
+"""Any recipe in the setting that was the most accurate on LeNet-300-100, beside the published one."""
 
 from dataclasses import replace
 from math import ceil
@@ -20,8 +20,9 @@ def recommended(experiment: Experiment) -> Experiment:
 
     .. math:: c = 18.76 / n
 
-    It is where to begin: ``--epochs`` wants another ``--c``, and so may another network. ``dirprune tune
-    RECIPE-recommended --target-sparsity 0.9`` looks for it.
+    It is where to begin, and longer trainings end denser: LeNet-300-100 itself, for 30 epochs, at 88.87 %
+    zeros. Another network may want another ``--c``, and ``--epochs`` does; ``dirprune tune RECIPE-recommended
+    --target-sparsity 0.9`` looks for it.
 
     Command: ``dirprune train RECIPE-recommended``, such as ``digits-recommended``
 

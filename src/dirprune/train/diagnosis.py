@@ -185,7 +185,10 @@ def unsuitable_schedule(config: TrainConfig) -> str | None:
         return None
     epochs = config.schedule_epochs or config.epochs
     rates = [config.lr, *(config.learning_rate(epoch) for epoch in range(1, epochs + 1))]
-    remedy = "keep it for the first half at least: --schedule constant, half-linear or drop"
+    # Under a constant rate the threshold grows to the end, and what momentum or the hard threshold gain is lost.
+    published = config.penalty == "l1" and config.momentum == 0
+    suits = "--schedule constant, half-linear or drop" if published else "--schedule half-linear"
+    remedy = f"keep it for the first half at least: {suits}"
     for epoch in range(2, epochs + 1):
         if rates[epoch] > rates[epoch - 1]:
             return f"schedule {config.schedule} raises the rate in epoch {epoch} of {epochs}; {remedy}"
@@ -197,7 +200,7 @@ def unsuitable_schedule(config: TrainConfig) -> str | None:
     if len(steps) > 1:
         return (
             f"schedule {config.schedule} lowers the rate in steps, in epochs {steps[0]} and {steps[1]} "
-            f"of {epochs}; one late drop suits gRDA: --schedule constant, half-linear or drop"
+            f"of {epochs}; one late drop suits gRDA: {suits}"
         )
     return None
 

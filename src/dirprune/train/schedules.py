@@ -31,7 +31,7 @@ _DROP_AFTER = 140 / 150
 
 
 def constant(fraction: float) -> float:  # noqa: ARG001 - the shape that all schedules have
-    """Return 1 throughout: what suits gRDA best."""
+    """Return 1 throughout: what suits gRDA as published."""
     return 1.0
 
 
@@ -55,7 +55,7 @@ def half_linear(fraction: float) -> float:
 
 
 def cosine(fraction: float) -> float:
-    """Return half a period of the cosine from 1 towards 0 (not from the paper; it does not suit gRDA)."""
+    """Return half a period of the cosine from 1 towards 0 (not from the paper; gRDA as published loses by it)."""
     return 0.5 * (1.0 + math.cos(math.pi * fraction))
 
 
