@@ -19,6 +19,7 @@ settings.register_profile("search", deadline=None)  # new examples: HYPOTHESIS=s
 settings.load_profile(os.environ.get("HYPOTHESIS", "same"))
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))  # the scripts that measure can be imported
 
 
 @dataclass(frozen=True)

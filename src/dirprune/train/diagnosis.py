@@ -185,7 +185,7 @@ def unsuitable_schedule(config: TrainConfig) -> str | None:
         return None
     epochs = config.schedule_epochs or config.epochs
     rates = [config.lr, *(config.learning_rate(epoch) for epoch in range(1, epochs + 1))]
-    # Under a constant rate the threshold grows to the end, and what momentum or the hard threshold gain is lost.
+    # Under a constant rate the threshold grows to the end: what momentum and the hard threshold gain is lost.
     published = config.penalty == "l1" and config.momentum == 0
     suits = "--schedule constant, half-linear or drop" if published else "--schedule half-linear"
     remedy = f"keep it for the first half at least: {suits}"
