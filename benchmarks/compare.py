@@ -23,8 +23,8 @@ made when each method drew its own rates, the same at every comparison, and a me
 settings of its own for each sparsity: their archives hold what was drawn, and this script would draw
 otherwise now. Since then all methods try the same rates, drawn from the part's seed, and keep the settings of
 95 %: so in the fourth part on LeNet-300-100, where every trial is the mean over two seeds, and on the Wide
-ResNet from a rate with momentum, with ST-3, which was the best before. The transformer has AdamW, with its weight decay: gRDA's adaptive form, with the soft and the hard threshold,
-beside gradual pruning.
+ResNet from a rate with momentum, beside ST-3, which was the best before. The transformer has AdamW, with its
+weight decay: gRDA's adaptive form, with the soft and the hard threshold, beside gradual pruning.
 """
 
 import argparse
