@@ -233,7 +233,7 @@ HARD = (
     "no theorem: a surviving weight is its accumulator and takes SGD's steps; whether what became zero lies "
     "in flat directions is measured below"
 )
-RESCALED = "as published, up to a factor for each unit"
+RESCALED = "no theorem: the gradient is taken at weights that are scaled up, output by output"
 VARIANTS = {
     "published": Variant(
         "soft threshold, mu .6, no momentum, constant rate .1",
