@@ -6,7 +6,7 @@
     python benchmarks/compare.py --data-dir DATA --only lenet5     one of them
     python benchmarks/compare.py --estimate                        how long it will take, and the protocol
 
-Sparsities 90, 95 and 98 %, three to ten seeds, equal epochs; the protocol is that of ``dirprune compare``.
+Sparsities 90, 95 and 98 %, three to five seeds, equal epochs; the protocol is that of ``dirprune compare``.
 It may be stopped at any moment and goes on from there, on another machine too: what is finished lies in
 ``benchmarks/results/compare-NAME.runs.jsonl``. Each part ends with ``benchmarks/results/compare-NAME.json``
 and its tables in ``benchmarks/README.md``.
@@ -22,8 +22,8 @@ beside gRDA that gives output channels their norm back. Those parts, and the fir
 made when each method drew its own rates, the same at every comparison, and a method without a target kept
 settings of its own for each sparsity: their archives hold what was drawn, and this script would draw
 otherwise now. Since then all methods try the same rates, drawn from the part's seed, and keep the settings of
-95 %: so in the fourth part on LeNet-300-100, where every trial is the mean over two seeds, and on the Wide
-ResNet from a rate with momentum, beside ST-3, which was the best before. The transformer has AdamW, with its
+95 %: so in the fourth part on LeNet-300-100, and on the Wide ResNet from a rate with momentum, beside ST-3,
+which was the best before. The transformer has AdamW, with its
 weight decay: gRDA's adaptive form, with the soft and the hard threshold, beside gradual pruning.
 """
 
@@ -51,7 +51,6 @@ class Part:
     changes: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()  # none: all
     seeds: int = 3
-    trial_seeds: int = 1
     reference: str | None = None
 
 
@@ -79,14 +78,13 @@ PARTS = {
     "lenet-300-100-rescaled": lenet(
         "--seed", "30", *MOMENTUM, methods=RESCALED, seeds=5, reference="grda-l0"
     ),
-    "lenet-300-100-seeds": lenet(
+    "lenet-300-100-common": lenet(
         "--seed",
         "40",
         *MOMENTUM,
         precision="no",
         methods=CONFIRMED,
-        seeds=6,
-        trial_seeds=2,
+        seeds=5,
         reference="grda-l0",
     ),
     "lenet5": Part("lenet5-fashion_mnist", 5, 6, ("--precision", "bf16", "--channels-last")),
@@ -117,8 +115,6 @@ def arguments(name: str, options: argparse.Namespace) -> list[str]:
     words += ["--schedule-epochs", epochs, "--trials", str(part.trials), "--seeds", str(part.seeds)]
     words += ["--sparsities", *SPARSITIES, "--threads", "1", "--jobs", str(options.jobs)]
     words += ["--out", str(options.out / name), "--archive", str(archive)]
-    if part.trial_seeds > 1:
-        words += ["--trial-seeds", str(part.trial_seeds)]
     if part.methods:
         words += ["--methods", *part.methods]
     if part.reference:
