@@ -22,6 +22,7 @@ COLLECT  := $(BIN)/python benchmarks/collect.py
 
 PAPER := src/dirprune/recipes/results
 QUICK := --crop-padding 0 --no-flip --precision bf16 --channels-last --threads 1
+QUARTER = $(BIN)/dirprune train vgg16-cifar10 --width 0.25 --epochs 40 --schedule-epochs 40 $(QUICK) --data-dir $(DATA_DIR) --out runs/paper/quarter
 
 .PHONY: help demo docs test lint types unit bench fuzz compare page measure paper clean
 
@@ -85,11 +86,13 @@ paper: $(STAMP)
 	@test -n "$(DATA_DIR)" || { echo "make paper needs DATA_DIR=..., a folder with cifar10 and cifar100 as parquet"; exit 2; }
 	$(BIN)/python benchmarks/first_steps.py wrn28x10-cifar10 wrn28x10-cifar100 --precision bf16 --channels-last --threads 1 --data-dir $(DATA_DIR)
 	$(BIN)/dirprune train vgg16-cifar10 --epochs 2 --precision no --channels-last --threads 1 --data-dir $(DATA_DIR) --out runs/paper/vgg16 --mu 0.4 0.51 0.6 0.7
-	$(COLLECT) runs/paper/vgg16/* --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-cifar10.json
-	$(BIN)/dirprune train vgg16-cifar10 --width 0.25 --epochs 40 --schedule-epochs 40 $(QUICK) --data-dir $(DATA_DIR) --out runs/paper/quarter --seeds 3 --c 0.001 --mu 0.4 0.51 0.6 0.7
-	$(COLLECT) runs/paper/quarter/* --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-width0.25-cifar10.json
+	$(COLLECT) runs/paper/vgg16/* --merge --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-cifar10.json
+	$(QUARTER) --seeds 2 --c 0.001 --mu 0.4 0.51 0.6 0.7
+	$(QUARTER) --methods grda --c 0.002 --mu 0.6
+	$(QUARTER) --methods grda --c 0.004 --mu 0.6 0.7
+	$(COLLECT) runs/paper/quarter/* --merge --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-width0.25-cifar10.json
 	$(BIN)/dirprune train wrn10x4-cifar100 --image-size 16 --epochs 30 --schedule-epochs 30 $(QUICK) --data-dir $(DATA_DIR) --out runs/paper/wrn10x4 --c 0.004 0.008 --mu 0.7
-	$(COLLECT) runs/paper/wrn10x4/* --fit --data-dir $(DATA_DIR) --output $(PAPER)/wrn10x4-cifar100.json
+	$(COLLECT) runs/paper/wrn10x4/* --merge --fit --data-dir $(DATA_DIR) --output $(PAPER)/wrn10x4-cifar100.json
 
 clean:
 	rm -rf $(VENV) build runs .mypy_cache .pytest_cache .ruff_cache

@@ -4,6 +4,9 @@
 
 DATA is a folder of large images as `dirprune train resnet50-imagenet` takes it; without one, a folder of
 JPEGs of 500 x 375 pixels is made from scikit-learn's photographs for the time of the measurement.
+
+The ratio is of this machine's step: one that was measured on a CPU says nothing of what a GPU wants. Others
+at work slow both sides down, so the load is kept beside it.
 """
 
 import argparse
@@ -96,7 +99,7 @@ def main() -> None:
     print(f"training step: {images_per_second:.1f} images/s (measured with {step.measured_images} at once)")
     if options.output:
         found = {
-            "load_average": os.getloadavg(),  # others at work slow both sides down
+            "load_average": os.getloadavg(),
             "model": config.model,
             "shape": shape,
             "batch_size": config.batch_size,

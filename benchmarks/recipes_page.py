@@ -8,9 +8,11 @@ Example: python benchmarks/recipes_page.py
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
+import recipes_cost
+import recipes_not_shown
 from collect import Json, complete_config, markdown
 from dirprune.core.atomic import atomic_write
 from dirprune.recipes import get_recipe
@@ -18,9 +20,10 @@ from dirprune.report import wording
 from dirprune.report.summary import plain, variant_labels
 from dirprune.train import TrainConfig
 from dirprune.train.config import OF_A_RUN
-from record import FIRST_STEPS, RECIPE_RESULTS
+from record import FIRST_STEPS, RECIPE_RESULTS, RESULTS
 
 PAGE = RECIPE_RESULTS.parent / "README.md"
+PAPER = ("vgg16-cifar10", "wrn28x10-cifar10", "wrn28x10-cifar100", "resnet50-imagenet")
 
 _HEAD = """\
 # The paper's experiments, as far as they were measured
@@ -28,20 +31,15 @@ _HEAD = """\
 Made by `python benchmarks/recipes_page.py` from the JSON files in [results](results), which hold every
 setting, epoch, version and date; a test holds this page to them. Figures are mean ± standard deviation over
 seeds. Training loss and accuracy are of the finished network on the whole training set: evaluation mode, no
-dropout, no augmentation. DATA stands for the folder with the data sets as parquet.
+dropout, no augmentation. DATA stands for the folder with the data sets as parquet. What none of this shows
+[stands at the end](#not-shown-here).
 """
 
-_COST = """\
-## Time and memory
+_NOT_SHOWN = """\
+## Not shown here
 
-The machine was shared while these runs were trained, so their seconds are no benchmark. Time and memory of
-gRDA beside SGD, in turns within one run, are in [step.json](../../../benchmarks/results/step.json) (a step,
-`python benchmarks/step.py`), [epoch.json](../../../benchmarks/results/epoch.json) (an epoch,
-`python benchmarks/epoch.py`) and [step_memory.json](../../../benchmarks/results/step_memory.json) (memory,
-`python benchmarks/step_memory.py`); what the input pipeline gives beside what the training step takes is in
-[pipeline.json](../../../benchmarks/results/pipeline.json) (`python benchmarks/pipeline.py`).
+What was not run, or did not come so far, from the same files:
 """
-
 
 _EPOCH_BY_EPOCH = """\
 Epoch by epoch: mean training loss, in training mode, test accuracy in %, and in brackets the zeros in %.
@@ -50,14 +48,22 @@ Epoch by epoch: mean training loss, in training mode, test accuracy in %, and in
 
 def page(results: Path) -> str:
     """Write the page from a folder of JSON files."""
-    sections = [_HEAD]
+    sections, unshown, run = [_HEAD], [], set()
     for path in sorted(results.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if path.name == FIRST_STEPS.name:
             sections += first_steps_sections(content)
+            for runs in _experiments(content):
+                unshown.append(f"- {_title(runs[0]['config'])}: {recipes_not_shown.of_first_steps(runs)}\n")
+                run.add(runs[0]["config"]["recipe"])
         else:
+            config = content["runs"][0]["config"]
             sections.append(section(path.name, content))
-    return "\n".join([*sections, _COST])
+            unshown.append(f"- {_title(config)}: {recipes_not_shown.of_trainings(content)}\n")
+            run.add(config["recipe"])
+    missing = [recipe for recipe in PAPER if recipe not in run]
+    unshown += [f"- {_title(asdict(get_recipe(recipe).config))}: not run.\n" for recipe in missing]
+    return "\n".join([*sections, recipes_cost.section(RESULTS), _NOT_SHOWN, "".join(unshown)])
 
 
 def section(name: str, content: Json) -> str:
@@ -79,10 +85,7 @@ def section(name: str, content: Json) -> str:
 
 def first_steps_sections(content: Json) -> Iterable[str]:
     """Write a section for each experiment of the file of `first_steps.py`."""
-    experiments: dict[str, list[Json]] = {}
-    for name, run in content["runs"].items():
-        experiments.setdefault(name.rpartition("/")[0], []).append({"name": name, **run})
-    for runs in experiments.values():
+    for runs in _experiments(content):
         steps = sorted({step for run in runs for step in run["points"]["step"]})
         config = runs[0]["config"]
         yield "\n".join(
@@ -95,6 +98,15 @@ def first_steps_sections(content: Json) -> Iterable[str]:
                 _circumstances(runs),
             ]
         )
+
+
+def _experiments(content: Json) -> Iterable[list[Json]]:
+    """Put the runs of `first_steps.py` together by their experiment."""
+    experiments: dict[str, list[Json]] = {}
+    for path, run in content["runs"].items():
+        experiment, _, name = path.rpartition("/")
+        experiments.setdefault(experiment, []).append({"name": name, **run})
+    return experiments.values()
 
 
 def _grid(what: str, rows: Iterable[int], runs: Sequence[Json], cell: Callable[[Json, int], str]) -> str:
@@ -131,7 +143,8 @@ def _without_seed(config: Json) -> Json:
 
 
 def _title(config: Json) -> str:
-    names = {"vgg16": "VGG16", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+    names = {"vgg16": "VGG16", "resnet50": "ResNet50"}
+    names |= {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
     model = names.get(config["model"], config["model"].replace("wrn", "Wide ResNet ").replace("x", "-"))
     width = "" if config["width"] == 1 else f" at width {config['width']:g}"
     return f"{model}{width} on {names.get(config['dataset'], config['dataset'])}"
@@ -150,19 +163,27 @@ def _changes(config: Json) -> str:
 
 
 def _circumstances(runs: Sequence[Json]) -> str:
-    """Say where and by which commands runs were made, and what went wrong."""
-    starts = [start for run in runs for start in (run["environment"], *run["environment"].get("resumed", []))]
-    lines = [f"- made with `{command}`" for command in dict.fromkeys(start["command"] for start in starts)]
-    machines: dict[str, list[str]] = {}
-    for start in starts:
+    """Say where and by which commands runs were made, which of them where, and what went wrong."""
+    starts = [
+        (run["name"], start)
+        for run in runs
+        for start in (run["environment"], *run["environment"].get("resumed", []))
+    ]
+    commands = dict.fromkeys(start["command"] for _, start in starts)
+    lines = [f"- made with `{command}`" for command in commands]
+    machines: dict[str, list[tuple[str, str]]] = {}
+    for run, start in starts:
         machine = (
             f"{start['cpu']}, {start['cores']} cores, {_threads(start)} on the {start['device']}, torch "
             f"{start['versions']['torch']}, dirprune {start['versions']['dirprune']}"
         )
-        machines.setdefault(machine, []).append(start["date"][:10])
-    for machine, dates in machines.items():
-        first, last = min(dates), max(dates)
-        lines.append(f"- on {machine}; {first if first == last else f'{first} to {last}'}")
+        machines.setdefault(machine, []).append((start["date"][:10], run))
+    for machine, of_it in machines.items():
+        first, last = min(of_it)[0], max(of_it)[0]
+        whose = ", ".join(dict.fromkeys(run for _, run in of_it)) if len(machines) > 1 else ""
+        lines.append(
+            f"- on {machine}; {first if first == last else f'{first} to {last}'}{whose and f': {whose}'}"
+        )
     troubles = [f"- {run['name']}: {message}" for run in runs for message in [_trouble(run)] if message]
     watched = all("warnings" in run for run in runs)  # first_steps.py ends before a run is looked over
     none = f"- no run diverged or failed{', and none warned' if watched else ''}"

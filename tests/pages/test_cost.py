@@ -2,7 +2,13 @@
 
 import re
 
+import pytest
+
+from dirprune.cli.tune import TuneOptions
+from dirprune.errors import UsageError
 from dirprune.export.contenders import DENSE
+from dirprune.recipes import get_recipe
+from dirprune.tune import c_for_sparsity
 from tests.results import assert_told, measured, told_on
 
 
@@ -223,3 +229,68 @@ def test_words_on_sizes_agree_with_the_results():
             f"with both {span('sparse, bf16, zstd', 'sparse, fp16, zstd')}.",
         ],
     )
+
+
+def test_words_on_the_search_for_a_sparsity_agree_with_the_results():
+    """What it costs in short runs, and on which side of the target the hard threshold ended."""
+    cases = [
+        case for each in measured("tune_prediction")["sets"] for case in each["cases"] if "target" in case
+    ]
+    assert {case["recipe"] for case in cases} == {"digits"}
+    assert {case["trial_epochs"] / case["epochs"] for case in cases} == {0.25}
+    assert all(case["error"] == case["predicted"] - case["measured"] for case in cases)
+    soft, hard = (
+        [case for case in cases if case.get("penalty", "l1") == penalty] for penalty in ("l1", "l0")
+    )
+    at = {target: [case for case in hard if case["target"] == target] for target in (0.9, 0.95)}
+    denser = sorted(100 * case["error"] for case in at[0.9])
+    sparser = sorted(-100 * case["error"] for case in at[0.95])
+    assert min(denser[0], sparser[0]) > 0  # each to one side
+    assert len(denser) == 3
+    (most,) = {case["short_runs"] for case in at[0.9]}
+    ended = [100 * case["measured"] for case in at[0.9]]
+
+    def span(values, digits=0):
+        return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+    assert_told(
+        told_on("docs/choosing.md").partition("Each c that is tried")[2].partition("## In Python")[0],
+        [
+            f"up to {most} are tried for each mu",
+            f"the soft threshold took {span([case['short_runs'] for case in soft])} of them for a target",
+            f"the hard one {span([case['short_runs'] for case in hard])}: at 90 % always {most}, "
+            f"which is {most / 4:g} trainings before the one that counts",
+            "denser than predicted, by {:.2f}, {:.2f} and {:.2f} points".format(*denser),
+            f"at {span(ended, 2)} % where 90 % was asked for",
+            f"at 95 % they ended sparser, by {span(sparser, 2)} points",
+        ],
+    )
+    told = " ".join((TuneOptions.__doc__ or "").split()).partition("With --target-sparsity,")[2]
+    assert_told(
+        told,
+        [
+            "by default a quarter of the training;",
+            f"up to {most} are tried for each mu, {most / 4:g} trainings before the one that counts",
+            f"For 90 % with the hard threshold digits took all {most},",
+            f"{span(denser, 2)} points denser than predicted",
+        ],
+    )
+
+
+def test_a_search_for_a_sparsity_costs_no_more_than_is_said():
+    """Where no c comes near the target, it ends after as many short runs as the pages say."""
+    tried = []
+
+    class Bench:
+        def train(self, configs, _):
+            tried.extend(configs)
+            return [Diverged() for _ in configs]
+
+    class Diverged:
+        def result(self):
+            return {"status": "diverged"}
+
+    config = get_recipe("digits").config
+    with pytest.raises(UsageError, match="every short run diverged"):
+        c_for_sparsity(config, (0.6,), 0.9, round(config.epochs / 4), Bench())
+    assert f"up to {len(tried)} are tried for each mu" in told_on("docs/choosing.md")

@@ -12,14 +12,15 @@ def vgg16_cifar10() -> Experiment:
     ``0.6``, ``0.7``. ``--epochs 1`` trains the first epoch of these 600; for a shorter training with the
     whole schedule give ``--epochs 60 --schedule-epochs 60``.
 
-    Hardware and time: made for a GPU; two CPU cores take about nine minutes for an epoch. The first start
-    times bf16 and channels_last and takes them where they pay; ``--precision no`` is the paper's float32.
+    Hardware and time: made for a GPU. The first 2 epochs in float32, one thread of a shared CPU, took SGD
+    884 s (AMD EPYC) and gRDA's four runs 2087 to 8474 s (Intel Xeon), which is no benchmark of the two. The
+    first start times bf16 and channels_last and takes them where they pay; ``--precision no`` is the paper's
+    float32.
 
     Expect, after 600 epochs, what Chao et al. 2020 publish (mean of 10 seeds): SGD 90.82 %; gRDA 91.02 % at
     61.41 % sparsity (mu 0.51), 90.86 % at 90.48 % (0.6), 90.64 % at 97.22 % (0.7; one seed in ten diverges).
-    Not repeated here in full. After the first epoch, seed 0, float32 and channels_last, nine minutes on two
-    CPU cores: SGD 21.94 %, training loss 2.23; gRDA at mu 0.51 17.44 % at 3.73 % sparsity, training loss
-    2.28.
+    Not repeated here in full. After the first epoch, seed 0, float32 and channels_last: SGD 21.94 %, training
+    loss 2.23; gRDA at mu 0.51 17.44 % at 3.73 % sparsity, training loss 2.28.
     """
     return Experiment(
         config=TrainConfig(
@@ -49,8 +50,8 @@ def wrn28x10_cifar10() -> Experiment:
     ``0.55``, ``0.6``, ``0.65``. A smaller network is the same recipe with other numbers:
     ``dirprune train wrn16x4-cifar10``, any ``wrn<depth>x<widen>``.
 
-    Hardware and time: made for a GPU; two CPU cores take more than half an hour for the first 100 of 391
-    steps of an epoch. The first start times bf16 and channels_last and takes them where they pay;
+    Hardware and time: made for a GPU; on a CPU no more than the first 100 of 391 steps of an epoch were
+    trained here. The first start times bf16 and channels_last and takes them where they pay;
     ``--precision no`` is the float32 of the paper.
 
     Expect, after 200 epochs, what Chao et al. 2020 publish (mean of 10 seeds): SGD 94.17 %; gRDA 94.46 % at
@@ -85,8 +86,8 @@ def wrn28x10_cifar100() -> Experiment:
     ``0.55``, ``0.6``, ``0.65``. A smaller network is the same recipe with other numbers:
     ``dirprune train wrn16x4-cifar100``, any ``wrn<depth>x<widen>``.
 
-    Hardware and time: made for a GPU; two CPU cores take more than half an hour for the first 100 of 391
-    steps of an epoch. The first start times bf16 and channels_last and takes them where they pay;
+    Hardware and time: made for a GPU; on a CPU no more than the first 100 of 391 steps of an epoch were
+    trained here. The first start times bf16 and channels_last and takes them where they pay;
     ``--precision no`` is the float32 of the paper.
 
     Expect, after 200 epochs, what Chao et al. 2020 publish (mean of 10 seeds): SGD 76.53 %; gRDA 76.92 % at
