@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dirprune.core.wording import counted
+
 _AIM = 1.03  # of the time of SGD's epoch
 _NETWORKS = {"lenet5": "LeNet-5", "vgg16": "VGG16", "resnet50": "ResNet50"}
 _BASE, _MOMENTUM = "SGD", "SGD with momentum"
@@ -76,7 +78,7 @@ def _pipeline(content: dict[str, Any]) -> str:
     """What the input pipeline gives beside what the step takes, and of which machine that is true."""
     environment, rows = content["environment"], content["pipeline"]
     given = "; ".join(
-        f"{row['images_per_second']:.1f} with {row['workers']} worker{'' if row['workers'] == 1 else 's'}, "
+        f"{row['images_per_second']:.1f} with {counted(row['workers'], 'worker')}, "
         f"{row['times_the_step']:.0f} times the step"
         for row in rows
     )

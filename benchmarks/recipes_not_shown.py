@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from dirprune.core.wording import counted
 from dirprune.report.wording import CLOSE, percent
 
 Json = dict[str, Any]
@@ -20,7 +21,7 @@ def of_trainings(content: Json) -> str:
     seeds = [len(variant["finished"]) for variant in content["summary"]]
     most, alone = max(seeds, default=0), seeds.count(1)
     single = f" ({alone} of {len(seeds)} settings have 1)" if most > 1 and alone else ""
-    sentences = ["; ".join([*parts, f"more than {_count(most, 'seed')} of a setting{single}"])]
+    sentences = ["; ".join([*parts, f"more than {counted(most, 'seed')} of a setting{single}"])]
     if not parts:
         sentences += [*_learnt(content), *_high(content)]
     return ". ".join(sentences) + "."
@@ -30,7 +31,7 @@ def of_first_steps(runs: Sequence[Json]) -> str:
     """Say what the runs of `first_steps.py` of one experiment leave open."""
     steps = max(step for run in runs for step in run["points"]["step"])
     seeds = {run["config"]["seed"] for run in runs}
-    parts = [f"what follows the first {steps} steps", f"more than {_count(len(seeds), 'seed')}"]
+    parts = [f"what follows the first {steps} steps", f"more than {counted(len(seeds), 'seed')}"]
     if not any(run["config"]["method"] == "sgd" for run in runs):
         parts.append("SGD beside gRDA")
     return "; ".join(parts) + "."
@@ -43,7 +44,7 @@ def _learnt(content: Json) -> list[str]:
         return []
     learnt = sum(each > _LEARNT for each in right.values())
     sentences = [
-        f"{learnt} of {_count(len(content['runs']), 'run')} {'has' if learnt == 1 else 'have'} more than "
+        f"{learnt} of {counted(len(content['runs']), 'run')} {'has' if learnt == 1 else 'have'} more than "
         f"{100 * _LEARNT:g} % of the training images right"
     ]
     far = sorted(
@@ -77,7 +78,3 @@ def _high(content: Json) -> list[str]:
     if below and above:
         sentence += f", and nothing was run between {percent(below[-1])} and {percent(above[0])} %"
     return [sentence]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
