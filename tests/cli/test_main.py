@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import dirprune
 from dirprune.cli import COMMANDS, main
 from dirprune.runs import find_runs
-from dirprune.tune import Candidate
+from dirprune.tune import Candidate, Prediction, Trial
 from dirprune.tune.comparable import Comparison
 
 QUICK = ["--seeds", "1", "--epochs", "2", "--threads", "1", "--jobs", "1"]
@@ -264,6 +264,37 @@ def test_tune_tells_a_c_that_too_little_is_known_of(verdict, told, monkeypatch, 
     out = " ".join(capsys.readouterr().out.split())
     assert all(words in out for words in told)
     assert ("shown to be neither" in out) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("target", "mus", "told", "code"),
+    [
+        (0.9, (0.6,), ["60.00 % at c = 4, mu = 0.6; raise --mu or --epochs"], 1),
+        (0.9, (1.0,), ["60.00 % at c = 4, mu = 1; raise --epochs"], 1),
+        (0.3, (0.6,), ["60.00 % at c = 4, mu = 0.6; lower --mu"], 1),
+        (0.6, (0.6,), [], 0),
+        (0.66, (0.6,), [], 0),  # within the interval
+        (0.9, (0.6, 0.7), ["60.00 % at c = 4, mu = 0.6; raise --mu or --epochs"], 0),
+    ],
+)
+def test_tune_gives_no_line_for_a_sparsity_that_is_not_reached(target, mus, told, code, monkeypatch, capsys):
+    def search(config, mus, target, epochs, bench, tried):
+        bench.folder.mkdir(parents=True)  # as the runs do
+        predictions = {0.7: Prediction(0.903, 0.88, 0.92)}
+        trials = [Trial(4.0, mu, 0.1, predictions.get(mu, Prediction(0.6, 0.54, 0.66))) for mu in mus]
+        for trial in trials:
+            tried(trial)
+        return trials
+
+    monkeypatch.setattr("dirprune.cli.tune.c_for_sparsity", search)
+    command = ["tune", "digits", "--target-sparsity", f"{target}", "--mu", *map(str, mus)]
+    assert main(command) == code
+    out = capsys.readouterr().out.splitlines()
+    assert [line for line in out if "reached" in line] == [
+        f"not reached: the nearest prediction is {words}" for words in told
+    ]
+    lines = [line for line in out if line.startswith("dirprune train")]
+    assert all(f"--c 4 --mu {mu:g}" in line for mu, line in zip(mus[len(told) :], lines, strict=True))
 
 
 def test_tune_is_quiet_in_all_but_the_first_process(tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """Configurations and durations: names, twins, and refused values."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,32 @@ def test_folder_names_say_what_was_changed():
     assert replace(BASE, mu=0.7, c=1e-3, seed=3).experiment_name(BASE) == "mine"
     changed = replace(BASE, epochs=5, weight_decay=1e-4, mean=(0.1, 0.2), std=(1.0, 1.0))
     assert changed.experiment_name(BASE) == "mine-weight-decay0.0001-epochs5-mean0.1_0.2-std1_1"
+
+
+def test_a_long_name_is_cut_and_ends_in_a_hash_of_the_whole():
+    """File systems take 255 bytes; names of up to 200 stay as they are, for runs that are there already."""
+    means = replace(BASE, mean=(0.1,) * 45, std=(0.5,) * 3 + (0.25,) * 42)
+    whole = "mine-mean" + "_".join(["0.1"] * 45) + "-std0.5_0.5_0.5_" + "_".join(["0.25"] * 42)
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:12]
+    assert means.experiment_name(BASE) == f"{whole[:187]}-{digest}"
+    assert means.experiment_name(BASE) != replace(means, std=(0.25,) * 45).experiment_name(BASE)
+
+    for length in (199, 200, 201, 900):
+        long = replace(BASE, recipe="x" * length)
+        assert len(long.experiment_name(long)) == min(length, 200)
+        assert (long.experiment_name(long) == long.recipe) == (length <= 200)
+
+
+def test_a_long_name_of_a_run_keeps_its_seed():
+    settings = tuple(f"drop={'9' * 30}{number}" for number in range(9))
+    runs = [replace(BASE, method="sgd", settings=settings, seed=seed) for seed in (0, 2**63 - 1)]
+    heads, seeds = zip(*(run.run_name.rsplit("-", 1) for run in runs), strict=True)
+    assert seeds == ("seed0", "seed9223372036854775807")
+    assert heads[0] == heads[1]
+    assert len(heads[0]) == 200
+    assert replace(runs[0], settings=settings[::-1]).run_name != runs[0].run_name
+    wide = replace(BASE, method="sgd", settings=(f"drop={'ü' * 200}",)).run_name  # two bytes each
+    assert len(wide.encode()) <= 206
 
 
 def test_the_penalty_is_of_a_run_and_of_grda_alone():

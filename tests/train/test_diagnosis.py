@@ -1,14 +1,18 @@
 """Each warning comes when its condition is made to hold, and not otherwise."""
 
 import gc
+import json
+import math
 import time
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from dirprune import recipes
 from dirprune.core.sparsity import LayerSparsity, SparsityReport
 from dirprune.data import Batches, load_dataset
 from dirprune.methods import create_method
@@ -118,13 +122,75 @@ def test_with_many_classes_a_low_accuracy_can_collapse_too(watch):
     assert kinds(folder) == [("collapse", "")]
 
 
+def tell(diagnosis, folder, epochs, sparsity=0.5):
+    """Tell of epochs with (training accuracy, training loss)."""
+    for accuracy, loss in epochs:
+        record = {"train_accuracy": accuracy, "train_loss": loss, "test_accuracy": accuracy}
+        folder.append_epoch(record, {"train_seconds": 1.0, "input_seconds": 0.0})
+        zeros = round(10000 * sparsity)
+        diagnosis.on_epoch(record, SparsityReport((LayerSparsity("0.weight", (10000,), zeros),)))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "sparsity", "expected"),
+    [
+        ([(0.1, 2.303)] * 2, 0.5, 0),  # too early
+        ([(0.1, 2.303)] * 9, 0.5, 1),  # and not again
+        ([(0.1, 2.303)] * 9, 0.0, 0),  # dense: another reason
+        ([(0.1, 2.303), (0.1, 2.303), (0.13, 2.29)], 0.5, 0),  # slowly, by its accuracy
+        ([(0.1, 2.303), (0.105, 2.28), (0.105, 2.27)], 0.5, 0),  # or by its loss
+        ([(0.3, 2.0), *[(0.1, 2.303)] * 9], 0.5, 0),  # it had begun
+        ([(0.1, 9.0), (0.1, 4.0), (0.1, 3.0)], 0.5, 1),
+    ],
+)
+def test_a_network_that_does_not_begin_to_learn(watch, epochs, sparsity, expected):
+    diagnosis, folder, said = watch(network())
+    tell(diagnosis, folder, epochs, sparsity)
+    assert [kind for kind, _ in kinds(folder) if kind != "collapse"] == ["not learning"] * expected
+    if expected:
+        assert "after 3 epochs the training accuracy is that of chance (10.00 %) and 50.0 % are" in said[0]
+        assert said[0].endswith("has not begun to learn under this threshold; lower --c or --mu")
+
+
+def test_chance_is_that_of_the_classes_and_the_remedy_that_of_the_method(watch):
+    config = replace(CONFIG, sparsity=0.9, method="magnitude")
+    diagnosis, folder, said = watch(network(), config, c=0.0, classes=100)
+    tell(diagnosis, folder, [(0.0105, math.log(100))] * 3)
+    assert said[0].endswith("has not begun to learn at this sparsity; lower --sparsity or --lr")
+
+
+COMMITTED = {
+    f"{path.stem}/{run['name']}": run
+    for path in sorted((Path(recipes.__file__).parent / "results").glob("*.json"))
+    for run in json.loads(path.read_text())["runs"]
+    if "epochs" in run
+}
+STUCK = {f"vgg16-width0.25-cifar10/grda-c0.004-mu{mu}-seed0" for mu in (0.6, 0.7)}
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_of_the_committed_runs_those_that_did_not_begin_to_learn_are_told(watch, name):
+    assert COMMITTED.keys() > STUCK
+    config, by_epoch = TrainConfig.from_json(COMMITTED[name]["config"]), COMMITTED[name]["epochs"]
+    classes = {"cifar10": 10, "cifar100": 100}[config.dataset]
+    diagnosis, folder, _ = watch(network(), config, config.c, classes)
+    for values in zip(*by_epoch.values(), strict=True):
+        record = dict(zip(by_epoch, values, strict=True))
+        folder.append_epoch(record, {"train_seconds": 1.0, "input_seconds": 0.0})
+        diagnosis._run.position.epoch = record["epoch"]
+        zeros = round(1_000_000 * record["sparsity"])
+        diagnosis.on_epoch(record, SparsityReport((LayerSparsity("0.weight", (1_000_000,), zeros),)))
+    told = [warning["epoch"] for warning in folder.warnings() if warning["kind"] == "not learning"]
+    assert told == [3] * (name in STUCK)
+
+
 @pytest.mark.parametrize(
     ("training", "waiting", "expected"), [(100.0, 9.0, 0), (100.0, 11.0, 1), (5.0, 4.0, 0)]
 )
 def test_training_that_waits_for_its_images_is_told_what_to_do(watch, training, waiting, expected):
     diagnosis, folder, said = watch(network())
     timing = {"epoch": 1, "train_seconds": training, "input_seconds": waiting}
-    folder.append_epoch({"epoch": 1, "test_accuracy": 0.9}, timing)
+    folder.append_epoch({"epoch": 1, "train_accuracy": 0.9, "train_loss": 0.3}, timing)
     diagnosis.on_epoch({"test_accuracy": 0.9}, HEALTHY)
     assert kinds(folder) == [("slow input", "")] * expected
     if expected:

@@ -63,29 +63,36 @@ def two(images, tmp_path_factory):
 
 @pytest.fixture
 def one(dataset, tmp_path):
-    """Trains in this process alone, without accumulation."""
+    """Trains in this process alone, without accumulation unless told otherwise."""
 
-    def train(config):
+    def train(config, execution=NO_WORKERS):
         folder = RunFolder(tmp_path / "one")
-        Trainer(config, dataset, folder, execution=NO_WORKERS).run()
+        Trainer(config, dataset, folder, execution=execution).run()
         return folder
 
     return train
 
 
-def assert_same_run(a, b, *, rtol=1e-4, atol=2e-6):
-    """Same order of the data to the bit; weights, zeros and measurements up to float32's rounding."""
+def assert_same_run(a, b, *, rtol=1e-4, atol=2e-6, statistics=True):
+    """Same order of the data to the bit; weights, zeros and measurements up to float32's rounding.
+
+    Without ``statistics``, neither BatchNorm's running ones nor what evaluation measures with them.
+    """
+    measured = ("train", "test") if statistics else ("train",)
     for x, y in zip(a.metrics(), b.metrics(), strict=True):
         assert (x["data_order"], x["step"], x["lr"]) == (y["data_order"], y["step"], y["lr"])
         assert x["threshold"] == pytest.approx(y["threshold"], rel=1e-12)
-        for key in ("train_loss", "test_loss"):
-            assert x[key] == pytest.approx(y[key], rel=1e-5)
-        for key in ("train_accuracy", "test_accuracy", "test_top5"):
-            assert x[key] == pytest.approx(y[key], abs=1e-9)
+        for where in measured:
+            assert x[f"{where}_loss"] == pytest.approx(y[f"{where}_loss"], rel=1e-5)
+            assert x[f"{where}_accuracy"] == pytest.approx(y[f"{where}_accuracy"], abs=1e-9)
+        if statistics:
+            assert x["test_top5"] == pytest.approx(y["test_top5"], abs=1e-9)
         assert x["sparsity"] == pytest.approx(y["sparsity"], abs=1e-3)
     weights, others = load_sparse(a.sparse_file), load_sparse(b.sparse_file)
     assert list(weights) == list(others)
     for name, tensor in weights.items():
+        if not statistics and name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            continue
         torch.testing.assert_close(
             tensor, others[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
         )
@@ -111,16 +118,28 @@ def test_accumulation_equals_the_whole_batch_in_one_process(dataset, one, tmp_pa
     assert_same_run(one(CONFIG), folder)
 
 
-@pytest.mark.parametrize("kind", ["norm", "resnet50"])
-def test_fsdp2_equals_ddp_with_batchnorm_and_dropout(two, kind):
-    """BatchNorm sees the part of each process, so that only the two ways of dividing are equal."""
-    tolerance = {"rtol": 1e-3, "atol": 1e-4} if kind == "resnet50" else {}
-    ddp, fsdp2 = (RunFolder(two / f"{kind}-{parallel}") for parallel in ("ddp", "fsdp2"))
-    if kind == "norm":
-        assert_same_run(ddp, fsdp2, **tolerance)
+def test_fsdp2_equals_ddp_with_batchnorm_and_dropout(two):
+    """Dropout is drawn in each process, so that only the two ways of dividing are equal."""
+    ddp, fsdp2 = (RunFolder(two / f"norm-{parallel}") for parallel in ("ddp", "fsdp2"))
+    assert_same_run(ddp, fsdp2)
     assert ddp.result()["initial_weights"] == fsdp2.result()["initial_weights"]
-    assert ddp.metrics()[0]["train_loss"] == pytest.approx(fsdp2.metrics()[0]["train_loss"], rel=1e-3)
     assert ddp.result()["parameters"] == fsdp2.result()["parameters"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_resnet50_equals_one_process_that_takes_the_same_parts(two, one):
+    """To the bit: the parts are the same, a sum of two is the same either way round, and halves are exact.
+
+    BatchNorm sees each process's part, and in one process the parts of an accumulation. In the last stage
+    such a part has so few pixels that rounding of any other kind would grow to a different gradient, so that
+    no tolerance would tell it from a mistake. The running statistics are of process 0's parts, or of all.
+    """
+    alone = one(RESNET, Execution(accumulation=2, workers=0))
+    ddp, fsdp2 = (RunFolder(two / f"resnet50-{parallel}") for parallel in ("ddp", "fsdp2"))
+    for together in (ddp, fsdp2):
+        assert alone.result()["initial_weights"] == together.result()["initial_weights"]
+        assert_same_run(alone, together, rtol=0, atol=0, statistics=False)
+    assert_same_run(ddp, fsdp2, rtol=0, atol=0)
 
 
 def test_resnet50_end_to_end(two):
@@ -130,8 +149,6 @@ def test_resnet50_end_to_end(two):
     assert result["parameters"] == 25_557_032 - 988 * 2049  # twelve classes instead of a thousand
     assert 0 < result["sparsity"] < 1
     assert result["test_top5"] >= result["test_accuracy"]
-    assert result["best"]["epoch"] == 1
-    assert RESNET.batch_size * 2 > 25
 
 
 def test_best_is_the_best_epoch(two):

@@ -1,6 +1,9 @@
 """A set of runs on a ray cluster of two workers, one of which is lost in the middle."""
 
+import errno
+import json
 import os
+import platform
 import sys
 import threading
 import time
@@ -16,7 +19,8 @@ from dirprune.errors import DataError, UsageError
 from dirprune.runs import RunFolder
 from dirprune.train import Experiment, Job, Outcome, ProgressDisplay, TrainConfig, run_jobs
 from dirprune.train.duration import Duration
-from dirprune.train.ray_cluster import _check_cpus, _train
+from dirprune.train.jobs import raise_failures
+from dirprune.train.ray_cluster import _check_cpus, _run, _train
 
 CONFIG = TrainConfig(
     recipe="test", dataset="digits", model="lenet-300-100", c=5e-3, mu=0.6, batch_size=4, epochs=8
@@ -85,7 +89,70 @@ def test_a_machine_without_the_data_says_so_in_one_line(tmp_path):
     outcome = Outcome.from_json(_train(job.to_json()))
     assert (outcome.name, outcome.status) == ("run", "failed")
     assert isinstance(outcome.error, DataError)
+    assert outcome.message.startswith(f"on {platform.node()}: ")
     assert outcome.message.endswith("nowhere' does not exist; give a folder or a hub name owner/name")
+
+
+class StubRay:
+    """As ray looks to `_run`: a task is over as soon as it is waited for, one after the other."""
+
+    exceptions = SimpleNamespace(RayError=ConnectionError)
+
+    def __init__(self, errors):
+        self._errors = errors
+        self.cancelled = []
+
+    def nodes(self):
+        return []
+
+    def cluster_resources(self):
+        return {}
+
+    def remote(self, **_):
+        def start(content):
+            job = Job.from_json(content)
+            error = self._errors.get(job.name)
+            status, message = ("failed", f"on there: {error}") if error else ("finished", "")
+            return json.dumps(Outcome(job.name, status, message, error).to_json())
+
+        return lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start))
+
+    def wait(self, tasks, **_):
+        return tasks[:1], tasks[1:]
+
+    def get(self, task):
+        return json.loads(task)
+
+    def cancel(self, task):
+        self.cancelled.append(self.get(task)["name"])
+
+
+@pytest.fixture
+def two_jobs(tmp_path):
+    return [Job(config=CONFIG, folder=tmp_path / name) for name in ("bad", "good")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [DataError("no data here"), OSError(errno.ENOSPC, "No space left on device"), PermissionError(13, "no")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_machine_that_lacks_data_or_disk_fails_its_own_run_alone(error, two_jobs, capsys):
+    ray = StubRay({"bad": error})
+    bad, good = _run(ray, two_jobs, ProgressDisplay(Console(width=200), 2))
+    assert (bad.status, good.status) == ("failed", "finished")
+    assert isinstance(bad.error, type(error))
+    assert ray.cancelled == []
+    assert capsys.readouterr().out == f"bad: failed: on there: {error}\n"
+    with pytest.raises(type(error)):
+        raise_failures([bad, good])
+
+
+def test_a_wrong_request_ends_the_set(two_jobs):
+    ray = StubRay({"bad": UsageError("--sparsity must be in [0, 1)")})
+    with pytest.raises(UsageError, match="--sparsity must be"):
+        _run(ray, two_jobs, display(2))
+    assert ray.cancelled == ["good"]
 
 
 def test_more_threads_than_any_machine_has_are_refused_before_anything_starts(tmp_path):

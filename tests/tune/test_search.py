@@ -12,7 +12,7 @@ from dirprune.errors import DivergenceError, UsageError
 from dirprune.runs import RunFolder
 from dirprune.train import TrainConfig
 from dirprune.tune import Prediction, Trial, c_for_sparsity, greatest, greatest_comparable_c
-from dirprune.tune.target import epochs_to_keep, next_c
+from dirprune.tune.target import epochs_to_keep, next_c, reaches
 from dirprune.tune.trials import Bench
 
 CONFIG = TrainConfig(
@@ -44,6 +44,15 @@ def test_the_next_c_finds_the_root_of_any_increasing_curve():
         c = next_c(trials, 0.9)
     assert abs(curve(trials[-1].c) - 0.9) <= 0.005
     assert len(trials) <= 5
+
+
+def test_where_the_search_stops_the_target_is_reached():
+    """Near 1 an interval is narrower than what the search takes for close enough."""
+    narrow = Trial(0.01, 0.6, 0.1, Prediction(0.9946, 0.9931, 0.9958))
+    assert next_c([narrow], 0.99) is None
+    assert reaches(narrow, 0.99)
+    assert not reaches(narrow, 0.98)
+    assert not reaches(Trial(0.01, 0.6, None, None), 0.9)
 
 
 def test_after_a_diverged_trial_c_is_halved():

@@ -1,5 +1,6 @@
 """What a run is: every setting that its result depends on."""
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ TWINS = ("sgd", "grda")
 """What a recipe trains unless it is told otherwise."""
 OF_A_RUN = ("method", "c", "mu", "penalty", "sparsity", "settings", "seed")
 """What tells runs of one experiment apart."""
+_LONGEST = 200  # bytes of a folder's name; file systems take 255, and others add to it
+_DIGITS = 12  # of the hash that ends a name which was cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,19 +210,30 @@ class TrainConfig:
         thresholds = [*penalty, f"c{_short(self.c)}", f"mu{_short(self.mu)}"] if self.method == "grda" else []
         target = [] if self.sparsity is None else [_short(self.sparsity)]
         settings = [_short(pair) for pair in self.settings]
-        return "-".join([self.method, *thresholds, *target, *settings, f"seed{self.seed}"])
+        head = _cut("-".join([self.method, *thresholds, *target, *settings]))
+        return f"{head}-seed{self.seed}"  # also where it was cut: runs are paired by it
 
     def experiment_name(self, recipe: "TrainConfig") -> str:
         """Name of the experiment's folder: the recipe, and each setting that was changed in it.
 
         What tells runs of one experiment apart - the method with its settings, the seed - is not part of it.
+        A long name is cut, and ends in a hash of the whole.
         """
         changed = [
             f"{field.name.replace('_', '-')}{_short(getattr(self, field.name))}"
             for field in fields(self)
             if field.name not in OF_A_RUN and getattr(self, field.name) != getattr(recipe, field.name)
         ]
-        return "-".join([self.recipe, *changed])
+        return _cut("-".join([self.recipe, *changed]))
+
+
+def _cut(name: str) -> str:
+    """Return a name that a file system takes: a long one is cut, and its hash tells it from its like."""
+    encoded = name.encode()
+    if len(encoded) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:_DIGITS]
+    return f"{encoded[: _LONGEST - _DIGITS - 1].decode(errors='ignore')}-{digest}"
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Warnings while training: what goes wrong with sparse training, and what to do about it."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,11 @@ COLLAPSE = 0.5
 """Fraction of the best accuracy so far below which an epoch counts as a collapse."""
 INPUT = 0.1
 """Fraction of an epoch's training time above which waiting for images counts as slow input."""
+STILL = 3
+"""Epochs without a trace of learning after which it is said."""
 _LEARNT = 2  # times the accuracy of chance that a network must have had before it can collapse
+_CHANCE = 1.1, 0.99  # times accuracy and loss of chance: no more than the one, no less than the other
+_THINNED = 0.05  # zeros that may keep a network from learning; a dense one has fewer, in its biases
 _TELLING = 10.0  # seconds that an epoch must take for its clock to say something
 _MAY_BE_EMPTY = (".bias",)  # a bias at zero is no dead layer
 _SUITABLE = ("constant", "drop", "half-linear")  # of our schedules, by what the paper has
@@ -28,8 +33,9 @@ class Diagnosis(Callback):
 
     It looks for a learning-rate schedule or thresholded normalisation that do not suit gRDA, layers whose
     weights are all zero, layers whose outputs are zero on every evaluated image (of the first process, where
-    there are several), a threshold that has outgrown the weights (sparsity above 99.9 %, or accuracy fallen
-    below half of its best), and input that the training waits for.
+    there are several), a network that has not begun to learn while it became sparse, a threshold that has
+    outgrown the weights (sparsity above 99.9 %, or accuracy fallen below half of its best), and input that
+    the training waits for.
 
     Args:
         say: Where a warning goes beside ``warnings.jsonl``; by default nowhere.
@@ -62,6 +68,7 @@ class Diagnosis(Callback):
         if self._thresholds:
             self._remedy = "lower --c or --mu"
         self._learnt = _LEARNT / run.num_classes
+        self._begun = False
         self._silent: set[str] = set()
         self._watch(run.model)
         if not self._thresholds:
@@ -110,7 +117,23 @@ class Diagnosis(Callback):
                 f"accuracy fell to {100 * accuracy:.2f} % from {100 * self._best:.2f} %; {self._remedy}",
             )
         self._best = max(self._best, accuracy)
+        self._look_at_the_beginning(sparsity.sparsity)
         self._look_at_the_clock()
+
+    def _look_at_the_beginning(self, sparsity: float) -> None:
+        if self._begun:
+            return
+        records, classes = self._run.folder.metrics(), self._run.num_classes
+        self._begun = not all(_at_chance(record, classes) for record in records)
+        if len(records) >= STILL and not self._begun and sparsity > _THINNED:
+            under = "under this threshold" if self._thresholds else "at this sparsity"
+            self._warn(
+                "not learning",
+                "",
+                f"after {len(records)} epochs the training accuracy is that of chance "
+                f"({100 * records[-1]['train_accuracy']:.2f} %) and {100 * sparsity:.1f} % are zeros: the "
+                f"network has not begun to learn {under}; {self._remedy}",
+            )
 
     def _look_at_the_clock(self) -> None:
         for timing in self._run.folder.timing()[-1:]:
@@ -203,6 +226,13 @@ def unsuitable_schedule(config: TrainConfig) -> str | None:
             f"of {epochs}; one late drop suits gRDA: {suits}"
         )
     return None
+
+
+def _at_chance(record: Mapping[str, Any], classes: int) -> bool:
+    """Whether an epoch's training shows nothing learnt, neither by its accuracy nor by its loss."""
+    accuracy, loss = _CHANCE
+    guessed: bool = record["train_accuracy"] <= accuracy / classes
+    return guessed and record["train_loss"] >= loss * math.log(classes)
 
 
 def _is_affine_norm(module: nn.Module) -> bool:

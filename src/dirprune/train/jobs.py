@@ -15,6 +15,7 @@ from dirprune import errors
 from dirprune.core.sparsity import SparsityReport
 from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import (
+    DataError,
     DirpruneError,
     FailedRunsError,
     OtherRunError,
@@ -264,10 +265,17 @@ def run_here(
     return outcomes
 
 
-def raise_if_hopeless(outcome: Outcome) -> None:
-    """Raise what the other runs of the set would meet too: a wrong request, or a disk that fails."""
+def raise_if_hopeless(outcome: Outcome, *, other_machines: bool = False) -> None:
+    """Raise what the other runs of the set would meet too: a wrong request, or a disk that fails.
+
+    Args:
+        outcome: Of one run.
+        other_machines: The other runs may be on other machines, with disks and data of their own.
+    """
     error = outcome.error
     wrong_request = isinstance(error, UsageError) and not isinstance(error, RunFolderError)
+    if other_machines and isinstance(error, (DataError, OSError)):
+        return
     if error is not None and (wrong_request or isinstance(error, OSError)):
         raise error
 

@@ -1,5 +1,6 @@
 """A set of runs on many machines, through ray: every run is a task that writes into the shared folder."""
 
+import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,9 +35,10 @@ def run_on_ray(jobs: Sequence[Job], address: str, display: ProgressDisplay) -> l
         What became of each, in their order.
 
     Raises:
-        UsageError: ray is not installed, there is no such cluster, or the request cannot be met.
+        UsageError: ray is not installed, there is no such cluster, or the request cannot be met. A machine
+            without the data, or whose disk fails, is a failure of its run alone.
         StopRequested: Ctrl-C or SIGTERM came; the runs were asked to save.
-        OSError: Something could not be written.
+        OSError: A run's folder could not be read here.
     """
     try:
         import ray
@@ -72,7 +74,7 @@ def _run(ray: Any, jobs: Sequence[Job], display: ProgressDisplay) -> list[Outcom
                 for task in ended:
                     outcome = _outcome(ray, task, tasks[task])
                     display.end(outcome)
-                    raise_if_hopeless(outcome)
+                    raise_if_hopeless(outcome, other_machines=True)
                     outcomes[outcome.name] = outcome
                     del watches[outcome.name]
                 if stop:
@@ -102,7 +104,10 @@ def _train(content: dict[str, Any]) -> dict[str, Any]:
     """Train one run in a worker of the cluster."""
     job = Job.from_json(content)
     load = partial(load_dataset, job.config.dataset, job.data_dir)
-    return load_and_attempt(job, load, [Diagnosis()]).to_json()
+    outcome = load_and_attempt(job, load, [Diagnosis()])
+    if outcome.status == "failed":
+        outcome = replace(outcome, message=f"on {platform.node()}: {outcome.message}")
+    return outcome.to_json()
 
 
 def _outcome(ray: Any, task: Any, job: Job) -> Outcome:

@@ -3,7 +3,7 @@
 from dirprune.tune.comparable import Comparison, compare
 from dirprune.tune.crossing import Prediction, predict_sparsity
 from dirprune.tune.greatest import Candidate, greatest_comparable_c
-from dirprune.tune.target import Trial, c_for_sparsity
+from dirprune.tune.target import Trial, c_for_sparsity, reaches
 
 __all__ = [
     "Candidate",
@@ -14,4 +14,5 @@ __all__ = [
     "compare",
     "greatest_comparable_c",
     "predict_sparsity",
+    "reaches",
 ]

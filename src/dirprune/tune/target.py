@@ -72,8 +72,8 @@ def c_for_sparsity(
         tried: Told about each trial.
 
     Returns:
-        The trial closest to the target for each mu; the lowest training loss, at equal sparsity the better
-        choice, comes first.
+        The trial closest to the target for each mu, which may not reach it: see :func:`reaches`. The lowest
+        training loss, at equal sparsity the better choice, comes first.
 
     Raises:
         UsageError: The target is out of range, the penalty is another one than l1 and l0, or no trial came to
@@ -104,6 +104,21 @@ def c_for_sparsity(
     return sorted(best, key=lambda trial: trial.train_loss or 0.0)
 
 
+def reaches(trial: Trial, target: float) -> bool:
+    """Whether a run may be expected to end at a sparsity: its interval holds it, or the search stops there.
+
+    Example:
+        >>> reaches(Trial(0.01, 0.6, 0.1, Prediction(0.89, 0.87, 0.91)), 0.9)
+        True
+        >>> reaches(Trial(4.0, 0.6, 0.1, Prediction(0.6, 0.54, 0.66)), 0.9)
+        False
+    """
+    predicted = trial.prediction
+    return predicted is not None and (
+        predicted.lower <= target <= predicted.upper or _is_close(predicted, target)
+    )
+
+
 def next_c(trials: Sequence[Trial], target: float) -> float | None:
     """Return the c to try next, or None where one is close enough.
 
@@ -123,7 +138,7 @@ def next_c(trials: Sequence[Trial], target: float) -> float | None:
     closest = _closest(trials, target)
     assert closest is not None
     assert closest.prediction is not None
-    if abs(closest.prediction.sparsity - target) <= _TOLERANCE:
+    if _is_close(closest.prediction, target):
         return None
     below = [point for point in points if point[1] < 0]
     above = [point for point in points if point[1] >= 0]
@@ -163,6 +178,10 @@ def predicted_ends(configs: Sequence[TrainConfig], epochs: tuple[int, ...], benc
         prediction = predict_sparsity(accumulators, config, accumulators[-1].step // epochs[-1])
         trials.append(Trial(config.c, config.mu, result["train_loss"], prediction))
     return trials
+
+
+def _is_close(prediction: Prediction, target: float) -> bool:
+    return abs(prediction.sparsity - target) <= _TOLERANCE
 
 
 def _closest(trials: Sequence[Trial], target: float) -> Trial | None:
