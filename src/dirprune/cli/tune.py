@@ -34,8 +34,8 @@ class TuneOptions:
     means that the one-sided lower 95 % bound of the paired difference is above minus the margin.
 
     With --target-sparsity, the c whose whole training is predicted to end at that sparsity, if any is. Each c
-    that is tried costs a run of --trial-epochs, by default a quarter of the training; up to 6 are tried for each
-    mu, 1.5 trainings before the one that counts. For 90 % with the hard threshold digits took all 6, and
+    that is tried costs a run of --trial-epochs, by default a quarter of the training; up to 6 are tried for
+    each mu, 1.5 trainings before the one that counts. For 90 % with the hard threshold digits took all 6, and
     ended 2.08 to 2.35 points denser than predicted.
     """
 
