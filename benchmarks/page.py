@@ -8,6 +8,7 @@ Example: python benchmarks/page.py
 
 import ast
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def comparison(results: Path) -> list[str]:
     lines += _overview(found)
     lines += _verdicts(results, found)
     for name, content in found.items():
-        lines += _part(name, content)
+        lines += _part(name, content, _archived(results / f"compare-{name}.runs.jsonl"))
     reasons = results / REASONS
     return [*lines, *([reasons.read_text(encoding="utf-8")] if reasons.is_file() else [])]
 
@@ -170,9 +171,26 @@ def paired(own: Json, other: Json, runs: Sequence[Json]) -> Estimate:
 
 def reported(archive: Path) -> list[Json]:
     """Return the runs of a part that are no trials."""
+    return [run for run in _archived(archive) if not _is_trial(run)]
+
+
+def _archived(archive: Path) -> list[Json]:
+    """Return all runs of a part."""
     head, *lines = (json.loads(line) for line in archive.read_text(encoding="utf-8").splitlines())
-    reported = (line for line in lines if not line["run"].startswith("trials/"))
-    return [{**line, "config": {**head["config"], **line["config"]}} for line in reported]
+    return [{**line, "config": {**head["config"], **line["config"]}} for line in lines]
+
+
+def _is_trial(run: Json) -> bool:
+    return str(run["run"]).startswith("trials/")
+
+
+def _lost(rows: Sequence[Json], trials: Sequence[Json]) -> str:
+    """Say which methods lost trials, for a search that loses many finds less."""
+    titles = {row["method"]: row["title"] for row in rows}
+    tried = Counter(run["config"]["method"] for run in trials)
+    lost = Counter(run["config"]["method"] for run in trials if run["result"]["status"] != "finished")
+    named = (f"{titles[method]} {lost[method]} of {tried[method]}" for method in titles if lost[method])
+    return f"- Trials that diverged: {', '.join(named) or 'none'}."
 
 
 def _by_seed(row: Json, runs: Sequence[Json]) -> dict[int, float]:
@@ -197,7 +215,7 @@ def _at(row: Json | None) -> str:
     return "" if row is None else f"{100 * row['accuracy']['mean']:.2f} ({100 * row['sparsity']['mean']:.2f})"
 
 
-def _part(name: str, content: Json) -> list[str]:
+def _part(name: str, content: Json, runs: Sequence[Json]) -> list[str]:
     environment = content["environment"]
     rows = content["rows"]
     targets = sorted({row["target"] for row in rows if row["target"] is not None})
@@ -232,6 +250,7 @@ def _part(name: str, content: Json) -> list[str]:
         *(_row(row, dense) for row in rows),
         "",
         *(_standing(rows, target, content["reference"]) for target in targets),
+        _lost(rows, [run for run in runs if _is_trial(run)]),
         "",
     ]
 

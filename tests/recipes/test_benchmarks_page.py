@@ -71,12 +71,15 @@ def test_wins_and_losses_are_told(tmp_path, monkeypatch):
     for seed in (1, 2, 3):
         for method, changes, accuracy in (("grda", {}, 0.91), ("winner", {"sparsity": 0.9}, 0.93)):
             config = {"method": method, "seed": seed, **changes}
-            result = {"test_accuracy": accuracy + 0.001 * seed * (method == "grda")}
+            result = {"status": "finished", "test_accuracy": accuracy + 0.001 * seed * (method == "grda")}
             archive.append({"run": f"{method}-seed{seed}", "config": config, "result": result})
+            status = "diverged" if (method, seed) == ("winner", 2) else "finished"
+            archive.append({"run": f"trials/{method}{seed}", "config": config, "result": {"status": status}})
     (tmp_path / "compare-part.runs.jsonl").write_text("\n".join(map(json.dumps, archive)))
     (tmp_path / benchmarks_page.REASONS).write_text("Because.")
     made = "\n".join(benchmarks_page.comparison(tmp_path))
     assert "\n| part | 95.00 | WINNER: 93.00 (90.00) | 91.00 (90.00) |  |\n" in made
+    assert "- Trials that diverged: WINNER 1 of 3.\n" in made + "\n"
     assert "| part | GRDA | below WINNER, -1.80 (-2.05 to -1.55) [+0.00] |" in made
     assert "### part\n\n<details><summary>Protocol and command</summary>\n\nEqual. Fair.\n" in made
     assert (
