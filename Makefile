@@ -75,6 +75,7 @@ measure: $(STAMP)
 	@test -n "$(DATA_DIR)" || { echo "make measure needs DATA_DIR=..., a folder with fashion_mnist as parquet"; exit 2; }
 	$(BIN)/dirprune train digits
 	$(COLLECT) runs/digits --output $(RESULTS)/digits.json
+	$(BIN)/python benchmarks/tune_greatest.py
 	$(BIN)/dirprune train lenet5-fashion_mnist --data-dir $(DATA_DIR) --threads 1
 	$(BIN)/dirprune train lenet5-fashion_mnist --data-dir $(DATA_DIR) --threads 1 --c 0.0055 --methods grda
 	$(COLLECT) runs/lenet5-fashion_mnist --output $(RESULTS)/lenet5-fashion_mnist.json

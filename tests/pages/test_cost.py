@@ -1,5 +1,6 @@
 """What the pages say of time and size is what the committed results hold."""
 
+import json
 import re
 
 import pytest
@@ -9,7 +10,7 @@ from dirprune.errors import UsageError
 from dirprune.export.contenders import DENSE
 from dirprune.recipes import get_recipe
 from dirprune.tune import c_for_sparsity
-from tests.results import assert_told, measured, told_on
+from tests.results import ROOT, assert_told, measured, told_on
 
 
 def test_words_on_every_program_agree_with_the_results():
@@ -229,6 +230,49 @@ def test_words_on_sizes_agree_with_the_results():
             f"with both {span('sparse, bf16, zstd', 'sparse, fp16, zstd')}.",
         ],
     )
+
+
+def test_words_on_the_greatest_c_agree_with_the_results():
+    """The committed runs are looked up again, one by one; the default margin is the one that is told."""
+    kept = measured("tune_greatest")
+    for pair in kept["pairs"]:
+        path = next(ROOT.glob(f"*/**/results/{pair['file']}.json"))
+        runs = {run["name"]: run["epochs"]["test_accuracy"] for run in json.loads(path.read_text())["runs"]}
+        own, sgd = runs[pair["run"]], runs[f"sgd-seed{pair['run'][-1]}"]
+        assert pair["early"] == own[kept["epochs"] - 1] - sgd[kept["epochs"] - 1]
+        assert pair["end"] == own[-1] - sgd[-1]
+    near, far, lost = [], [], []
+    for pair in kept["pairs"]:
+        group = near if pair["early"] >= -0.05 else far if pair["end"] > -0.1 else lost
+        group.append((-100 * pair["early"], 100 * pair["end"]))
+    digits = next(v for v in measured("digits")["summary"] if v["label"].startswith("gRDA"))
+    chosen = {answer["margin"]: answer["train"] for answer in kept["answers"]}
+    assert chosen == {
+        5.0: ["dirprune train digits --c 0.01 --mu 0.6"],
+        0.5: ["dirprune train digits --c 0.000178 --mu 0.6"],
+    }
+    assert TuneOptions.margin == 5
+    assert get_recipe("digits").config.c == 0.01
+    behind, ends = sorted(-end for _, end in far), [end for _, end in near]
+    starts = [early for early, _ in far]
+    words = {3: "three", 2: "two"}
+    assert_told(
+        told_on("docs/choosing.md").partition("shown to be at most")[2].partition("## A sparsity")[0],
+        [
+            "by default 5 points",
+            f"Of {len(kept['pairs'])} trainings",
+            f"the {len(near)} that were at most 5 points behind",
+            f"between {-min(ends):.2f} points behind and {max(ends):.2f} ahead",
+            f"{words[len(far)]} that were {min(starts):.2f} to {max(starts):.2f} behind",
+            f"ended {behind[0]:.2f} to {behind[-1]:.2f} behind;",
+            f"{words[len(lost)]} that were {lost[0][0]:.2f} behind came to nothing",
+            "gives c = 0.01 for the digits",
+            f"{-100 * digits['difference_to_sgd']['mean']:.2f} points behind SGD at "
+            f"{100 * digits['sparsity']['mean']:.2f} % zeros",
+            "with `--margin 0.5` it gives c = 1.78e-4",
+        ],
+    )
+    assert len({f"{early:.2f}" for early, _ in lost}) == 1
 
 
 def test_words_on_the_search_for_a_sparsity_agree_with_the_results():
