@@ -198,8 +198,8 @@ def _frontier() -> str:
     lines = [f"| change | {heads} |", "|---" * (len(targets) + 1) + "|"]
     (hard,) = [variant for variant in content["variants"] if variant["name"] == "hard"]
     for variant in content["variants"]:
-        pairs = [(each["accuracy"][target]["seeds"] for each in (variant, hard)) for target in targets]
-        cells = [_beside(*pair) for pair in pairs]
+        at = [(variant["accuracy"][target]["seeds"], hard["accuracy"][target]["seeds"]) for target in targets]
+        cells = [_beside(*both) for both in at]
         lines.append(f"| {variant['change']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

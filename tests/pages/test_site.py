@@ -6,7 +6,9 @@ import re
 import runpy
 from html import unescape
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 import dirprune
 from dirprune.cli import COMMANDS
@@ -139,6 +141,24 @@ def test_rows_of_the_theorem_are_those_that_were_measured(site):
     whole = [[cell.strip() for cell in line.split("|")[1:-1]] for line in kept if line.startswith("| 0")]
     assert len(whole) == sum(len(found["rows"]) for found in content.values())
     assert all(row in rows for row in whole)
+
+
+def test_what_was_tried_is_in_the_table_as_it_was_measured(site):
+    """Mean at each sparsity, and the difference to the hard threshold, whose interval SciPy gives."""
+    rows = {row[0]: row[1:] for row in table_rows((site.path / "frontier.html").read_text())}
+    variants = {variant["name"]: variant for variant in measured("frontier")["variants"]}
+    hard = variants["hard"]["accuracy"]
+    for name, variant in variants.items():
+        expected = []
+        for target, found in variant["accuracy"].items():
+            mean = f"{100 * found['mean']:.2f}"
+            if name != "hard":
+                pair = found["seeds"], hard[target]["seeds"]
+                low, high = (100 * end for end in ttest_rel(*pair).confidence_interval())
+                mean += f", {100 * np.mean(np.subtract(*pair)):+.2f} ({low:+.2f} to {high:+.2f})"
+            expected.append(mean)
+        assert rows[variant["change"]] == expected
+        assert len(expected) == 3
 
 
 def test_every_result_is_there_as_it_was_measured(site):
