@@ -342,11 +342,17 @@ def test_who_wins_on_the_test_set_is_what_the_results_say():
 
 def test_the_hard_threshold_is_said_to_be_behind_where_it_is():
     told = " ".join(README.split())
+    rows = {(row["method"], row["target"]): row for row in measured("compare-wrn10x1-momentum")["rows"]}
+    behind = rows["grda-l0", 0.95]["difference"]
+    assert behind["high"] < 0
+    st3 = rows["st3", 0.95]["difference"]
+    assert st3["low"] < 0 < st3["high"]
     assert (
-        "on a small Wide ResNet and a small transformer it was behind the soft one, and on LeNet-5 at 90"
-        in told
+        f"on a small Wide ResNet at 95 % it is {-100 * behind['mean']:.2f} points behind "
+        '`penalty="rescaled"`, which is level with ST-3 there; on a small transformer it was behind the '
+        "soft one, and on LeNet-5 at 90 %." in told
     )
-    for part, targets in (("wrn10x1", (0.9, 0.95)), ("vit", (0.9, 0.95, 0.98)), ("lenet5", (0.9,))):
+    for part, targets in (("vit", (0.9, 0.95, 0.98)), ("lenet5", (0.9,))):
         for row in measured(f"compare-{part}")["rows"]:
             if row["method"] == "grda-l0" and row["target"] in targets:
                 assert row["difference"]["mean"] < 0

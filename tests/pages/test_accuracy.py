@@ -132,6 +132,72 @@ def test_page_of_the_comparison_tells_what_the_wide_resnet_gave():
     assert reached == {"variational-dropout", "str", "rda", "l1"}
 
 
+def test_the_second_search_on_the_wide_resnet_is_told_as_it_was_measured():
+    """Paired by seed, from the runs of the part; the first search is beside it."""
+    part = "compare-wrn10x1-momentum"
+    runs = reported(ROOT / "benchmarks" / "results" / f"{part}.runs.jsonl")
+    rows = {(row["method"], row["target"]): row for row in measured(part)["rows"]}
+    first = {(row["method"], row["target"]): row for row in measured("compare-wrn10x1")["rows"]}
+
+    def gap(own, other, target):
+        return paired(rows[own, target], rows[other, target], runs)
+
+    def zeros(method, target):
+        return 100 * rows[method, target]["sparsity"]["mean"]
+
+    def accuracy(method, target):
+        return 100 * rows[method, target]["accuracy"]["mean"]
+
+    forms = ("grda", "grda-l0", "grda-rescaled")
+    for own, target in [(form, 0.9) for form in forms] + [("grda", 0.95), ("grda-rescaled", 0.95)]:
+        found = gap(own, "st3", target)
+        assert found.low < 0 < found.high
+    rises = [accuracy(*key) - 100 * first[key]["accuracy"]["mean"] for key in rows if key[1] in (0.9, 0.95)]
+    assert f"all are {min(rises):.0f} to {max(rises):.0f} points better" in told_on("docs/comparison.md")
+    hard, behind = gap("grda-l0", "st3", 0.95), gap("grda-l0", "grda-rescaled", 0.95)
+    fewer = [zeros("st3", 0.95) - zeros(form, 0.95) for form in ("grda-rescaled", "grda")]
+    assert all(
+        gap("grda-l0", other, 0.9).low < 0 < gap("grda-l0", other, 0.9).high
+        for other in forms
+        if other != "grda-l0"
+    )
+    comparison, frontier = told_on("docs/comparison.md"), told_on("docs/frontier.md")
+    for words in (
+        "with {:.1f} and {:.1f} points fewer zeros".format(*fewer),
+        "the hard one is {:.1f} points ({:.1f} to {:.1f}) behind".format(
+            *(-100 * each for each in (hard.mean, hard.high, hard.low))
+        ),
+        f"ST-3 comes to {accuracy('st3', 0.98):.2f} %",
+        f"the rescaled form stops at {zeros('grda-rescaled', 0.98):.1f} % zeros",
+    ):
+        assert words in comparison, words
+    loses = f"{-100 * behind.mean:.2f} points ({-100 * behind.high:.2f} to {-100 * behind.low:.2f})"
+    came = sorted(zeros(form, 0.98) for form in forms)
+    before = 100 * first["st3", 0.9]["difference"]["mean"]
+    for words in (
+        f"the hard threshold loses {loses} to `rescaled` at 95 %",
+        f'is {loses} behind `penalty="rescaled"` at 95 %',
+        "come to {:.1f}, {:.1f} and {:.1f} % zeros".format(*came),
+        f"to {accuracy('st3', 0.98):.0f} % accuracy",
+        f"from {before:.1f} points behind ST-3 at 90 % to level",
+    ):
+        assert words in frontier, words
+    told = reasons("WRN10x1, from a rate with momentum.", "The seconds are of")
+    rates = {method: rows[method, 0.95]["settings"]["lr"] for method in ("st3", *forms)}
+    for words in (
+        f"ST-3 at a rate of {rates['st3']:.2f}, gRDA at {rates['grda']:.2f}",
+        f"the dense network has {accuracy('sgd', None):.2f} %",
+        f"the soft threshold {accuracy('grda', 0.98):.0f} % at {zeros('grda', 0.98):.1f} % zeros",
+        f"{zeros('st3', 0.98):.1f} were wanted",
+        f"has {accuracy('grda-rescaled', 0.98):.0f} % at {zeros('grda-rescaled', 0.98):.1f}",
+    ):
+        assert words in told, words
+    assert len({rates[form] for form in forms}) == 1
+    assert {rows[method, 0.95]["settings"]["momentum"] for method in rates} == {0.9}
+    taken = [first["grda", target]["settings"] for target in (0.9, 0.95)]
+    assert [(each["lr"], each["momentum"]) for each in taken] == [(0.01, 0.9), (0.1, 0.0)]
+
+
 def reasons(start, end):
     """What the page of the benchmarks takes for the reasons, of one part, in one line."""
     _, found, rest = told_on("benchmarks/results/compare-reasons.md").partition(start)
