@@ -159,6 +159,8 @@ def _verdict(own: Json | None, rows: Sequence[Json], runs: Sequence[Json]) -> st
     word = "above" if gap.low > 0 else "below" if gap.high < 0 else "level with"
     mean, low, high = (f"{100 * value:+.2f}" for value in (gap.mean, gap.low, gap.high))
     sparser = 100 * (own["sparsity"]["mean"] - best["sparsity"]["mean"])
+    if sparser < -100 * TRADED:
+        word = f"denser, {word}"  # no match
     return f"{word} {best['title']}, {mean} ({low} to {high}) [{sparser:+.2f}]"
 
 

@@ -81,6 +81,11 @@ def test_wins_and_losses_are_told(tmp_path, monkeypatch):
     assert "\n| part | 95.00 | WINNER: 93.00 (90.00) | 91.00 (90.00) |  |\n" in made
     assert "- Trials that diverged: WINNER 1 of 3.\n" in made + "\n"
     assert "| part | GRDA | below WINNER, -1.80 (-2.05 to -1.55) [+0.00] |" in made
+    own, best = (next(row for row in rows if row["method"] == name) for name in ("grda", "winner"))
+    runs = benchmarks_page.reported(tmp_path / "compare-part.runs.jsonl")
+    denser = own | {"sparsity": estimate(0.885)}
+    verdict = benchmarks_page._verdict(denser, [denser, best], runs)
+    assert verdict == "denser, below WINNER, -1.80 (-2.05 to -1.55) [-1.50]"
     assert "### part\n\n<details><summary>Protocol and command</summary>\n\nEqual. Fair.\n" in made
     assert (
         "| 90 | WINNER | 93.00 ± 1.00 | 90.00 ± 1.00 | +2.00 (+1.60 to +2.40) [+0.10] | 0.250 | 12 | 2 "
