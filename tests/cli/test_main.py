@@ -16,8 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import dirprune
 from dirprune.cli import COMMANDS, main
 from dirprune.runs import find_runs
-from dirprune.tune import Candidate, Prediction, Trial
-from dirprune.tune.comparable import Comparison
 
 QUICK = ["--seeds", "1", "--epochs", "2", "--threads", "1", "--jobs", "1"]
 
@@ -220,89 +218,6 @@ def test_damaged_checkpoints_are_one_line_each(tmp_path):
     assert "note: cannot read" in said[0]
     assert said[-2].endswith("(BadZipFile)"), said
     assert "no checkpoint in" in said[-1]
-
-
-def test_tune_for_a_sparsity_ends_with_the_line_to_use(tmp_path, capsys):
-    command = ["tune", "digits", "--epochs", "8", "--trial-epochs", "4", "--target-sparsity", "0.3", "--flip"]
-    assert main(command) == 0
-    out = capsys.readouterr().out
-    found = json.loads(next(tmp_path.glob("runs/tune-digits-*/target-sparsity0.3-mu0.6.json")).read_text())
-    (line,) = found["train"]
-    assert out.endswith(f"\n{line}\n")
-    assert line.startswith("dirprune train digits --c 0.0")
-    assert line.endswith(" --mu 0.6 --epochs 8 --flip")
-    assert min(abs(trial["prediction"]["sparsity"] - 0.3) for trial in found["tried"]) < 0.01
-    assert main(command) == 0  # nothing is trained again
-    assert "epoch" not in capsys.readouterr().out.partition("predicted")[0]
-
-
-def test_tune_by_accuracy_shows_every_c_with_its_verdict(tmp_path, capsys):
-    command = ["tune", "digits", "--trial-epochs", "1", "--seeds", "1", "--margin", "30", "--jobs", "1"]
-    assert main(command) == 0
-    out = capsys.readouterr().out
-    assert "comparable" in out
-    assert out.splitlines()[-1].startswith("dirprune train digits --c ")
-    found = json.loads(next(tmp_path.glob("runs/tune-digits-*/greatest-c-mu0.6.json")).read_text())
-    assert "-30.0 points" in found["rule"]
-
-
-@pytest.mark.parametrize(
-    ("verdict", "told"), [("undecided", ["c = 0.0316 is shown to be neither"]), ("worse", []), (None, [])]
-)
-def test_tune_tells_a_c_that_too_little_is_known_of(verdict, told, monkeypatch, capsys):
-    """The next greater c than the chosen one: had it been decided, the answer might be greater."""
-
-    def search(config, seeds, margin, bench, tried):
-        bench.folder.mkdir(parents=True)  # as the runs do
-        for c, word in ((0.01, "comparable"), (0.1, "worse"), (0.0316, verdict)):
-            known = Comparison(0.0, -0.1, 0.1, word) if word else None  # without: it diverged
-            tried(Candidate(c, config.mu, 0.9, known))
-        return 0.01
-
-    monkeypatch.setattr("dirprune.cli.tune.greatest_comparable_c", search)
-    assert main(["tune", "digits"]) == 0
-    out = " ".join(capsys.readouterr().out.split())
-    assert all(words in out for words in told)
-    assert ("shown to be neither" in out) == bool(told)
-
-
-@pytest.mark.parametrize(
-    ("target", "mus", "told", "code"),
-    [
-        (0.9, (0.6,), ["60.00 % at c = 4, mu = 0.6; raise --mu or --epochs"], 1),
-        (0.9, (1.0,), ["60.00 % at c = 4, mu = 1; raise --epochs"], 1),
-        (0.3, (0.6,), ["60.00 % at c = 4, mu = 0.6; lower --mu"], 1),
-        (0.6, (0.6,), [], 0),
-        (0.66, (0.6,), [], 0),  # within the interval
-        (0.9, (0.6, 0.7), ["60.00 % at c = 4, mu = 0.6; raise --mu or --epochs"], 0),
-    ],
-)
-def test_tune_gives_no_line_for_a_sparsity_that_is_not_reached(target, mus, told, code, monkeypatch, capsys):
-    def search(config, mus, target, epochs, bench, tried):
-        bench.folder.mkdir(parents=True)  # as the runs do
-        predictions = {0.7: Prediction(0.903, 0.88, 0.92)}
-        trials = [Trial(4.0, mu, 0.1, predictions.get(mu, Prediction(0.6, 0.54, 0.66))) for mu in mus]
-        for trial in trials:
-            tried(trial)
-        return trials
-
-    monkeypatch.setattr("dirprune.cli.tune.c_for_sparsity", search)
-    command = ["tune", "digits", "--target-sparsity", f"{target}", "--mu", *map(str, mus)]
-    assert main(command) == code
-    out = capsys.readouterr().out.splitlines()
-    assert [line for line in out if "reached" in line] == [
-        f"not reached: the nearest prediction is {words}" for words in told
-    ]
-    lines = [line for line in out if line.startswith("dirprune train")]
-    assert all(f"--c 4 --mu {mu:g}" in line for mu, line in zip(mus[len(told) :], lines, strict=True))
-
-
-def test_tune_is_quiet_in_all_but_the_first_process(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    command = ["tune", "digits", "--trial-epochs", "1", "--seeds", "1", "--margin", "100", "--jobs", "1"]
-    assert main(command) == 0
-    assert capsys.readouterr().out == ""
-    assert list(tmp_path.rglob("greatest-c*.json")) == []
 
 
 def test_divergence_ends_with_code_1_and_a_report(tmp_path, capsys):

@@ -55,7 +55,7 @@ def half_linear(fraction: float) -> float:
 
 
 def cosine(fraction: float) -> float:
-    """Return half a period of the cosine from 1 towards 0 (not from the paper; gRDA loses by it)."""
+    """Return half a period of the cosine from 1 towards 0 (not from the paper; training warns of it)."""
     return 0.5 * (1.0 + math.cos(math.pi * fraction))
 
 

@@ -1,4 +1,4 @@
-"""What the pages say of accuracy, and of who wins, is what the committed results hold."""
+"""What the pages say of gRDA's accuracy and of its variants is what the committed results hold."""
 
 import json
 from collections import Counter
@@ -105,162 +105,6 @@ def test_second_judgement_agrees_with_the_results():
     assert all(rows["st3", target]["difference"]["mean"] > 0 for target in (0.9, 0.95))
     for sentence in (above, below, zeros):
         assert sentence in page
-
-
-def test_page_of_the_comparison_tells_what_the_wide_resnet_gave():
-    rows = measured("compare-wrn10x1")["rows"]
-    at = {(row["method"], row["target"]): row for row in rows}
-    page = told_on("docs/comparison.md")
-    told = page.partition("On the Wide ResNet, CIFAR-10")[2].partition("All tables")[0]
-    ranked = [row["method"] for row in rows if row["target"] == 0.9]
-    assert ranked.index("grda") == 4
-    own = 100 * at["grda", 0.9]["accuracy"]["mean"]
-    gaps = []
-    for target in (0.9, 0.95):
-        gap = at["st3", target]["difference"]
-        gaps.append(
-            "{:.1f} points ({:.1f} to {:.1f})".format(*(100 * gap[k] for k in ("mean", "low", "high")))
-        )
-    assert f"gRDA as published is fifth of {len(ranked)} at 90 %, {own:.2f} %," in told
-    assert f"behind ST-3 by {gaps[0]} and not told apart" in told
-    assert f"at 95 % {gaps[1]} behind ST-3" in told
-    for method in ("gradual", "gradual-erk"):
-        gap = at[method, 0.9]["difference"]
-        assert gap["low"] < 0 < gap["high"]
-    free = [row for row in rows if row["target"] == 0.98 and not row["needs_target"]]
-    reached = {row["method"] for row in free if row["sparsity"]["mean"] > 0.97}
-    assert reached == {"variational-dropout", "str", "rda", "l1"}
-
-
-def test_the_second_search_on_the_wide_resnet_is_told_as_it_was_measured():
-    """Paired by seed, from the runs of the part; the first search is beside it."""
-    part = "compare-wrn10x1-momentum"
-    runs = reported(ROOT / "benchmarks" / "results" / f"{part}.runs.jsonl")
-    rows = {(row["method"], row["target"]): row for row in measured(part)["rows"]}
-    first = {(row["method"], row["target"]): row for row in measured("compare-wrn10x1")["rows"]}
-
-    def gap(own, other, target):
-        return paired(rows[own, target], rows[other, target], runs)
-
-    def zeros(method, target):
-        return 100 * rows[method, target]["sparsity"]["mean"]
-
-    def accuracy(method, target):
-        return 100 * rows[method, target]["accuracy"]["mean"]
-
-    forms = ("grda", "grda-l0", "grda-rescaled")
-    for own, target in [(form, 0.9) for form in forms] + [("grda", 0.95), ("grda-rescaled", 0.95)]:
-        found = gap(own, "st3", target)
-        assert found.low < 0 < found.high
-    rises = [accuracy(*key) - 100 * first[key]["accuracy"]["mean"] for key in rows if key[1] in (0.9, 0.95)]
-    assert f"all are {min(rises):.0f} to {max(rises):.0f} points better" in told_on("docs/comparison.md")
-    hard, behind = gap("grda-l0", "st3", 0.95), gap("grda-l0", "grda-rescaled", 0.95)
-    fewer = [zeros("st3", 0.95) - zeros(form, 0.95) for form in ("grda-rescaled", "grda")]
-    assert all(
-        gap("grda-l0", other, 0.9).low < 0 < gap("grda-l0", other, 0.9).high
-        for other in forms
-        if other != "grda-l0"
-    )
-    comparison, frontier = told_on("docs/comparison.md"), told_on("docs/frontier.md")
-    at_90 = [zeros("st3", 0.9) - zeros(form, 0.9) for form in ("grda-rescaled", "grda-l0", "grda")]
-    for words in (
-        "with {:.1f} (rescaled), {:.1f} (hard) and {:.1f} (soft) points fewer zeros".format(*at_90),
-        "with {:.1f} and {:.1f} points fewer zeros".format(*fewer),
-        "the hard one is {:.1f} points ({:.1f} to {:.1f}) behind".format(
-            *(-100 * each for each in (hard.mean, hard.high, hard.low))
-        ),
-        f"ST-3 comes to {accuracy('st3', 0.98):.2f} %",
-        f"the rescaled form stops at {zeros('grda-rescaled', 0.98):.1f} % zeros",
-    ):
-        assert words in comparison, words
-    loses = f"{-100 * behind.mean:.2f} points ({-100 * behind.high:.2f} to {-100 * behind.low:.2f})"
-    came = sorted(zeros(form, 0.98) for form in forms)
-    before = 100 * first["st3", 0.9]["difference"]["mean"]
-    for words in (
-        f"the hard threshold loses {loses} to `rescaled` at 95 %",
-        f'is {loses} behind `penalty="rescaled"` at 95 %',
-        "come to {:.1f}, {:.1f} and {:.1f} % zeros".format(*came),
-        f"to {accuracy('st3', 0.98):.0f} % accuracy",
-        f"from {before:.1f} points behind ST-3 at 90 % to level",
-    ):
-        assert words in frontier, words
-    told = reasons("WRN10x1, from a rate with momentum.", "The seconds are of")
-    rates = {method: rows[method, 0.95]["settings"]["lr"] for method in ("st3", *forms)}
-    for words in (
-        f"ST-3 at a rate of {rates['st3']:.2f}, gRDA at {rates['grda']:.2f}",
-        f"the dense network has {accuracy('sgd', None):.2f} %",
-        f"the soft threshold {accuracy('grda', 0.98):.0f} % at {zeros('grda', 0.98):.1f} % zeros",
-        f"{zeros('st3', 0.98):.1f} were wanted",
-        f"has {accuracy('grda-rescaled', 0.98):.0f} % at {zeros('grda-rescaled', 0.98):.1f}",
-    ):
-        assert words in told, words
-    assert len({rates[form] for form in forms}) == 1
-    assert {rows[method, 0.95]["settings"]["momentum"] for method in rates} == {0.9}
-    taken = [first["grda", target]["settings"] for target in (0.9, 0.95)]
-    assert [(each["lr"], each["momentum"]) for each in taken] == [(0.01, 0.9), (0.1, 0.0)]
-
-
-def reasons(start, end):
-    """What the page of the benchmarks takes for the reasons, of one part, in one line."""
-    _, found, rest = told_on("benchmarks/results/compare-reasons.md").partition(start)
-    assert found
-    return rest.partition(end)[0]
-
-
-def test_reasons_on_the_wide_resnet_tell_what_was_measured():
-    rows = measured("compare-wrn10x1")["rows"]
-    at = {(row["method"], row["target"]): row for row in rows}
-    told = reasons("WRN10x1, all methods.", "Two runs collapsed")
-
-    def accuracy(method, target, digits=1):
-        return f"{100 * at[method, target]['accuracy']['mean']:.{digits}f}"
-
-    def zeros(method, target=0.98, digits=1):
-        return f"{100 * at[method, target]['sparsity']['mean']:.{digits}f}"
-
-    def behind(method, target):
-        gap = at[method, target]["difference"]
-        return [f"{-100 * gap[k]:.1f}" for k in ("mean", "high", "low")]
-
-    of_all = [zeros("gradual", target, 2) for target in (0.9, 0.95, 0.98)]
-    ahead = 100 * at["st3", 0.95]["difference"]["mean"]
-    fewer = 100 * at["st3", 0.95]["difference_in_sparsity"]
-    more = 100 * at["grda-l0", 0.95]["difference_in_sparsity"]
-    for sentence in (
-        f"the dense network itself has only {accuracy('sgd', None)} %",
-        "are {}, {} and {} % of all".format(*of_all),
-        f"fifth of 22** at {accuracy('grda', 0.9, 2)} %",
-        f"{ahead:.1f} points behind ST-3** with {fewer:.1f} points fewer zeros",
-        f"The rescaled form has {accuracy('grda-rescaled', 0.95)} %, "
-        f"but only {zeros('grda-rescaled', 0.95)} %",
-        f"gRDA has {zeros('grda')} % zeros, its hard threshold {zeros('grda-l0')}, the rescaled form "
-        f"{zeros('grda-rescaled')}, AdaBreg {zeros('adabreg')}, LinBreg {zeros('linbreg')}, L0 none",
-        f"gradual pruning has {accuracy('gradual', 0.95)} and ST-3 {accuracy('st3', 0.95)} % "
-        f"at {zeros('st3', 0.95)}",
-        f"where gRDA has {accuracy('grda', 0.98)} % at {zeros('grda')}",
-        "by {} ({} to {})".format(*behind("grda-l0", 0.9)),
-        "and {} points ({} to {}; with".format(*behind("grda-l0", 0.95)) + f" {more:.1f} points more zeros)",
-    ):
-        assert sentence in told, sentence
-
-
-def test_reasons_on_lenet5_tell_what_was_measured():
-    rows = {(row["method"], row["target"]): row for row in measured("compare-lenet5")["rows"]}
-    told = reasons("LeNet-5, all methods.", "LeNet-300-100, rescaled")
-
-    def beaten(target):
-        """Methods that gRDA is above, beyond the uncertainty of the difference."""
-        gaps = {m: row["difference"] for (m, t), row in rows.items() if t == target}
-        return {m for m, gap in gaps.items() if gap and gap["high"] < 0}
-
-    at_90, at_95, at_98 = (beaten(target) for target in (0.9, 0.95, 0.98))
-    others = len([m for m, t in rows if t == 0.9]) - 1
-    assert f"wins against {len(at_90)} of the {others} others" in told
-    assert {"gradual", "snip", "acdc", "variational-dropout", "adabreg"} <= at_90
-    assert len(at_95) == 6
-    assert "at 95 % against six" in told
-    assert at_98 == at_95 | {"set"}
-    assert f"third of {others + 1}**, at {100 * rows['grda', 0.9]['accuracy']['mean']:.2f} %" in told
 
 
 def test_the_recommended_schedule_is_the_one_that_was_measured():
@@ -393,6 +237,21 @@ def test_the_first_judgement_agrees_with_the_results():
     assert not below("gradual-erk", 0.95)
 
 
+def test_what_a_better_rate_gives_is_what_the_results_say():
+    """The hard threshold on LeNet-300-100 at 90 %, beside ST-3, in the first search and in later ones."""
+    behind = []
+    for part in ("", "-momentum", "-rescaled"):
+        name = f"compare-lenet-300-100{part}"
+        rows = {(row["method"], row["target"]): row for row in measured(name)["rows"]}
+        runs = reported(ROOT / "benchmarks" / "results" / f"{name}.runs.jsonl")
+        behind.append(-100 * paired(rows["grda-l0", 0.9], rows["st3", 0.9], runs).mean)
+    assert behind[2] < 0
+    assert (
+        f"LeNet-300-100 from {behind[0]:.1f} (the hard threshold, first search) to {behind[1]:.1f} behind or "
+        "level" in told_on("docs/frontier.md")
+    )
+
+
 def test_trials_that_diverged_are_told():
     told = told_on("docs/frontier.md").partition("Rates without momentum were drawn up to")[2][:250]
     lines = (ROOT / "benchmarks/results/compare-lenet-300-100-momentum.runs.jsonl").read_text().splitlines()
@@ -420,17 +279,3 @@ def test_short_trainings_lose_what_the_page_says():
     second = lost({name: long[name] for name in ("sgd-seed0", "grda-c0.0045-mu0.6-seed0")})
     assert f"loses {first[0]} point at {first[1]:.0f} % zeros after 30 epochs" in page
     assert f"after 60, with a rate that falls late, {second[0]} at {second[1]:.0f} %" in page
-
-
-def test_reasons_on_the_transformer_tell_what_was_measured():
-    rows = {(row["method"], row["target"]): row for row in measured("compare-vit")["rows"]}
-    told = reasons("VIT.", "WRN10x1 again.")
-
-    def falls(method):
-        return 100 * (rows[method, 0.95]["accuracy"]["mean"] - rows[method, 0.98]["accuracy"]["mean"])
-
-    fewer = 100 * rows["gradual", 0.98]["difference_in_sparsity"]
-    assert f"pruning loses {falls('gradual'):.1f} points to what it has at 95 %" in told
-    assert f"gRDA {falls('grda'):.1f} with {fewer:.1f} points fewer zeros" in told
-    rates = [rows[method, 0.98]["settings"]["lr"] for method in ("grda", "gradual")]
-    assert "{:.4f} and {:.4f}".format(*rates) in told
