@@ -22,8 +22,8 @@ beside gRDA that gives output channels their norm back. Those parts, and the fir
 made when each method drew its own rates, the same at every comparison, and a method without a target kept
 settings of its own for each sparsity: their archives hold what was drawn, and this script would draw
 otherwise now. Since then all methods try the same rates, drawn from the part's seed, and keep the settings of
-95 %: so in the fourth part on LeNet-300-100, and on the Wide ResNet from a rate with momentum, beside ST-3,
-which was the best before. The transformer has AdamW, with its
+95 %: so in the last part on LeNet-300-100, and in those of LeNet-5 and the Wide ResNet that begin at a rate
+with momentum, beside what was best there before. The transformer has AdamW, with its
 weight decay: gRDA's adaptive form, with the soft and the hard threshold, beside gradual pruning.
 """
 
@@ -57,6 +57,7 @@ class Part:
 STRONGEST = ("sgd", "magnitude", "gradual", "gradual-erk", "acdc", "st3", "grda", "grda-l0")
 RESCALED = ("sgd", "gradual", "gradual-erk", "st3", "grda", "grda-l0", "grda-rescaled")
 CONFIRMED = ("sgd", "gradual", "gradual-erk", "st3", "adabreg", "grda-l0", "grda-rescaled")
+CONVOLUTIONS = ("sgd", "gradual-erk", "st3", "grda", "grda-l0", "grda-rescaled")
 RESIDUAL = ("sgd", "st3", "grda", "grda-l0", "grda-rescaled")
 MOMENTUM = ("--lr", "0.05", "--momentum", "0.9", "--nesterov")
 
@@ -88,6 +89,15 @@ PARTS = {
         reference="grda-l0",
     ),
     "lenet5": Part("lenet5-fashion_mnist", 5, 6, ("--precision", "bf16", "--channels-last")),
+    "lenet5-momentum": Part(
+        "lenet5-fashion_mnist",
+        5,
+        6,
+        ("--precision", "no", "--channels-last", "--seed", "20", *MOMENTUM),
+        methods=CONVOLUTIONS,
+        seeds=5,
+        reference="grda-l0",
+    ),
     "wrn10x1": Part("wrn10x1-cifar10", 4, 6, (*PIXELS, "--precision", "bf16")),
     "wrn10x1-momentum": Part(
         "wrn10x1-cifar10",
@@ -95,6 +105,7 @@ PARTS = {
         6,
         (*PIXELS, "--precision", "no", "--seed", "10", *MOMENTUM),
         methods=RESIDUAL,
+        seeds=5,
         reference="grda-rescaled",
     ),
     "vit": Part(

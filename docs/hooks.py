@@ -380,6 +380,7 @@ _GENERATED = {
         "judged": partial(_judged, "lenet-300-100-strongest"),
         "judged-momentum": partial(_judged, "lenet-300-100-momentum"),
         "judged-rescaled": partial(_judged, "lenet-300-100-rescaled"),
+        "judged-common": partial(_judged, "lenet-300-100-common"),
         "judged-vit": partial(_judged, "vit"),
         "readings": _readings,
     },

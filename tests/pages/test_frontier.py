@@ -237,6 +237,62 @@ def test_the_first_judgement_agrees_with_the_results():
     assert not below("gradual-erk", 0.95)
 
 
+def test_the_judgement_with_the_same_rates_for_all_agrees_with_the_results():
+    """ST-3 is the best of the others at each sparsity; the forms are paired with it, and with each other."""
+    part = "compare-lenet-300-100-common"
+    archive = ROOT / "benchmarks" / "results" / f"{part}.runs.jsonl"
+    runs, rows = reported(archive), {(r["method"], r["target"]): r for r in measured(part)["rows"]}
+    page = told_on("docs/frontier.md")
+    told = page.partition("(`--only lenet-300-100-common`)")[2].partition("## On a transformer")[0]
+    targets = (0.9, 0.95, 0.98)
+    for target in targets:
+        others = [r for (m, t), r in rows.items() if t == target and not m.startswith("grda")]
+        assert max(others, key=lambda row: row["accuracy"]["mean"])["method"] == "st3"
+
+    def gap(own, other, target):
+        return paired(rows[own, target], rows[other, target], runs)
+
+    def words(found):
+        low, high = sorted(abs(100 * end) for end in (found.low, found.high))
+        assert found.low * found.high > 0
+        return f"{abs(100 * found.mean):.2f} points ({low:.2f} to {high:.2f})"
+
+    for target in targets[:2]:
+        found = gap("grda-rescaled", "st3", target)
+        assert found.low < 0 < found.high
+    fewer = [
+        100 * (rows["st3", t]["sparsity"]["mean"] - rows["grda-rescaled", t]["sparsity"]["mean"])
+        for t in targets
+    ]
+    hard = [words(gap("grda-l0", "st3", target)).replace(" points", "") for target in targets[:2]]
+    forms = [gap("grda-l0", "grda-rescaled", target) for target in targets]
+    assert all(found.high < 0 for found in forms)
+    between = [-100 * found.mean for found in forms]
+    for sentence in (
+        f"above it by {words(gap('grda-rescaled', 'st3', 0.98))} at 98 %, with "
+        "{:.1f}, {:.1f} and {:.1f} points fewer zeros".format(*fewer),
+        "below ST-3 by {} and {} at 90 and 95 %".format(*hard),
+        f"below `rescaled` by {min(between):.2f} to {max(between):.2f} at all three",
+    ):
+        assert sentence in told, sentence
+    rates = {
+        m: (rows[m, 0.95]["settings"]["lr"], rows[m, 0.95]["settings"]["momentum"])
+        for m in ("st3", "grda-rescaled", "grda-l0")
+    }
+    assert rates["st3"] == rates["grda-rescaled"] == (0.05, 0.9)
+    assert f"took {rates['grda-l0'][0]:.2f} without" in told
+    assert rates["grda-l0"][1] == 0
+    before = {r["method"]: r["settings"] for r in measured("compare-lenet-300-100-rescaled")["rows"]}
+    assert (
+        f"the hard threshold had {before['grda-l0']['lr']:.2f} with momentum, `rescaled` "
+        f"{before['grda-rescaled']['lr']:.2f} without" in told
+    )
+    assert [before[m]["momentum"] for m in ("grda-l0", "grda-rescaled")] == [0.9, 0]
+    trials = [json.loads(line) for line in archive.read_text(encoding="utf-8").splitlines()[1:]]
+    assert {run["result"]["status"] for run in trials} == {"finished"}
+    assert "No trial diverged" in told
+
+
 def test_what_a_better_rate_gives_is_what_the_results_say():
     """The hard threshold on LeNet-300-100 at 90 %, beside ST-3, in the first search and in later ones."""
     behind = []
