@@ -99,6 +99,34 @@ def test_evidence_of_the_recommended_setting_agrees_with_the_results():
     assert f"for {sparse['epochs']} epochs, at {ends}" in " ".join(recommended.__doc__.split())
 
 
+def test_evidence_of_the_rescaled_form_agrees_with_the_results():
+    evidence = measured("evidence-lenet-300-100-rescaled")
+    told = told_on("docs/frontier.md").partition("`rescaled` in the same training, in float32")[2]
+    config, before = (
+        measured(f"evidence-lenet-300-100-{form}")["pair"]["grda"]["config"]
+        for form in ("rescaled", "recommended")
+    )
+    changed = {name for name in config if name not in before or config[name] != before[name]}
+    assert changed == {"penalty", "c", "precision", "schedule_epochs"}
+    assert config["schedule_epochs"] == config["epochs"] == before["epochs"]
+    assert (config["penalty"], config["precision"]) == ("rescaled", "no")
+    dense, sparse = (evidence["pair"][name]["result"] for name in ("sgd", "grda"))
+    heights = [evidence["connect"][f"barrier_{path}"]["train_loss"]["height"] for path in ("line", "curve")]
+    assert f"they rise by {heights[1]:.3f} and {heights[0]:.3f}." in told_on("docs/evidence.md")
+    steps = {step["epoch"]: 100 * step["fraction"] for step in evidence["project"]["steps"]}
+    late = [part for epoch, part in steps.items() if epoch >= 15]
+    early = [part for epoch, part in steps.items() if epoch < 15]
+    for piece in (
+        f"with c = {config['c']:.2e}: ".replace("e-0", "e-"),
+        f"{100 * sparse['test_accuracy']:.2f} % at {100 * sparse['sparsity']:.2f} % zeros, its twin "
+        f"{100 * dense['test_accuracy']:.2f} %. The straight line rises by {heights[0]:.3f}, the trained "
+        f"curve by {heights[1]:.3f}; of the difference {min(late):.1f} to {max(late):.1f} % lies in the ten "
+        "sharpest directions from the fifteenth epoch on, of a random direction "
+        f"{100 * evidence['project']['by_chance']:.1f} %, before that {min(early):.1f} to {max(early):.1f} %",
+    ):
+        assert piece in told, piece
+
+
 def test_page_of_the_hard_threshold_tells_what_was_measured():
     evidence, soft = (measured(f"evidence-lenet5-fashion_mnist{more}") for more in ("-l0", ""))
     page = told_on("docs/frontier.md")
