@@ -93,7 +93,7 @@ PARTS = {
         "lenet5-fashion_mnist",
         5,
         6,
-        ("--precision", "no", "--channels-last", "--seed", "20", *MOMENTUM),
+        ("--precision", "no", "--channels-last", "--seed", "30", *MOMENTUM, "--lr", "0.02"),
         methods=CONVOLUTIONS,
         seeds=5,
         reference="grda-l0",

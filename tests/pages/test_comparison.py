@@ -1,5 +1,7 @@
 """What the page of the comparison says, and what is taken for the reasons, is what the results hold."""
 
+import json
+
 import pytest
 
 from page import paired, reported
@@ -189,6 +191,29 @@ def test_the_search_with_the_same_rates_for_all_is_told_as_it_was_measured():
     assert "come to {:.1f} and {:.1f} % zeros where {:.1f} were wanted".format(*forms, wanted) in reasons(
         "LeNet-300-100, common.", "LeNet-300-100, strongest"
     )
+
+
+def test_rates_at_which_lenet5_diverges_are_told():
+    lines = (ROOT / "benchmarks/results/lenet5-rate0.05.runs.jsonl").read_text().splitlines()[1:]
+    runs = [json.loads(line) for line in lines]
+    trials = [run for run in runs if run["run"].startswith("trials/")]
+    lost = [run["config"] for run in trials if run["result"]["status"] == "diverged"]
+    told = reasons("LeNet-5 from a rate of 0.05 with momentum: stopped.", "LeNet-300-100, rescaled")
+    words = {15: "fifteen"}
+    assert f"{words[len(lost)]} of the trials' {len(trials)} runs" in told
+    assert min(config["lr"] for config in lost) == 0.5
+    assert {config["momentum"] for config in lost} == {0}
+    reported_runs = [run for run in runs if run not in trials]
+    assert {run["config"]["lr"] for run in reported_runs} == {0.05, 0.06596}
+    seeds = sorted({run["config"]["seed"] for run in reported_runs})
+    second = [run["result"] for run in reported_runs if run["config"]["seed"] == seeds[1]]
+    assert {each["status"] for each in second} == {"diverged"}
+    steps = [int(each["message"].partition("after ")[2].partition(" steps")[0]) for each in second]
+    assert max(steps) < 40
+    first = [run for run in reported_runs if run["config"]["seed"] == seeds[0]]
+    assert {run["config"]["method"] for run in first if run["result"]["status"] == "diverged"} == {
+        "gradual-erk"
+    }
 
 
 def test_reasons_on_the_transformer_tell_what_was_measured():
