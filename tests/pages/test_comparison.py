@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from page import paired, reported
-from tests.results import ROOT, measured, told_on
+from tests.results import ROOT, Compared, measured, told_on
 
 
 def test_page_of_the_comparison_tells_what_the_wide_resnet_gave():
@@ -35,13 +34,9 @@ def test_page_of_the_comparison_tells_what_the_wide_resnet_gave():
 
 def test_the_second_search_on_the_wide_resnet_is_told_as_it_was_measured():
     """Paired by seed, from the runs of the part; the first search is beside it."""
-    part = "compare-wrn10x1-momentum"
-    runs = reported(ROOT / "benchmarks" / "results" / f"{part}.runs.jsonl")
-    rows = {(row["method"], row["target"]): row for row in measured(part)["rows"]}
+    part = Compared("wrn10x1-momentum")
+    rows, gap = part.rows, part.gap
     first = {(row["method"], row["target"]): row for row in measured("compare-wrn10x1")["rows"]}
-
-    def gap(own, other, target):
-        return paired(rows[own, target], rows[other, target], runs)
 
     def zeros(method, target):
         return 100 * rows[method, target]["sparsity"]["mean"]
@@ -170,15 +165,14 @@ def test_reasons_on_lenet5_tell_what_was_measured():
 
 def test_the_search_with_the_same_rates_for_all_is_told_as_it_was_measured():
     """Which method is first on LeNet-300-100, and whether it is told apart from the best of the others."""
-    part = "compare-lenet-300-100-common"
-    rows = {(row["method"], row["target"]): row for row in measured(part)["rows"]}
-    runs = reported(ROOT / "benchmarks" / "results" / f"{part}.runs.jsonl")
+    part = Compared("lenet-300-100-common")
+    rows = part.rows
     told = told_on("docs/comparison.md").partition("With the same rates for all (`-common`)")[2]
     first, apart = {}, set()
     for target in (0.9, 0.95, 0.98):
         at = {method: row for (method, wanted), row in rows.items() if wanted == target}
         first[target] = max(at, key=lambda method: at[method]["accuracy"]["mean"])
-        gap = paired(at["grda-rescaled"], at["st3"], runs)
+        gap = part.gap("grda-rescaled", "st3", target)
         apart |= {target} if gap.low * gap.high > 0 else set()
         assert at["grda-l0"]["accuracy"]["mean"] < at["st3"]["accuracy"]["mean"]
     assert (first, apart) == ({0.9: "st3", 0.95: "grda-rescaled", 0.98: "grda-rescaled"}, {0.98})

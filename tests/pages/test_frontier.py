@@ -8,8 +8,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from dirprune.train.schedules import half_linear
-from page import paired, reported
-from tests.results import ROOT, measured, told_on
+from tests.results import ROOT, Compared, cells, measured, told_on
 
 
 def test_third_judgement_agrees_with_the_results():
@@ -219,12 +218,10 @@ def test_what_was_tried_agrees_with_the_results():
 def test_the_first_judgement_agrees_with_the_results():
     """Paired by seed to the hard threshold, from the runs: the part itself is paired with the soft one."""
     page = told_on("docs/frontier.md")
-    part = "compare-lenet-300-100-strongest"
-    runs = reported(ROOT / "benchmarks" / "results" / f"{part}.runs.jsonl")
-    rows = {(row["method"], row["target"]): row for row in measured(part)["rows"]}
+    part = Compared("lenet-300-100-strongest")
 
     def below(method, target):
-        gap = paired(rows["grda-l0", target], rows[method, target], runs)
+        gap = part.gap("grda-l0", method, target)
         if gap.low < 0 < gap.high:
             return None
         return f"{-100 * gap.mean:.2f} ({-100 * gap.high:.2f} to {-100 * gap.low:.2f})"
@@ -239,18 +236,14 @@ def test_the_first_judgement_agrees_with_the_results():
 
 def test_the_judgement_with_the_same_rates_for_all_agrees_with_the_results():
     """ST-3 is the best of the others at each sparsity; the forms are paired with it, and with each other."""
-    part = "compare-lenet-300-100-common"
-    archive = ROOT / "benchmarks" / "results" / f"{part}.runs.jsonl"
-    runs, rows = reported(archive), {(r["method"], r["target"]): r for r in measured(part)["rows"]}
+    part = Compared("lenet-300-100-common")
+    rows, gap = part.rows, part.gap
     page = told_on("docs/frontier.md")
     told = page.partition("(`--only lenet-300-100-common`)")[2].partition("## On a transformer")[0]
     targets = (0.9, 0.95, 0.98)
     for target in targets:
         others = [r for (m, t), r in rows.items() if t == target and not m.startswith("grda")]
         assert max(others, key=lambda row: row["accuracy"]["mean"])["method"] == "st3"
-
-    def gap(own, other, target):
-        return paired(rows[own, target], rows[other, target], runs)
 
     def words(found):
         low, high = sorted(abs(100 * end) for end in (found.low, found.high))
@@ -289,19 +282,18 @@ def test_the_judgement_with_the_same_rates_for_all_agrees_with_the_results():
         f"{before['grda-rescaled']['lr']:.2f} without" in told
     )
     assert [before[m]["momentum"] for m in ("grda-l0", "grda-rescaled")] == [0.9, 0]
-    trials = [json.loads(line) for line in archive.read_text(encoding="utf-8").splitlines()[1:]]
-    assert {run["result"]["status"] for run in trials} == {"finished"}
+    archive = ROOT / "benchmarks" / "results" / "compare-lenet-300-100-common.runs.jsonl"
+    every = [json.loads(line) for line in archive.read_text(encoding="utf-8").splitlines()[1:]]
+    assert {run["result"]["status"] for run in every} == {"finished"}
     assert "No trial diverged" in told
 
 
 def test_the_form_that_is_nearest_to_the_aim_is_told():
     """From the table of the benchmarks' page, which its own tests hold."""
     page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    rows = [line for line in page.splitlines() if "| gRDA, rescaled | " in line and "ST-3," in line]
-    rows += [line for line in page.splitlines() if line.startswith("| lenet-300-100-rescaled | gRDA, resc")]
-    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    assert len(rows) == 4
-    stands = {(name, i): cell for name, _, *each in cells for i, cell in enumerate(each)}
+    table = page.partition("[start:verdicts]")[2].partition("[end:verdicts]")[0]
+    rows = [cells(line) for line in table.splitlines() if "| gRDA, rescaled |" in line]
+    stands = {(name, i): cell for name, _, *each in rows for i, cell in enumerate(each)}
     assert not any("below" in cell for cell in stands.values())
     above = [key for key, cell in stands.items() if cell.startswith("above")]
     assert above == [("lenet-300-100-common", 2)]
@@ -318,22 +310,15 @@ def test_the_form_that_is_nearest_to_the_aim_is_told():
         ours, theirs = (variants[name][target]["seeds"] for name in ("rescaled", "hard"))
         interval = ttest_rel(ours, theirs).confidence_interval()
         assert interval.low < 0 < interval.high
-    strengths = {
-        r["target"]: r["settings"]["c"]
-        for r in measured("compare-lenet-300-100-common")["rows"]
-        if r["method"] == "grda-rescaled"
-    }
-    assert strengths[0.95] == pytest.approx(4e-3, rel=0.05)  # "about the same c": 4e-3 for the hard one
+    strength = Compared("lenet-300-100-common").rows["grda-rescaled", 0.95]["settings"]["c"]
+    assert strength == pytest.approx(4e-3, rel=0.05)  # "about the same c": 4e-3 for the hard one
 
 
 def test_what_a_better_rate_gives_is_what_the_results_say():
     """The hard threshold on LeNet-300-100 at 90 %, beside ST-3, in the first search and in later ones."""
     behind = []
     for part in ("", "-momentum", "-rescaled"):
-        name = f"compare-lenet-300-100{part}"
-        rows = {(row["method"], row["target"]): row for row in measured(name)["rows"]}
-        runs = reported(ROOT / "benchmarks" / "results" / f"{name}.runs.jsonl")
-        behind.append(-100 * paired(rows["grda-l0", 0.9], rows["st3", 0.9], runs).mean)
+        behind.append(-100 * Compared(f"lenet-300-100{part}").gap("grda-l0", "st3", 0.9).mean)
     assert behind[2] < 0
     assert (
         f"LeNet-300-100 from {behind[0]:.1f} (the hard threshold, first search) to {behind[1]:.1f} behind or "
