@@ -45,8 +45,8 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     choose = cpu.which_suit
 
-    def count(tensors, kind: str) -> list[int]:
-        indices = choose(tensors, kind)
+    def count(tensors, kind: str, **options: bool) -> list[int]:
+        indices = choose(tensors, kind, **options)
         if missing := len(tensors.params) - len(indices):
             counts.append(missing)
         return indices

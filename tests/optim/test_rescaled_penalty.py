@@ -1,5 +1,7 @@
 """GRDA that gives output channels their l1 norm back, on every path."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,37 @@ from torch import nn
 
 from dirprune.core.threshold import RescaledSoftThreshold, SoftThreshold
 from dirprune.optim import GRDA
-from tests.optim.common import DTYPES, OPTIONS, assert_same, parameters, same_bits, train, train_as_the_oracle
+from dirprune.optim.kernels import cpu
+from dirprune.optim.paths import why_not_fused
+from dirprune.optim.tensors import Tensors
+from tests.optim.common import (
+    DTYPES,
+    HALF,
+    OPTIONS,
+    assert_same,
+    parameters,
+    same_bits,
+    train,
+    train_as_the_oracle,
+)
 from tests.oracles import numpy_grda
 
 RULE = RescaledSoftThreshold()
+
+
+@pytest.fixture
+def taken(compiler: None, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Collects which parameters the kernel took when it last looked, at each step that it looked."""
+    assert why_not_fused("cpu") is None
+    steps: list[list[int]] = []
+    choose = cpu.which_suit
+
+    def note(tensors: Tensors, kind: str, *, rows: bool = False) -> list[int]:
+        steps.append(choose(tensors, kind, rows=rows))
+        return steps[-1]
+
+    monkeypatch.setattr(cpu, "which_suit", note)
+    return steps
 
 
 def rescaled(params, **options) -> GRDA:
@@ -83,6 +112,101 @@ def test_lists_equal_one_by_one_to_the_bit(dtype: torch.dtype) -> None:
             train(optimizer, steps=1, first=n)
         assert_same(*pair)
     assert 0.1 < zeros(pair[0]) < 1
+
+
+def assert_close(ours: GRDA, theirs: GRDA, *, left: float) -> None:
+    """Weights and state agree but for the rounding of sums, and of so many of the weights more than a few."""
+    params = [optimizer.param_groups[0]["params"] for optimizer in (ours, theirs)]
+    for p, q in zip(*params, strict=True):
+        close = {"rtol": 2**-6, "atol": 1e-2} if p.dtype in HALF else {"rtol": 2e-5, "atol": 1e-6}
+        torch.testing.assert_close(p, q, equal_nan=True, **close)
+        if p.ndim < 2:
+            assert same_bits(p, q)
+        for key, value in theirs.state[q].items():
+            torch.testing.assert_close(ours.state[p][key], value, equal_nan=True, **close)
+    assert left < zeros(theirs) < 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_kernel_equals_the_readable_update(name: str, dtype: torch.dtype, taken: list[list[int]]) -> None:
+    pair = [rescaled(parameters(dtype), foreach=foreach, **OPTIONS[name]) for foreach in (None, False)]
+    for n in range(20):
+        for optimizer in pair:
+            train(optimizer, steps=1, first=n)
+        if n in (0, 19):
+            assert_close(*pair, left=0.1 if n else -1)
+    assert (
+        taken == [[0, 1, 2, 3]] * 20
+    )  # not the transpose, whose rows do not lie together, nor the one with gaps
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_chunks_and_threads_never_cut_a_channel(dtype: torch.dtype, threads: int) -> None:
+    """Rows of 1 to 70,001 elements: many in a block, several blocks, several chunks; past the caches, too."""
+    shapes = [(40, 27), (2, 70_001), (300, 1), (1, 600), (90, 1001), (3, 0), (50, 512), (30_000,), (700, 32)]
+
+    def large() -> list[nn.Parameter]:
+        generator = torch.Generator().manual_seed(0)
+        return [nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in shapes]
+
+    pair = [rescaled(large(), foreach=foreach, **OPTIONS["all"]) for foreach in (None, False)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for optimizer in pair:
+            train(optimizer, steps=4)
+    finally:
+        torch.set_num_threads(before)
+    assert_close(*pair, left=0.1)
+
+
+@pytest.mark.parametrize("c", [0.0, 4.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_values_out_of_the_ordinary_in_the_kernel(dtype: torch.dtype, c: float) -> None:
+    """Whatever a row holds: the threshold itself, what is no number, no weight that is left, subnormals."""
+    tau = torch.tensor(4.0 * 0.1**1.1, dtype=dtype).item()
+    rows = [
+        [tau, -tau, 1.0, -3.0],
+        [math.nan, 1.0, 0.1, -2.0],
+        [math.inf, 1.0, 0.1, -2.0],
+        [0.1, -0.1, 0.2, -0.2],
+        [0.0, 0.0, 0.0, -0.0],
+        [torch.finfo(dtype).tiny / 4, 1e-3, 1e-4, 1e-5],
+        [torch.finfo(dtype).max / 64, -5.0, 0.2, 0.1],
+    ]
+    values = torch.tensor(rows, dtype=dtype).repeat(1, 11)  # whole vectors, and a remainder
+    pair = [rescaled([nn.Parameter(values.clone())], c=c, foreach=foreach) for foreach in (None, False)]
+    for optimizer in pair:
+        (p,) = optimizer.param_groups[0]["params"]
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+    ours, theirs = (optimizer.param_groups[0]["params"][0].detach() for optimizer in pair)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0, equal_nan=True)
+    assert same_bits(torch.signbit(ours), torch.signbit(theirs))
+    assert same_bits(ours == 0, theirs == 0)
+    assert bool(theirs[1].isnan().all()) == (c > 0)
+
+
+def test_what_the_kernel_has_planned_is_dropped_with_the_penalty(taken: list[list[int]]) -> None:
+    pair = [rescaled(parameters(), foreach=foreach, penalty="l1") for foreach in (None, False)]
+    for optimizer in pair:
+        train(optimizer, steps=2)
+        optimizer.param_groups[0]["penalty"] = "rescaled"
+        train(optimizer, steps=2, first=2)
+    assert_close(*pair, left=0.1)
+    assert taken[-2:] == [[0, 1, 2, 3]] * 2
+
+
+def test_a_narrow_accumulator_goes_another_way(taken: list[list[int]]) -> None:
+    """The weight follows from what the accumulator was before it was rounded, which is kept for no row."""
+    options = {"accumulator_dtype": torch.bfloat16, **OPTIONS["nesterov"]}
+    pair = [rescaled(parameters(), foreach=foreach, **options) for foreach in (None, False)]
+    for optimizer in pair:
+        train(optimizer, steps=10)
+    assert_same(*pair)
+    assert taken == [[0, 1, 2]] * 10  # those of fewer than two dimensions, and the one without elements
 
 
 @pytest.mark.parametrize("foreach", [False, True])

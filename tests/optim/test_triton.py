@@ -20,6 +20,11 @@ from dirprune.optim.kernels import cuda
 from dirprune.optim import GRDA
 from tests.optim.common import DTYPES, HALF, OPTIONS, PENALTIES, assert_same, parameters, train
 
+def channels(dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 40), (4, 3, 3, 3), (2, 2500), (50,), (1, 7), (2, 0)]
+    return [torch.nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in shapes]
+
 def compare(params, lr=0.1, **options):
     exact = lr == 0.125  # whose products round nothing
     truncates = any(p.dtype == torch.bfloat16 for p in params())  # the interpreter does, where a GPU rounds
@@ -55,6 +60,13 @@ assert current == [torch.device("cpu")] * len(launched)  # each on the device of
 for dtype, penalty in itertools.product((torch.float16, torch.float32), PENALTIES):
     compare(lambda: parameters(dtype), lr=0.125, penalty=penalty, accumulator_dtype=torch.bfloat16)
     compare(lambda: parameters(dtype), lr=0.125, penalty=penalty, maximize=True)
+launched.clear()
+for dtype, name in itertools.product(DTYPES, OPTIONS):
+    compare(lambda: channels(dtype), penalty="rescaled", **OPTIONS[name])
+assert set(launched) == {6}, launched
+launched.clear()
+compare(lambda: parameters(torch.float32), penalty="rescaled")
+assert set(launched) == {4}, launched  # not the transpose either, whose rows do not lie together
 compare(lambda: [p for dtype in DTYPES for p in parameters(dtype)], **OPTIONS["nesterov"])
 compare(lambda: [torch.nn.Parameter(torch.randn(5000, generator=torch.Generator().manual_seed(0)))])
 without = GRDA([torch.nn.Parameter(torch.ones(37))], lr=0.1)

@@ -297,10 +297,11 @@ class RescaledSoftThreshold(_OneByOne):
         magnitude, within_row = accumulator.abs(), tuple(range(1, accumulator.ndim))
         whole = magnitude.sum(within_row, keepdim=True).clamp(min=torch.finfo(magnitude.dtype).tiny)
         left = magnitude.masked_fill(magnitude <= threshold, 0).sum(within_row, keepdim=True) / whole
-        return (1 + _DAMPING) / (left + _DAMPING)
+        return (1 + DAMPING) / (left + DAMPING)
 
 
-_DAMPING = 0.01
+DAMPING = 0.01
+"""The epsilon of :class:`RescaledSoftThreshold`."""
 _ELEMENTWISE = SoftThreshold()
 
 Penalty = Literal["l1", "l0", "group", "rescaled"]

@@ -58,7 +58,8 @@ class GRDA(Optimizer):
             run. ``"rescaled"``: single weights do, and each output channel has its l1 norm back, by
             :class:`~dirprune.core.threshold.RescaledSoftThreshold`. ``c`` and ``mu`` mean the same for all.
             For the last two, which look at whole channels, a sharded parameter must be so along dimension 0,
-            as FSDP2 does it, and there is no fused kernel.
+            as FSDP2 does it. ``"group"`` has no fused kernel; that of ``"rescaled"`` agrees with the other
+            ways but for the rounding of a channel's norm, and takes float32 and float64 accumulators.
         momentum: beta, >= 0.
         nesterov: Nesterov's form of the momentum.
         beta2: Decay of Adam's mean of squared gradients, 0 <= beta2 < 1; 0: none, as above. With it the step

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from dirprune.core.threshold import HardThreshold, SoftThreshold, ThresholdRule
+from dirprune.core.threshold import (
+    HardThreshold,
+    RescaledSoftThreshold,
+    SoftThreshold,
+    ThresholdRule,
+)
 from dirprune.optim.kernels import UnavailableError
 from dirprune.optim.tensors import PLAIN, Tensors
 from dirprune.optim.update import host_float, stays_on_device, update_foreach, update_one_by_one
@@ -18,7 +23,7 @@ from dirprune.optim.update import host_float, stays_on_device, update_foreach, u
 logger = logging.getLogger(__name__)
 
 # What the kernels compute; a rule of another type goes another way.
-FUSED_RULES = (SoftThreshold, HardThreshold)
+FUSED_RULES = (SoftThreshold, HardThreshold, RescaledSoftThreshold)
 
 Plans = dict[int, Any]  # what a kernel keeps from one step to the next, for each group
 Kernel = Callable[[dict[str, Any], ThresholdRule, float, Tensors, float, Plans], list[int]]
@@ -124,7 +129,7 @@ def _try(kernel: Kernel, rule: ThresholdRule, kind: str) -> None:
     ):
         values = torch.linspace(-1, 1, 4 * 100, dtype=torch.float32, device="cpu").view(4, 100)
         counters = torch.tensor([1.0, 0.1], dtype=torch.float64, device="cpu")  # leaves some weights
-        w, d, v, m = ([row] for row in values.to(kind))
+        w, d, v, m = ([row.view(4, 25)] for row in values.to(kind))
         n, tau = ([counter] for counter in counters)
         tensors = Tensors(w, d, v, m, n, tau, squares=[])
         try:
@@ -135,7 +140,7 @@ def _try(kernel: Kernel, rule: ThresholdRule, kind: str) -> None:
             raise UnavailableError(f"the kernel fails with {type(error).__name__}: {error}") from error
         if left:
             raise UnavailableError("the kernel refuses plain float32")
-        results.append(torch.cat([row.cpu() for (row,) in tensors[:4]]))
+        results.append(torch.cat([held.cpu() for (held,) in tensors[:4]]))
     ours, expected = results
     if not torch.allclose(ours, expected, rtol=1e-6, atol=1e-7):
         raise UnavailableError("the compiled kernel computes something else than it should")

@@ -8,13 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dirprune.core.threshold import HardThreshold, ThresholdRule, threshold_increment
+from dirprune.core.threshold import (
+    HardThreshold,
+    RescaledSoftThreshold,
+    SoftThreshold,
+    ThresholdRule,
+    threshold_increment,
+)
 from dirprune.optim.kernels import compiled
-from dirprune.optim.kernels.suit import which_suit
+from dirprune.optim.kernels.suit import row_size, which_suit
 from dirprune.optim.tensors import PLAIN, Tensors
 
-# Types as grda.cpp numbers them.
+# Types and rules as grda.cpp numbers them.
 _NUMBERS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+_RULES: dict[type, int] = {SoftThreshold: 0, HardThreshold: 1, RescaledSoftThreshold: 2}
 
 # Parameters of a group; with gradients and accumulators more than a second-level cache holds. Above it
 # weights go to memory past the caches, which would read them first only to overwrite them.
@@ -38,7 +45,7 @@ def step(
 
     Args:
         group: The options, as in ``param_groups``.
-        rule: From the accumulator to the weight: the soft threshold or the hard one.
+        rule: From the accumulator to the weight, one of those that grda.cpp knows.
         lr: The learning rate.
         tensors: Changed in place.
         unscale: What the gradients are first multiplied with, in place.
@@ -49,11 +56,12 @@ def step(
     """
     library = compiled.library()
     plan = plans.get(id(group))
-    if plan is None or not plan.renew(tensors):
-        indices = which_suit(tensors, "cpu")
+    rows = not rule.elementwise
+    if plan is None or plan.rows != rows or not plan.renew(tensors):
+        indices = which_suit(tensors, "cpu", rows=rows)
         if not library.has_float16():
             indices = [i for i in indices if tensors.params[i].dtype is not torch.float16]
-        plan = Plan(tensors, indices)
+        plan = Plan(tensors, indices, rows=rows)
         if not plan.left:
             plans[id(group)] = plan
     c, mu = float(group["c"]), float(group["mu"])
@@ -75,7 +83,7 @@ def step(
         unscale,
         bool(group["nesterov"]),
         bool(group["maximize"]),
-        type(rule) is HardThreshold,
+        _RULES[type(rule)],
         _STREAM_ABOVE,
         compiled.threads(),
         compiled.parallel(),
@@ -87,7 +95,8 @@ def step(
 class Plan:
     """The table of a step, and by what to know that the next step's is the same but for the gradients."""
 
-    def __init__(self, tensors: Tensors, indices: list[int]) -> None:
+    def __init__(self, tensors: Tensors, indices: list[int], *, rows: bool) -> None:
+        self.rows = rows
         self.left = sorted(set(range(len(tensors.params))) - set(indices))
         self.gathered = tensors.params
         taken = tensors.select(indices) if self.left else tensors
@@ -109,6 +118,7 @@ class Plan:
                 *map(Tensor.data_ptr, steps),
                 *map(Tensor.data_ptr, thresholds),
                 *self.sizes,
+                *map(row_size, params),
                 *(_NUMBERS[dtype] for dtype in self.dtypes),
                 *(_NUMBERS[v.dtype] for v in accumulators),
                 *repeat(0, n),  # where runs end

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dirprune.core.dtypes import wide
-from dirprune.core.threshold import HardThreshold, ThresholdRule
+from dirprune.core.threshold import DAMPING, HardThreshold, ThresholdRule
 from dirprune.optim.kernels import UnavailableError
-from dirprune.optim.kernels.suit import which_suit
+from dirprune.optim.kernels.suit import row_size, which_suit
 from dirprune.optim.tensors import Tensors
 from dirprune.optim.update import advance
 
@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise UnavailableError(f"Triton cannot be imported: {error}") from error
 
-from dirprune.optim.kernels.triton_grda import BLOCK, grda
+from dirprune.optim.kernels.triton_grda import BLOCK, grda, rescale
 
 _TYPES = {
     torch.float16: triton.language.float16,
@@ -42,7 +42,7 @@ def step(
 
     Args:
         group: The options, as in ``param_groups``.
-        rule: From the accumulator to the weight: the soft threshold or the hard one.
+        rule: From the accumulator to the weight: the soft threshold, the hard one, or the rescaled soft one.
         lr: The learning rate.
         tensors: Changed in place. All on one device, or left.
         unscale: What the gradients are first multiplied with, in place.
@@ -52,7 +52,8 @@ def step(
         Indices of the parameters that were left as they were, for another path.
     """
     device = tensors.params[0].device
-    taken = [i for i in which_suit(tensors, device.type) if tensors.params[i].device == device]
+    suit = which_suit(tensors, device.type, rows=not rule.elementwise)
+    taken = [i for i in suit if tensors.params[i].device == device]
     launches: dict[tuple[torch.dtype, torch.dtype], list[int]] = {}
     for i in taken:
         launches.setdefault((tensors.params[i].dtype, tensors.accumulators[i].dtype), []).append(i)
@@ -114,6 +115,18 @@ def _launch(
             SIZE=BLOCK,
             enable_fp_fusion=False,
         )
+        rows = () if rule.elementwise else _rows(sizes, tuple(map(row_size, params)), device)
+        if len(rows):
+            rescale[(len(rows),)](
+                table,
+                rows,
+                count,
+                WEIGHT=_TYPES[types[0]],
+                REAL=_TYPES[wide(types[0])],
+                DAMPING=DAMPING,
+                SIZE=BLOCK,
+                enable_fp_fusion=False,
+            )
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:
@@ -126,3 +139,14 @@ def _pieces(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     """Return the tensor and the first element of each piece of work, int64 [pieces, 2]."""
     pieces = [(i, first) for i, size in enumerate(sizes) for first in range(0, size, BLOCK)]
     return torch.tensor(pieces, dtype=torch.int64, device="cpu").view(-1, 2).to(device)
+
+
+@lru_cache(maxsize=64)
+def _rows(sizes: tuple[int, ...], row_sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the tensor, the first element and the number of elements of each row, int64 [rows, 3]."""
+    rows = [
+        (i, first, row)
+        for i, (size, row) in enumerate(zip(sizes, row_sizes, strict=True))
+        for first in (range(0, size, row) if row else ())
+    ]
+    return torch.tensor(rows, dtype=torch.int64, device="cpu").view(-1, 3).to(device)

@@ -1,4 +1,5 @@
-// One step of GRDA over many tensors in one pass over the memory: what update.py says tensor by tensor, to the bit.
+// One step of GRDA over many tensors in one pass over the memory: what update.py says tensor by tensor, to the bit;
+// where rows are rescaled, but for the rounding of their sums.
 // Without headers of torch, so that it compiles in about a second: it sees addresses, sizes and numbers.
 
 #if defined(__SSE2__)
@@ -28,38 +29,41 @@ typedef unsigned int uint32;
 typedef unsigned short uint16;
 
 enum Type { FLOAT16, BFLOAT16, FLOAT32, FLOAT64 };
+enum Rule { SOFT, HARD, RESCALED };
 
 // The table that cpu.py packs: a column of `count` numbers of eight bytes for each of these.
 struct Tensors {
     void *const *weight, *const *gradient, *const *accumulator, *const *momentum;
     double *const *step, *const *threshold;
-    const int64 *size, *weight_type, *accumulator_type;
+    const int64 *size, *row, *weight_type, *accumulator_type;  // row: elements at one index of the first dimension
     int64 *end;  // of runs
     explicit Tensors(const int64 *table, int64 count)
         : weight((void *const *)table), gradient(weight + count), accumulator(gradient + count),
           momentum(accumulator + count), step((double *const *)(momentum + count)), threshold(step + count),
-          size((const int64 *)(threshold + count)), weight_type(size + count), accumulator_type(weight_type + count),
-          end((int64 *)(accumulator_type + count)) {}
+          size((const int64 *)(threshold + count)), row(size + count), weight_type(row + count),
+          accumulator_type(weight_type + count), end((int64 *)(accumulator_type + count)) {}
 };
 
 struct Tensor {
     void *weight, *gradient, *accumulator, *momentum;
     double step, threshold;
-    int64 size, weight_type, accumulator_type;
+    int64 size, row, weight_type, accumulator_type;
     Tensor(const Tensors &all, int64 i)
         : weight(all.weight[i]), gradient(all.gradient[i]), accumulator(all.accumulator[i]),
           momentum(all.momentum[i]), step(*all.step[i]), threshold(*all.threshold[i]), size(all.size[i]),
-          weight_type(all.weight_type[i]), accumulator_type(all.accumulator_type[i]) {}
+          row(all.row[i]), weight_type(all.weight_type[i]), accumulator_type(all.accumulator_type[i]) {}
 };
 
 struct Options {
     double rate, momentum, weight_decay, unscale;
-    bool nesterov, maximize, hard, stream;
+    bool nesterov, maximize, stream;
+    Rule rule;
 };
 
 static const int64 BLOCK = 512;    // elements; a block of every operand stays in the first-level cache
 static const int64 CHUNK = 32768;  // elements that a thread takes at a time
 static const int64 ALIGN = 64;     // elements; pieces of a tensor start at multiples of it
+static const double DAMPING = 0.01;  // threshold.py has the same
 
 // torch multiplies and adds with one rounding where the processor can; compiled.py asks it which.
 #if FUSED_MULTIPLY_ADD
@@ -157,6 +161,20 @@ template <> void round_into(void *tensor, int64 first, int64 n, const float *val
     for (int64 i = 0; i < n; i++) to[i] = to_bfloat16_stochastic(values[i], key);
 }
 
+// Whether a weight depends on its whole row.
+static bool by_rows(const Tensor &t, const Options &o) { return o.rule == RESCALED && t.row > 0 && t.threshold != 0; }
+
+// v - min(max(v, -tau), tau), so written that a NaN of either is handed on.
+template <class Real> static inline Real soft(Real v, Real tau) {
+    const Real raised = v >= -tau ? v : -tau;
+    return v - (raised <= tau ? raised : tau);
+}
+
+// Whether weights of a type can be computed where they lie.
+template <class Real> static bool in_place(int64 weight_type, const Options &o) {
+    return sizeof(Real) == (weight_type == FLOAT64 ? 8 : weight_type == FLOAT32 ? 4 : 2) && !o.stream;
+}
+
 template <class Real>
 static void update(const Tensor &t, const Options &o, int64 first, int64 n, bool accumulator_is_narrow) {
     alignas(64) Real g_scratch[BLOCK], w_scratch[BLOCK], v_scratch[BLOCK], direction[BLOCK], w_new[BLOCK];
@@ -191,30 +209,97 @@ static void update(const Tensor &t, const Options &o, int64 first, int64 n, bool
         }
     }
     Real *v = load(t.accumulator, t.accumulator_type, first, n, v_scratch);
-    const bool in_place = sizeof(Real) == (t.weight_type == FLOAT64 ? 8 : t.weight_type == FLOAT32 ? 4 : 2) && !o.stream;
-    Real *weight = in_place ? (Real *)t.weight + first : w_new;
+    if (by_rows(t, o)) {  // the weights follow when all of their row is known
+        for (int64 i = 0; i < n; i++) v[i] = multiply_add(d[i], rate, v[i]);
+        return;
+    }
+    const bool direct = in_place<Real>(t.weight_type, o);
+    Real *weight = direct ? (Real *)t.weight + first : w_new;
     const Real tau = (Real)t.threshold;
     if (t.threshold == 0) {
         for (int64 i = 0; i < n; i++) weight[i] = v[i] = multiply_add(d[i], rate, v[i]);
-    } else if (o.hard) {
+    } else if (o.rule == HARD) {
         for (int64 i = 0; i < n; i++) {
             const Real x = multiply_add(d[i], rate, v[i]);
             v[i] = x;
             weight[i] = -tau <= x && x <= tau ? (Real)0 : x;
         }
     } else {
-        for (int64 i = 0; i < n; i++) {  // v - min(max(v, -tau), tau), so written that a NaN of either is handed on
+        for (int64 i = 0; i < n; i++) {
             const Real x = multiply_add(d[i], rate, v[i]);
-            const Real raised = x >= -tau ? x : -tau;
             v[i] = x;
-            weight[i] = x - (raised <= tau ? raised : tau);
+            weight[i] = soft(x, tau);
         }
     }
     if (accumulator_is_narrow) round_into<Real>(t.accumulator, first, n, v, mix((uint32)(int64)t.step));
-    if (!in_place) store(t.weight, t.weight_type, first, n, w_new, o.stream);
+    if (!direct) store(t.weight, t.weight_type, first, n, w_new, o.stream);
 }
 
-static void update_piece(const Tensor &t, const Options &o, int64 first, int64 end) {
+// Partial sums, as wide as a processor adds at once; a compiler may not split a sum by itself.
+template <class Real> struct Lanes;
+template <> struct Lanes<float> {
+    typedef float Values __attribute__((vector_size(32)));
+    typedef int Bits __attribute__((vector_size(32)));
+};
+template <> struct Lanes<double> {
+    typedef double Values __attribute__((vector_size(32)));
+    typedef int64 Bits __attribute__((vector_size(32)));
+};
+
+struct Norms {
+    double whole, left;  // l1: of a row, and of what its zeros leave
+};
+
+template <class Real> static Norms norms(const Real *v, int64 size, Real tau) {
+    typedef typename Lanes<Real>::Values Values;
+    typedef typename Lanes<Real>::Bits Bits;
+    const int64 lanes = sizeof(Values) / sizeof(Real), both = 2 * lanes;
+    const Bits sign = (Bits)-Values{};
+    Norms sum = {0, 0};
+    for (int64 i = 0; i < size;) {
+        const int64 end = size - i < BLOCK ? size : i + BLOCK;
+        Values whole[2] = {}, left[2] = {};
+        for (; i + both <= end; i += both)
+            for (int64 half = 0; half < 2; half++) {
+                Values x;
+                __builtin_memcpy(&x, v + i + half * lanes, sizeof x);
+                const Values magnitude = (Values)((Bits)x & ~sign);
+                whole[half] += magnitude;
+                left[half] += (Values)((Bits)magnitude & ~(Bits)(magnitude <= tau));  // a NaN stays
+            }
+        for (; i < end; i++) {
+            const Real magnitude = v[i] < 0 ? -v[i] : v[i];
+            sum.whole += magnitude;
+            sum.left += magnitude <= tau ? (Real)0 : magnitude;
+        }
+        whole[0] += whole[1];
+        left[0] += left[1];
+        for (int64 lane = 0; lane < lanes; lane++) {
+            sum.whole += whole[0][lane];
+            sum.left += left[0][lane];
+        }
+    }
+    return sum;
+}
+
+// The weights of one row, whose accumulators are wide.
+template <class Real> static void rescale(const Tensor &t, const Options &o, int64 first) {
+    const Real tau = (Real)t.threshold, *v = (const Real *)t.accumulator + first;
+    const double least = sizeof(Real) == 8 ? 2.2250738585072014e-308 : 1.1754943508222875e-38;
+    const Norms norm = norms(v, t.row, tau);
+    const double share = norm.left / (norm.whole >= least ? norm.whole : least);
+    const Real factor = (Real)((1 + DAMPING) / (share + DAMPING));
+    const bool direct = in_place<Real>(t.weight_type, o);
+    alignas(64) Real w_new[BLOCK];
+    for (int64 start = 0; start < t.row; start += BLOCK) {
+        const int64 n = t.row - start < BLOCK ? t.row - start : BLOCK;
+        Real *weight = direct ? (Real *)t.weight + first + start : w_new;
+        for (int64 i = 0; i < n; i++) weight[i] = soft(v[start + i], tau) * factor;
+        if (!direct) store(t.weight, t.weight_type, first + start, n, w_new, o.stream);
+    }
+}
+
+static void update_blocks(const Tensor &t, const Options &o, int64 first, int64 end) {
     for (; first < end; first += BLOCK) {
         const int64 n = end - first < BLOCK ? end - first : BLOCK;
         if (t.weight_type == FLOAT64)
@@ -222,6 +307,30 @@ static void update_piece(const Tensor &t, const Options &o, int64 first, int64 e
         else
             update<float>(t, o, first, n, t.accumulator_type == BFLOAT16);
     }
+}
+
+// As many rows at a time as a block holds, so that the second look at them finds them in the cache.
+static void update_rows(const Tensor &t, const Options &o, int64 first, int64 end) {
+    const int64 rows = t.row < BLOCK ? BLOCK / t.row * t.row : t.row;
+    for (; first < end; first += rows) {
+        const int64 after = end - first < rows ? end : first + rows;
+        update_blocks(t, o, first, after);
+        for (int64 row = first; row < after; row += t.row)
+            if (t.weight_type == FLOAT64)
+                rescale<double>(t, o, row);
+            else
+                rescale<float>(t, o, row);
+    }
+}
+
+// Of a tensor's rows a piece has those that begin in it.
+static int64 next_row(const Tensor &t, int64 at) { return (at + t.row - 1) / t.row * t.row; }
+
+static void update_piece(const Tensor &t, const Options &o, int64 first, int64 end) {
+    if (by_rows(t, o))
+        update_rows(t, o, next_row(t, first), next_row(t, end));
+    else
+        update_blocks(t, o, first, end);
 }
 
 struct Work {
@@ -282,7 +391,7 @@ typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
 // One step: the threshold of each run's tensors grows by its increment.
 void grda(const int64 *table, int64 count, const double *increments, int64 runs, double rate, double momentum,
-          double weight_decay, double unscale, int nesterov, int maximize, int hard, int64 stream_above,
+          double weight_decay, double unscale, int nesterov, int maximize, int rule, int64 stream_above,
           unsigned threads, Parallel parallel) {
     const Tensors tensors(table, count);
     for (int64 i = 0, run = 0; run < runs; run++)
@@ -293,7 +402,7 @@ void grda(const int64 *table, int64 count, const double *increments, int64 runs,
     int64 total = 0;
     for (int64 i = 0; i < count; i++) total += extent(tensors.size[i]);
     Work work = {tensors, count, total, 0,
-                 {rate, momentum, weight_decay, unscale, nesterov != 0, maximize != 0, hard != 0, total > stream_above}};
+                 {rate, momentum, weight_decay, unscale, nesterov != 0, maximize != 0, total > stream_above, (Rule)rule}};
     const int64 chunks = (total + CHUNK - 1) / CHUNK;
     if (chunks < threads) threads = (unsigned)chunks;
     if (parallel && threads > 1)

@@ -52,9 +52,29 @@ def all_suit(tensors: Tensors, kind: str) -> bool:
     )
 
 
-def which_suit(tensors: Tensors, kind: str) -> list[int]:
-    """Return the indices of the parameters that a kernel can take."""
+def which_suit(tensors: Tensors, kind: str, *, rows: bool = False) -> list[int]:
+    """Return the indices of the parameters that a kernel can take.
+
+    Args:
+        tensors: Step and threshold must be on the CPU.
+        kind: Of the device, "cpu" or "cuda".
+        rows: Whether a weight depends on its whole row, which then has to lie together.
+    """
     indices = list(range(len(tensors.params)))
-    if all_suit(tensors, kind):
-        return indices
-    return [i for i in indices if all_suit(tensors.select([i]), kind)]
+    if not all_suit(tensors, kind):
+        indices = [i for i in indices if all_suit(tensors.select([i]), kind)]
+    if rows:
+        indices = [i for i in indices if _has_rows(tensors.params[i], tensors.accumulators[i])]
+    return indices
+
+
+def row_size(tensor: Tensor) -> int:
+    """Elements at one index of the first dimension; 0 where there are fewer than two dimensions, or none."""
+    return tensor.numel() // len(tensor) if tensor.ndim > 1 and len(tensor) else 0
+
+
+def _has_rows(parameter: Tensor, accumulator: Tensor) -> bool:
+    """Whether each row lies together, and its accumulators are kept as wide as they are computed."""
+    row = row_size(parameter)
+    together = len(parameter) == 1 or parameter.stride(0) == row if row else True
+    return together and (not row or accumulator.dtype is not torch.bfloat16)

@@ -81,3 +81,42 @@ def grda(
         w = v - clamped
     w = tl.where(tau64 == 0, v, w)
     tl.store(weight, w.to(WEIGHT), mask=inside)
+
+
+@triton.jit
+def rescale(
+    table,  # as of grda, which is done
+    rows,  # int64 [rows, 3]: tensor, first element, elements
+    count,
+    WEIGHT: tl.constexpr,
+    REAL: tl.constexpr,
+    DAMPING: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    """Write the weights of one row anew: soft threshold, and the l1 norm that its zeros took given back."""
+    row = rows + 3 * tl.program_id(0)
+    column = table + tl.load(row)
+    first = tl.load(row + 1)
+    size = tl.load(row + 2)
+    weight = tl.load(column).to(tl.pointer_type(WEIGHT)) + first
+    accumulator = tl.load(column + 2 * count).to(tl.pointer_type(REAL)) + first
+    tau64 = tl.load(column + 6 * count).to(tl.float64, bitcast=True)
+    tau = tau64.to(REAL)
+    whole = tl.full([SIZE], 0, REAL)
+    left = tl.full([SIZE], 0, REAL)
+    for start in range(0, size, SIZE):
+        at = start + tl.arange(0, SIZE)
+        magnitude = tl.abs(tl.load(accumulator + at, mask=at < size, other=0.0))
+        whole += magnitude
+        left += tl.where(magnitude <= tau, tl.full([SIZE], 0, REAL), magnitude)
+    norm = tl.sum(whole.to(tl.float64))
+    least = 2.2250738585072014e-308 if tl.float64 == REAL else 1.1754943508222875e-38
+    share = tl.sum(left.to(tl.float64)) / tl.where(norm >= least, norm, least)
+    factor = ((1 + DAMPING) / (share + DAMPING)).to(REAL)
+    for start in range(0, size, SIZE):
+        at = start + tl.arange(0, SIZE)
+        v = tl.load(accumulator + at, mask=at < size, other=0.0)
+        clamped = tl.where(v >= -tau, v, -tau)
+        clamped = tl.where(clamped <= tau, clamped, tau)
+        w = tl.where(tau64 == 0, v, (v - clamped) * factor)
+        tl.store(weight + at, w.to(WEIGHT), mask=at < size)
