@@ -116,6 +116,15 @@ PARTS = {
         6,
         methods=("sgd", "gradual", "grda", "grda-l0"),
     ),
+    "vit-rescaled": Part(
+        "vit2x64p7-fashion_mnist",
+        8,
+        6,
+        ("--seed", "10"),
+        methods=("sgd", "gradual", "grda", "grda-rescaled"),
+        seeds=5,
+        reference="grda-rescaled",
+    ),
 }
 
 

@@ -6,7 +6,7 @@ not done again, so that the command can be stopped and given anew.
 
 Examples:
   python benchmarks/tune_prediction.py --recipe digits --seed 1 --output OUTPUT
-  python benchmarks/tune_prediction.py --recipe digits --hard --output OUTPUT
+  python benchmarks/tune_prediction.py --recipe digits --penalty rescaled --output OUTPUT
   python benchmarks/tune_prediction.py --known benchmarks/results/lenet5-fashion_mnist.json --data-dir DATA
       --output OUTPUT
 """
@@ -25,6 +25,7 @@ from dirprune.data import load_dataset
 from dirprune.recipes import get_recipe
 from dirprune.train import TrainConfig, describe_environment
 from dirprune.tune import Trial, c_for_sparsity
+from dirprune.tune.crossing import PENALTIES
 from dirprune.tune.target import epochs_to_keep, predicted_ends
 from dirprune.tune.trials import Bench
 from record import own_command, public_command
@@ -32,8 +33,7 @@ from record import own_command, public_command
 TARGETS = (0.8, 0.9, 0.95)
 MUS = (0.6, 0.51, 0.7)
 FRACTION = 0.25
-HARD = {  # the setting that docs/frontier.md recommends
-    "penalty": "l0",
+MOMENTUM = {  # what docs/frontier.md recommends, beside the penalty
     "mu": 1.0,
     "lr": 0.05,
     "momentum": 0.9,
@@ -113,7 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe")
     parser.add_argument("--schedule")
-    parser.add_argument("--hard", action="store_true", help="the hard threshold, in the setting for it")
+    parser.add_argument("--penalty", choices=PENALTIES[1:], help="another one, in the setting for it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--known", type=Path)
     parser.add_argument("--data-dir")
@@ -126,9 +126,9 @@ def main() -> int:
         config = replace(get_recipe(arguments.recipe).config, seed=arguments.seed)
         if arguments.schedule:
             config = replace(config, schedule=arguments.schedule)
-        if arguments.hard:
-            config = replace(config, **HARD)
-        mus = (config.mu,) if arguments.schedule or arguments.hard else MUS
+        if arguments.penalty:
+            config = replace(config, penalty=arguments.penalty, **MOMENTUM)
+        mus = (config.mu,) if arguments.schedule or arguments.penalty else MUS
         cases = by_target(config, mus, arguments)
     command = public_command(own_command())
     content = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"sets": []}

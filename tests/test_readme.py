@@ -279,21 +279,38 @@ def test_slim_agrees_with_the_results():
 
 def test_prediction_agrees_with_the_results():
     cases = [case for each in measured("tune_prediction")["sets"] for case in each["cases"]]
-    told = passage("predicts from the first quarter of a run.", "whose width was set")
+    told = passage("predicts from the first quarter of a run.", "whose widths were set")
     searched = sorted({case["target"] for case in cases if "target" in case})
-    pieces = ["targets of {:g}, {:g} and {:g} %".format(*(100 * target for target in searched))]
-    for penalty in ("l1", "l0"):
-        of_it = [case for case in cases if case.get("penalty", "l1") == penalty]
-        worst = max(abs(case["error"]) for case in of_it)
-        digits = sum(case["recipe"] == "digits" for case in of_it)
-        inside = sum(case["within_interval"] for case in of_it)
-        pieces += [
-            f"{100 * worst:.2f} points off",
-            f"({digits} runs of digits",
-            f"and {len(of_it) - digits} of LeNet-5",
-        ]
-        pieces.append(f"{inside} of {len(of_it)} were within")
-    assert_told(told, pieces)
+
+    def of(penalty, recipe):
+        return [c for c in cases if (c.get("penalty", "l1"), c["recipe"]) == (penalty, recipe)]
+
+    def worst(found):
+        return f"{100 * max(abs(case['error']) for case in found):.2f}"
+
+    soft = [case for case in cases if case.get("penalty", "l1") == "l1"]
+    digits = {penalty: of(penalty, "digits") for penalty in ("l1", "l0", "rescaled")}
+    lenet5 = {penalty: of(penalty, "lenet5-fashion_mnist") for penalty in ("l1", "l0")}
+    (hard,), (rescaled,) = (of(p, "lenet5-fashion_mnist-recommended") for p in ("l0", "rescaled"))
+    assert len(soft) + 9 + 2 + 9 + 2 == len(cases)
+    inside = sum(case["within_interval"] for case in soft)
+    assert_told(
+        told,
+        [
+            "targets of {:g}, {:g} and {:g} %".format(*(100 * target for target in searched)),
+            f"at most {worst(soft)} points off ({len(digits['l1'])} runs of digits",
+            f"and {len(lenet5['l1'])} of LeNet-5, two",
+            f"{inside} of {len(soft)} were within their interval",
+            f"at most {worst(digits['l0'])} points off on digits ({len(digits['l0'])} runs, for the same",
+            f"and {worst(lenet5['l0'])} on LeNet-5 ({len(lenet5['l0'])})",
+            f"with `rescaled` at most {worst(digits['rescaled'])} on digits ({len(digits['rescaled'])})",
+            f"LeNet-300-100, {hard['epochs']} epochs, one run each, ended sparser than predicted, by "
+            f"{-100 * hard['error']:.2f} points (hard) and {-100 * rescaled['error']:.2f} (`rescaled`). All were within",
+        ],
+    )
+    assert all(case["within_interval"] for case in cases if case not in soft)
+    whole = {run["name"]: run["config"] for run in measured("lenet-300-100-recommended")["runs"]}
+    assert {(config["model"], config["epochs"]) for config in whole.values()} == {("lenet-300-100", 30)}
 
 
 def test_citation_is_that_of_the_citation_file():

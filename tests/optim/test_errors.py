@@ -44,7 +44,6 @@ ERRORS = [
     ErrorCase("nesterov alone", HyperparameterError, "nesterov needs momentum > 0", {"nesterov": True}),
     ErrorCase("penalty", HyperparameterError, "'group' or 'rescaled', got 'l2'", {"penalty": "l2"}),
     ErrorCase("kernel", HyperparameterError, "no fused kernel", {"penalty": "group", "fused": True}),
-    ErrorCase("no kernel", HyperparameterError, "no fused kernel", {"penalty": "group", "fused": True}),
     ErrorCase("cliques", HyperparameterError, "foreach=False", {"foreach": True, "differentiable": True}),
     ErrorCase(
         "group option", HyperparameterError, "mu must be", params=lambda: [{"params": [ones(2)], "mu": 2.0}]

@@ -17,6 +17,7 @@ from tests.optim.common import (
     HALF,
     OPTIONS,
     assert_same,
+    ones,
     parameters,
     same_bits,
     train,
@@ -197,6 +198,18 @@ def test_what_the_kernel_has_planned_is_dropped_with_the_penalty(taken: list[lis
         train(optimizer, steps=2, first=2)
     assert_close(*pair, left=0.1)
     assert taken[-2:] == [[0, 1, 2, 3]] * 2
+
+
+def test_what_the_kernel_has_planned_is_dropped_with_the_shape(compiler: None) -> None:
+    """Same memory, other rows."""
+    pair = [rescaled([ones(12, 6)], foreach=foreach) for foreach in (None, False)]
+    for optimizer in pair:
+        train(optimizer, steps=3)
+        (p,) = optimizer.param_groups[0]["params"]
+        p.data = p.data.view(36, 2)
+        optimizer.state[p]["accumulator"].data = optimizer.state[p]["accumulator"].data.view(36, 2)
+        train(optimizer, steps=2, first=3)
+    assert_close(*pair, left=0.1)
 
 
 def test_a_narrow_accumulator_goes_another_way(taken: list[list[int]]) -> None:

@@ -283,8 +283,9 @@ def test_words_on_the_search_for_a_sparsity_agree_with_the_results():
     assert {case["recipe"] for case in cases} == {"digits"}
     assert {case["trial_epochs"] / case["epochs"] for case in cases} == {0.25}
     assert all(case["error"] == case["predicted"] - case["measured"] for case in cases)
-    soft, hard = (
-        [case for case in cases if case.get("penalty", "l1") == penalty] for penalty in ("l1", "l0")
+    soft, hard, rescaled = (
+        [case for case in cases if case.get("penalty", "l1") == penalty]
+        for penalty in ("l1", "l0", "rescaled")
     )
     at = {target: [case for case in hard if case["target"] == target] for target in (0.9, 0.95)}
     denser = sorted(100 * case["error"] for case in at[0.9])
@@ -302,6 +303,7 @@ def test_words_on_the_search_for_a_sparsity_agree_with_the_results():
         [
             f"up to {most} are tried for each mu",
             f"the soft threshold took {span([case['short_runs'] for case in soft])} of them for a target",
+            f"`rescaled` {span([case['short_runs'] for case in rescaled])}, ",
             f"the hard one {span([case['short_runs'] for case in hard])}:",
             f"where 90 % was asked for it ended at {span(ended, 2)} %",
             f"where 95 % was, sparser than predicted, by {span(sparser, 2)} points",

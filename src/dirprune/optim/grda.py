@@ -81,7 +81,7 @@ class GRDA(Optimizer):
             ``GradScaler`` leaves its unscaling to that pass, as with torch's fused optimisers. ``None``
             chooses: a kernel where there is one, unless ``foreach`` is given. The CPU's is compiled once, in
             a second, by the system's C++ compiler; without one, and for tensors that it cannot take
-            (subclasses, gaps in memory), the other ways serve.
+            (subclasses, gaps in memory, with ``"rescaled"`` scattered channels), the other ways serve.
         accumulator_dtype: ``torch.bfloat16`` halves the memory of the accumulator, which is then rounded
             up or down by chance, right on average. The chance follows from value and step: runs repeat
             and resume to the bit.

@@ -12,8 +12,8 @@ from dirprune.core.threshold import threshold_increment
 from dirprune.errors import UsageError
 from dirprune.train import Accumulators, TrainConfig
 
-# Of the interval at least, in log odds to either side: at 90 % zeros about 2 points, l0 4 up and 7 down.
-_WIDTHS = {"l1": 0.25, "l0": 0.6}
+# Of the interval at least, in log odds to either side: at 90 % zeros about 2 points, l0 5 up and 9 down.
+_WIDTHS = {"l1": 0.25, "l0": 0.75, "rescaled": 0.6}
 PENALTIES = tuple(_WIDTHS)
 
 
@@ -43,7 +43,7 @@ def predict_sparsity(
 
     The interval is, in log odds, as wide as the error that the same rule makes within the accumulators: from
     the earlier ones to the last. It is never narrower than 0.25 to either side, with the hard threshold
-    (penalty l0, whose weights move as SGD's, not linearly in the threshold) 0.6.
+    (penalty l0, whose weights move as SGD's, not linearly in the threshold) 0.75, rescaled 0.6.
 
     Args:
         accumulators: Of one run, in geometric progression, the last three being at a quarter, half and all of

@@ -76,12 +76,12 @@ def c_for_sparsity(
         training loss, at equal sparsity the better choice, comes first.
 
     Raises:
-        UsageError: The target is out of range, the penalty is another one than l1 and l0, or no trial came to
+        UsageError: The target is out of range, the penalty is not in :data:`PENALTIES`, or no trial came to
             its end.
     """
     if config.penalty not in PENALTIES:
         raise UsageError(
-            f"--target-sparsity predicts the zeros of --penalty {' and '.join(PENALTIES)}, not those of "
+            f"--target-sparsity predicts the zeros of --penalty {', '.join(PENALTIES)}, not those of "
             f"--penalty {config.penalty}: leave one of them out"
         )
     if not 0 < target < 1:

@@ -29,7 +29,7 @@ _STREAM_ABOVE = 100_000
 
 
 # By map and without loops, for a small network's step is over in the time of a hundred Python instructions.
-_dtype = attrgetter("dtype")
+_dtype, _shape = attrgetter("dtype"), attrgetter("shape")
 _PLAIN = frozenset(PLAIN)
 
 
@@ -104,6 +104,7 @@ class Plan:
         self.params, self.count = params, len(params)
         self.moved = [*params, *accumulators, *buffers]
         self.addresses = list(map(Tensor.data_ptr, self.moved))
+        self.shapes = list(map(_shape, self.moved)) if rows else []
         self.sizes, self.strides = list(map(Tensor.numel, params)), list(map(Tensor.stride, params))
         self.contiguous = all(map(Tensor.is_contiguous, params))
         self.dtypes = list(map(_dtype, params))
@@ -142,6 +143,7 @@ class Plan:
             or list(map(_dtype, grads)) != self.dtypes
             or list(map(Tensor.numel, grads)) != self.sizes
             or any(map(Tensor.is_neg, grads))
+            or (self.rows and list(map(_shape, self.moved)) != self.shapes)
             or not (
                 all(map(Tensor.is_contiguous, self.params)) and all(map(Tensor.is_contiguous, grads))
                 if self.contiguous

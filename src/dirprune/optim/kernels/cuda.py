@@ -124,6 +124,7 @@ def _launch(
                 WEIGHT=_TYPES[types[0]],
                 REAL=_TYPES[wide(types[0])],
                 DAMPING=DAMPING,
+                LEAST=torch.finfo(wide(types[0])).tiny,
                 SIZE=BLOCK,
                 enable_fp_fusion=False,
             )

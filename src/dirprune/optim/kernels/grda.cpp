@@ -63,6 +63,7 @@ struct Options {
 static const int64 BLOCK = 512;    // elements; a block of every operand stays in the first-level cache
 static const int64 CHUNK = 32768;  // elements that a thread takes at a time
 static const int64 ALIGN = 64;     // elements; pieces of a tensor start at multiples of it
+static const int64 LINE = 16;      // elements; float32 of the widest line
 static const double DAMPING = 0.01;  // threshold.py has the same
 
 // torch multiplies and adds with one rounding where the processor can; compiled.py asks it which.
@@ -171,8 +172,8 @@ template <class Real> static inline Real soft(Real v, Real tau) {
 }
 
 // Whether weights of a type can be computed where they lie.
-template <class Real> static bool in_place(int64 weight_type, const Options &o) {
-    return sizeof(Real) == (weight_type == FLOAT64 ? 8 : weight_type == FLOAT32 ? 4 : 2) && !o.stream;
+template <class Real> static bool in_place(int64 weight_type, bool stream) {
+    return sizeof(Real) == (weight_type == FLOAT64 ? 8 : weight_type == FLOAT32 ? 4 : 2) && !stream;
 }
 
 template <class Real>
@@ -213,7 +214,7 @@ static void update(const Tensor &t, const Options &o, int64 first, int64 n, bool
         for (int64 i = 0; i < n; i++) v[i] = multiply_add(d[i], rate, v[i]);
         return;
     }
-    const bool direct = in_place<Real>(t.weight_type, o);
+    const bool direct = in_place<Real>(t.weight_type, o.stream);
     Real *weight = direct ? (Real *)t.weight + first : w_new;
     const Real tau = (Real)t.threshold;
     if (t.threshold == 0) {
@@ -289,13 +290,14 @@ template <class Real> static void rescale(const Tensor &t, const Options &o, int
     const Norms norm = norms(v, t.row, tau);
     const double share = norm.left / (norm.whole >= least ? norm.whole : least);
     const Real factor = (Real)((1 + DAMPING) / (share + DAMPING));
-    const bool direct = in_place<Real>(t.weight_type, o);
+    const bool stream = o.stream && t.row % LINE == 0;  // pieces of lines are cheaper through the cache
+    const bool direct = in_place<Real>(t.weight_type, stream);
     alignas(64) Real w_new[BLOCK];
     for (int64 start = 0; start < t.row; start += BLOCK) {
         const int64 n = t.row - start < BLOCK ? t.row - start : BLOCK;
         Real *weight = direct ? (Real *)t.weight + first + start : w_new;
         for (int64 i = 0; i < n; i++) weight[i] = soft(v[start + i], tau) * factor;
-        if (!direct) store(t.weight, t.weight_type, first + start, n, w_new, o.stream);
+        if (!direct) store(t.weight, t.weight_type, first + start, n, w_new, stream);
     }
 }
 

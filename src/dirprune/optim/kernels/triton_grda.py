@@ -91,6 +91,7 @@ def rescale(
     WEIGHT: tl.constexpr,
     REAL: tl.constexpr,
     DAMPING: tl.constexpr,
+    LEAST: tl.constexpr,  # normal number
     SIZE: tl.constexpr,
 ):
     """Write the weights of one row anew: soft threshold, and the l1 norm that its zeros took given back."""
@@ -110,8 +111,7 @@ def rescale(
         whole += magnitude
         left += tl.where(magnitude <= tau, tl.full([SIZE], 0, REAL), magnitude)
     norm = tl.sum(whole.to(tl.float64))
-    least = 2.2250738585072014e-308 if tl.float64 == REAL else 1.1754943508222875e-38
-    share = tl.sum(left.to(tl.float64)) / tl.where(norm >= least, norm, least)
+    share = tl.sum(left.to(tl.float64)) / tl.where(norm >= LEAST, norm, LEAST)
     factor = ((1 + DAMPING) / (share + DAMPING)).to(REAL)
     for start in range(0, size, SIZE):
         at = start + tl.arange(0, SIZE)
