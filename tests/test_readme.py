@@ -305,7 +305,8 @@ def test_prediction_agrees_with_the_results():
             f"and {worst(lenet5['l0'])} on LeNet-5 ({len(lenet5['l0'])})",
             f"with `rescaled` at most {worst(digits['rescaled'])} on digits ({len(digits['rescaled'])})",
             f"LeNet-300-100, {hard['epochs']} epochs, one run each, ended sparser than predicted, by "
-            f"{-100 * hard['error']:.2f} points (hard) and {-100 * rescaled['error']:.2f} (`rescaled`). All were within",
+            f"{-100 * hard['error']:.2f} points (hard) and {-100 * rescaled['error']:.2f} (`rescaled`). All "
+            "were within",
         ],
     )
     assert all(case["within_interval"] for case in cases if case not in soft)
