@@ -54,6 +54,7 @@ OPTIMISERS: dict[str, Callable[[list[Tensor]], Optimizer]] = {
     "gRDA, fused=False": lambda params: GRDA(params, lr=_LR, fused=False),
     "gRDA, foreach": lambda params: GRDA(params, lr=_LR, foreach=True),
     SMALL: lambda params: GRDA(params, lr=_LR, accumulator_dtype=torch.bfloat16),
+    "gRDA, rescaled": lambda params: GRDA(params, lr=_LR, penalty="rescaled"),
     "gRDA, plain operations": lambda params: PlainGRDA(params, lr=_LR),
 }
 
