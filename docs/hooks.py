@@ -381,6 +381,7 @@ _GENERATED = {
         "judged-momentum": partial(_judged, "lenet-300-100-momentum"),
         "judged-rescaled": partial(_judged, "lenet-300-100-rescaled"),
         "judged-common": partial(_judged, "lenet-300-100-common"),
+        "judged-lenet5": partial(_judged, "lenet5-momentum"),
         "judged-vit": partial(_judged, "vit"),
         "readings": _readings,
     },

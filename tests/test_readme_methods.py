@@ -80,7 +80,7 @@ def test_the_hard_threshold_is_said_to_be_behind_where_it_is():
     assert (
         f"on a small Wide ResNet at 95 % it is {-100 * behind['mean']:.2f} points behind "
         '`penalty="rescaled"`, which is level with ST-3 there; on a small transformer it was behind the '
-        "soft one, and on LeNet-5 at 90 %." in told
+        "soft one, and on LeNet-5 at 90 % in the first search" in told
     )
     for part, targets in (("vit", (0.9, 0.95, 0.98)), ("lenet5", (0.9,))):
         for row in measured(f"compare-{part}")["rows"]:

@@ -1,6 +1,7 @@
 """What the page of the comparison says, and what is taken for the reasons, is what the results hold."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -208,6 +209,20 @@ def test_rates_at_which_lenet5_diverges_are_told():
     assert {run["config"]["method"] for run in first if run["result"]["status"] == "diverged"} == {
         "gradual-erk"
     }
+
+
+def test_reasons_on_lenet5_with_momentum_tell_what_was_measured():
+    lines = (ROOT / "benchmarks/results/compare-lenet5-momentum.runs.jsonl").read_text().splitlines()[1:]
+    runs = [json.loads(line) for line in lines]
+    trials = [run for run in runs if run["run"].startswith("trials/")]
+    lost = [run for run in trials if run["result"]["status"] == "diverged"]
+    by_rate = Counter(run["config"]["lr"] for run in lost)
+    methods = {run["config"]["method"] for run in trials}
+    assert sorted(by_rate.values()) == [3, 3, len(methods)]
+    assert len({run["config"]["lr"] for run in trials}) == 6
+    assert {run["result"]["status"] for run in runs if run not in trials} == {"finished"}
+    told = reasons("LeNet-5 from a rate of 0.02 with momentum.", "LeNet-300-100, rescaled")
+    assert f"{len(lost)} of {len(trials)} trials diverged, none of the {len(runs) - len(trials)} rep" in told
 
 
 def test_reasons_on_the_transformer_tell_what_was_measured():
