@@ -76,5 +76,7 @@ def row_size(tensor: Tensor) -> int:
 def _has_rows(parameter: Tensor, accumulator: Tensor) -> bool:
     """Whether each row lies together, and its accumulators are kept as wide as they are computed."""
     row = row_size(parameter)
-    together = len(parameter) == 1 or parameter.stride(0) == row if row else True
-    return together and (not row or accumulator.dtype is not torch.bfloat16)
+    if not row:
+        return True
+    together = len(parameter) == 1 or parameter.stride(0) == row
+    return together and accumulator.dtype is not torch.bfloat16
