@@ -25,7 +25,7 @@ otherwise now. Since then all methods try the same rates, drawn from the part's 
 95 %: so in the last part on LeNet-300-100, and in those of LeNet-5 (from 0.02, for it diverges from 0.05) and
 of the Wide ResNet that begin at a rate with momentum, beside what was best there before. The transformer has
 AdamW, with its weight decay: gRDA's adaptive form, with the soft and the hard threshold, beside gradual
-pruning.
+pruning; its second part has the rescaled form and five seeds.
 """
 
 import argparse

@@ -137,9 +137,8 @@ def test_the_kernel_equals_the_readable_update(name: str, dtype: torch.dtype, ta
             train(optimizer, steps=1, first=n)
         if n in (0, 19):
             assert_close(*pair, left=0.1 if n else -1)
-    assert (
-        taken == [[0, 1, 2, 3]] * 20
-    )  # not the transpose, whose rows do not lie together, nor the one with gaps
+    # Not the transpose, whose rows do not lie together, nor the one with gaps.
+    assert taken == [[0, 1, 2, 3]] * 20
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -10,12 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from dirprune.core.threshold import (
-    HardThreshold,
-    RescaledSoftThreshold,
-    SoftThreshold,
-    ThresholdRule,
-)
+from dirprune.core.threshold import HardThreshold, RescaledSoftThreshold, SoftThreshold, ThresholdRule
 from dirprune.optim.kernels import UnavailableError
 from dirprune.optim.tensors import PLAIN, Tensors
 from dirprune.optim.update import host_float, stays_on_device, update_foreach, update_one_by_one

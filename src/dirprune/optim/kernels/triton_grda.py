@@ -15,6 +15,13 @@ def _mix(x):
 
 
 @triton.jit
+def _soft(v, tau):
+    clamped = tl.where(v >= -tau, v, -tau)  # so written that a threshold of NaN is handed on
+    clamped = tl.where(clamped <= tau, clamped, tau)
+    return v - clamped
+
+
+@triton.jit
 def grda(
     table,  # int64 [7, count]: addresses of weight, gradient, accumulator, momentum; size, step, threshold
     pieces,  # int64 [pieces, 2]: tensor, first element
@@ -76,9 +83,7 @@ def grda(
     if HARD:
         w = tl.where((v >= -tau) & (v <= tau), tl.full([SIZE], 0, REAL), v)
     else:
-        clamped = tl.where(v >= -tau, v, -tau)  # so written that a threshold of NaN is handed on
-        clamped = tl.where(clamped <= tau, clamped, tau)
-        w = v - clamped
+        w = _soft(v, tau)
     w = tl.where(tau64 == 0, v, w)
     tl.store(weight, w.to(WEIGHT), mask=inside)
 
@@ -116,7 +121,5 @@ def rescale(
     for start in range(0, size, SIZE):
         at = start + tl.arange(0, SIZE)
         v = tl.load(accumulator + at, mask=at < size, other=0.0)
-        clamped = tl.where(v >= -tau, v, -tau)
-        clamped = tl.where(clamped <= tau, clamped, tau)
-        w = tl.where(tau64 == 0, v, (v - clamped) * factor)
+        w = tl.where(tau64 == 0, v, _soft(v, tau) * factor)
         tl.store(weight + at, w.to(WEIGHT), mask=at < size)
