@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.optim import Optimizer
 
 from dirprune.core.masks import kth_smallest
@@ -100,7 +101,8 @@ class Variant:
     """c of the first run; None for a method that is told its sparsity."""
     options: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    by_deviation: bool = False
+    by_layer: Callable[[list[Tensor]], list[float]] | None = None
+    """What c is multiplied by in each layer, at first, but for the mean over all weights."""
     after: Callable[["Frontier", int], None] | None = None
     method: str = "frontier"
 
@@ -127,12 +129,10 @@ class Frontier(Method[FrontierSettings]):
         plan, c = self.plan, self.settings.c
         variant = VARIANTS[self.settings.variant]
         groups = prunable_groups(self.model, plan.include)
-        if variant.by_deviation:
+        if variant.by_layer is not None:
             weights = list(self.prunable.values())
-            deviations = [float(w.detach().std()) for w in weights]
-            sizes = [w.numel() for w in weights]
-            mean = sum(d * n for d, n in zip(deviations, sizes, strict=True)) / sum(sizes)
-            each = [{"params": [w], "c": c * d / mean} for w, d in zip(weights, deviations, strict=True)]
+            shares = relative(variant.by_layer(weights), weights)
+            each = [{"params": [w], "c": c * share} for w, share in zip(weights, shares, strict=True)]
             groups = [*each, groups[1]]
         return Variants(
             groups,
@@ -164,6 +164,30 @@ class Frontier(Method[FrontierSettings]):
     def states(self) -> list[dict[str, Any]]:
         """The optimiser's state of each prunable weight."""
         return [self.optimizer.state[w] for w in self.prunable.values()]
+
+
+def relative(scales: list[float], weights: list[Tensor]) -> list[float]:
+    """Return the layers' scales over their mean, each layer counted by its size."""
+    sizes = [w.numel() for w in weights]
+    mean = sum(scale * n for scale, n in zip(scales, sizes, strict=True)) / sum(sizes)
+    return [scale / mean for scale in scales]
+
+
+def deviations(weights: list[Tensor]) -> list[float]:
+    """Return the standard deviation of each layer."""
+    return [float(w.detach().std()) for w in weights]
+
+
+@torch.no_grad()
+def follow_second_moment(run: Frontier, step: int) -> None:  # noqa: ARG001
+    """Let c be in proportion to the root of a running second moment of each layer's gradient."""
+    weights = list(run.prunable.values())
+    squares = [w.grad.square().mean() for w in weights if w.grad is not None]
+    held = run.averages or squares
+    run.averages = [torch.lerp(mean, square, 1e-3) for mean, square in zip(held, squares, strict=True)]
+    shares = relative([float(mean.sqrt()) for mean in run.averages], weights)
+    for group, share in zip(run.optimizer.param_groups, [*shares, 0.0], strict=True):
+        group["c"] = run.settings.c * share
 
 
 @torch.no_grad()
@@ -224,6 +248,21 @@ def land(run: Frontier, step: int) -> None:
     tau = kth_smallest(magnitudes, pruned) if pruned else torch.zeros(())
     for state in run.states:
         state["threshold"].fill_(tau.item())
+
+
+@torch.no_grad()
+def land_on_pattern(run: Frontier, step: int) -> None:
+    """Keep the greatest of every M inputs of an output: fewer on the cubic, in the end one of M."""
+    wanted = Cubic(0, run.plan.steps(0.5), run.settings.target)(step)
+    size = round(1 / (1 - run.settings.target))
+    kept = max(1, round(size * (1 - wanted)))
+    if kept == size:
+        return
+    for weight, state in zip(run.prunable.values(), run.states, strict=True):
+        v = state["accumulator"].flatten(1)
+        blocks = pad(v, (0, -v.shape[1] % size)).unflatten(1, (-1, size))
+        tau = blocks.abs().topk(kept + 1).values[..., -1:]
+        weight.copy_(HardThreshold()(blocks, tau).flatten(1)[:, : v.shape[1]].view_as(weight))
 
 
 L1 = {"penalty": "l1", "mu": 0.6}
@@ -311,7 +350,14 @@ VARIANTS = {
         "hard, tau times the layer's initial deviation",
         "scores are compared across layers in units of the start",
         1.2e-3,
-        by_deviation=True,
+        by_layer=deviations,
+    ),
+    "by gradient": Variant(
+        "hard, tau growing with the running second moment of the layer's gradient",
+        "scores are compared across layers in units of the noise",
+        1.2e-3,
+        by_layer=lambda weights: [1.0 for _ in weights],
+        after=follow_second_moment,
     ),
     "averaging": Variant(
         "hard, mean of the accumulators over the last quarter",
@@ -328,6 +374,12 @@ VARIANTS = {
     ),
     "told": Variant(
         "hard, threshold set by a wanted sparsity", "the strength is chosen while training", None, after=land
+    ),
+    "pattern": Variant(
+        "hard, one of every 10, 20 or 50 inputs of an output (1:M)",
+        "none: a weight is zero for what its neighbours are, however flat its direction",
+        None,
+        after=land_on_pattern,
     ),
     "gradual": Variant("gradual magnitude, global", "none", None, method="gradual"),
     "gradual ERK": Variant("gradual magnitude, ERK", "none", None, method="gradual-erk"),

@@ -79,17 +79,19 @@ def test_every_variant_trains_and_prunes(name, tmp_path, monkeypatch):
     (run,) = frontier.train_variant(name, tmp_path, None)
     assert run["status"] == "finished"
     told = frontier.VARIANTS[name].start is None
-    assert run["sparsity"] > (0.89 if told else 0.0)
+    assert run["sparsity"] > (0.88 if told else 0.0)  # seven blocks of ten hold 64 inputs
     assert frontier.train_variant(name, tmp_path, None) == [run]  # what is done is not done again
 
 
-def trained(name, tmp_path, monkeypatch, epochs=4):
+def trained(name, tmp_path, monkeypatch, epochs=4, target=0.0):
     """A run of a variant and the states of its weights, by name."""
     monkeypatch.setitem(METHODS, "frontier", frontier.ENTRY)
     small = {"dataset": "digits", "mean": (0.3,), "std": (0.38,), "epochs": epochs, "precision": "no"}
     monkeypatch.setattr(frontier, "BASE", replace(frontier.BASE, **small))
     trainer = Trainer(
-        frontier.configuration(name, seed=0, c=2e-3), load_dataset("digits"), RunFolder(tmp_path)
+        frontier.configuration(name, seed=0, c=2e-3, target=target),
+        load_dataset("digits"),
+        RunFolder(tmp_path),
     )
     trainer.run()
     return trainer._method
@@ -120,3 +122,34 @@ def test_what_a_variant_changes(tmp_path, monkeypatch):
         weights["averaging"],
         torch.hardshrink(torch.cat([m.flatten() for m in runs["averaging"].averages[:3]]), plain),
     )
+
+
+def test_a_pattern_keeps_the_greatest_of_every_block(tmp_path, monkeypatch):
+    run = trained("pattern", tmp_path, monkeypatch, target=0.9)
+    for weight, state in zip(run.prunable.values(), run.states, strict=True):
+        v, kept = state["accumulator"].numpy(), weight.detach().numpy()
+        expected = np.zeros_like(v)
+        for row in range(len(v)):
+            for start in range(0, v.shape[1], 10):
+                column = start + np.argmax(np.abs(v[row, start : start + 10]))
+                expected[row, column] = v[row, column]
+        np.testing.assert_array_equal(kept, expected)
+
+
+def test_a_layer_s_threshold_grows_with_its_gradients(tmp_path, monkeypatch):
+    run = trained("by gradient", tmp_path, monkeypatch, epochs=1)
+    weights = list(run.prunable.values())
+    noise = [1.0, 3.0, 2.0]
+    for weight, scale in zip(weights, noise, strict=True):
+        weight.grad = torch.full_like(weight, scale)
+    run.averages = []
+    run.after_step(1)
+    sizes = np.array([w.numel() for w in weights])
+    mean = (sizes * noise).sum() / sizes.sum()
+    *each, dense = run.optimizer.param_groups
+    assert [group["c"] for group in each] == pytest.approx([2e-3 * x / mean for x in noise])
+    assert dense["c"] == 0
+    for weight in weights:
+        weight.grad *= 2.0  # a thousandth of the squares is new, and quadrupled
+    run.after_step(2)
+    assert [float(mean.sqrt()) for mean in run.averages] == pytest.approx([x * 1.003**0.5 for x in noise])
