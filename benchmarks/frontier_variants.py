@@ -266,6 +266,7 @@ def land_on_pattern(run: Frontier, step: int) -> None:
 
 
 L1 = {"penalty": "l1", "mu": 0.6}
+FLOAT32 = {"precision": "no"}
 SOFT = "the paper's"
 LINEAR = "time is measured by the sum of rates; the growth at mu = 1 is the edge of the theorem's range"
 HARD = (
@@ -352,10 +353,12 @@ VARIANTS = {
         1.2e-3,
         by_layer=deviations,
     ),
+    "float32": Variant("hard, float32", HARD, 1.2e-3, config=FLOAT32),
     "by gradient": Variant(
-        "hard, tau growing with the running second moment of the layer's gradient",
+        "hard, float32, tau growing with the running second moment of the layer's gradient",
         "scores are compared across layers in units of the noise",
         1.2e-3,
+        config=FLOAT32,
         by_layer=lambda weights: [1.0 for _ in weights],
         after=follow_second_moment,
     ),
@@ -376,9 +379,10 @@ VARIANTS = {
         "hard, threshold set by a wanted sparsity", "the strength is chosen while training", None, after=land
     ),
     "pattern": Variant(
-        "hard, one of every 10, 20 or 50 inputs of an output (1:M)",
+        "hard, float32, one of every 10, 20 or 50 inputs of an output (1:M)",
         "none: a weight is zero for what its neighbours are, however flat its direction",
         None,
+        config=FLOAT32,
         after=land_on_pattern,
     ),
     "gradual": Variant("gradual magnitude, global", "none", None, method="gradual"),
