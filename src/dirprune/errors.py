@@ -105,7 +105,11 @@ def unknown(kind: str, name: str, known: Collection[str], unlisted: Collection[s
     Example:
         >>> unknown("fruit", "aple", ["apple", "pear"])
         "unknown fruit 'aple'; did you mean 'apple'? known: apple, pear"
+        >>> unknown("way", "fast", ["bf16", "bf16, compiled"])  # names with a comma are quoted
+        "unknown way 'fast'; known: 'bf16', 'bf16, compiled'"
     """
     close = difflib.get_close_matches(name, [*known, *unlisted], n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"
+    quoted = any(", " in each for each in known)
+    names = ", ".join(repr(each) if quoted else each for each in known)
+    return f"unknown {kind} {name!r}; {hint}known: {names}"

@@ -24,6 +24,11 @@ def test_compares_and_says_where_the_results_are(tmp_path, capsys):
     assert "3 runs to try and 6 to report" in said
     assert "random, gradual" in said
     assert "Methods beside each other" in (folder / "report.html").read_text()
+    assert main(words) == 0
+    assert "of another request" not in capsys.readouterr().out
+    assert main([*words, "--sparsities", "0.5"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "comparison.json and its pages, of another request, will be replaced; the runs stay" in said
 
 
 def test_a_recipe_with_the_hard_threshold_compares_grda_as_published(capsys, monkeypatch):

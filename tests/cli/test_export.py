@@ -85,6 +85,43 @@ def test_folder_for_the_hub(run, tmp_path, capsys):
     assert "| recipe | digits of dirprune: gRDA c=0.03 mu=0.6, lr 0.1," in page
 
 
+def test_nothing_is_written_over_a_run_or_over_other_people_s_files(run, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    for words in (["sparse", run / "model.safetensors"], ["onnx", run / "result.json"], ["hub", run]):
+        kind, out = map(str, words)
+        assert main(["export", str(run), "--to", kind, "--out", out]) == 2
+    assert {path: path.read_bytes() for path in before} == before
+    assert "is a file of the run in that folder" in capsys.readouterr().err
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "README.md").write_text("mine")
+    assert main(["export", str(run), "--to", "hub", "--out", str(project)]) == 2
+    assert [path.name for path in project.iterdir()] == ["README.md"]
+    assert "README.md that is not of such a network" in capsys.readouterr().err
+    for _ in range(2):  # its own it replaces
+        assert main(["export", str(run), "--to", "hub", "--out", str(tmp_path / "net")]) == 0
+
+
+def test_a_lost_network_is_made_again_from_the_checkpoint_or_said_to_be_lost(tmp_path, capsys):
+    words = ["train", "digits", "--seeds", "1", "--epochs", "2", "--threads", "1", "--methods", "sgd"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    folder = next(tmp_path.glob("*/sgd*"))
+    network, result = folder / "model.safetensors", json.loads((folder / "result.json").read_text())
+    written = network.read_bytes()
+    network.unlink()
+    assert main(["inspect", str(folder)]) == 2
+    assert "no finished network, model.safetensors: start its training again" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    assert network.read_bytes() == written
+    again = json.loads((folder / "result.json").read_text())
+    assert again["test_accuracy"] == result["test_accuracy"]
+    network.unlink()
+    shutil.rmtree(folder / "checkpoints")
+    assert main([*words, "--out", str(tmp_path)]) == 0  # as one that another machine trained
+    assert main(["inspect", str(folder)]) == 2
+    assert "delete that folder and start its training again" in capsys.readouterr().err
+
+
 def in_memory():
     images, labels = torch.randint(256, (40, 3, 20, 20), dtype=torch.uint8), torch.arange(40) % 4
     return ImageDataset(Split(images, labels), Split(images, labels), num_classes=4, class_names=())

@@ -227,3 +227,12 @@ def test_runs_that_differ_in_the_penalty_are_twins(pair):
     config = json.loads((pair[1] / "config.json").read_text())
     (pair[1] / "config.json").write_text(json.dumps({**config, "penalty": "group"}))
     assert run("norms", *pair) == 0
+
+
+def test_the_run_s_own_network_is_not_written_over(pair, capsys):
+    sgd, _ = pair
+    before = (sgd / "model.safetensors").read_bytes()
+    out = sgd / "model.safetensors"
+    assert run("directional", sgd, "--k", "2", "--sparsities", "0.5", "--save", out) == 2
+    assert "is a file of the run in that folder: name another one" in capsys.readouterr().err
+    assert out.read_bytes() == before

@@ -127,6 +127,14 @@ def test_snapshots_that_come_too_late_are_told(capsys):
     assert "note: sgd-seed0 has no snapshot of epoch 0, 2, for it was past it; another --out" in said
 
 
+def test_a_tracker_that_comes_too_late_is_told(capsys):
+    words = ["train", "digits", *QUICK, "--methods", "sgd"]
+    assert main(words) == 0
+    assert main([*words, "--tracker", "tensorboard"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note: sgd-seed0 was over before tensorboard was asked for; another --out trains it anew" in said
+
+
 def test_debug_shows_where(capsys):
     assert main(["report", "nowhere", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err

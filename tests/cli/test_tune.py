@@ -34,8 +34,18 @@ def test_tune_by_accuracy_shows_every_c_with_its_verdict(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "comparable" in out
     assert out.splitlines()[-1].startswith("dirprune train digits --c ")
-    found = json.loads(next(tmp_path.glob("runs/tune-digits-*/greatest-c-mu0.6.json")).read_text())
+    found = json.loads(next(tmp_path.glob("runs/tune-digits-*/greatest-c-mu0.6-*.json")).read_text())
     assert "-30.0 points" in found["rule"]
+    assert main([*command[:-4], "--margin", "60", "--jobs", "1"]) == 0  # another answer beside it
+    names = sorted(path.name for path in tmp_path.glob("runs/*/greatest-c*.json"))
+    assert names == [f"greatest-c-mu0.6-margin{margin}-seeds1.json" for margin in (30, 60)]
+
+
+def test_a_search_for_a_sparsity_does_not_stumble_on_runs_of_the_other_search(tmp_path):
+    command = ["tune", "digits", "--epochs", "8", "--trial-epochs", "4", "--validation", "0.2", "--jobs", "1"]
+    assert main([*command, "--seeds", "1", "--margin", "90"]) == 0
+    assert main([*command, "--target-sparsity", "0.3"]) == 0
+    assert len(list(tmp_path.glob("runs/*/*.json"))) == 2
 
 
 @pytest.mark.parametrize(

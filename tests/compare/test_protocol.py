@@ -257,6 +257,18 @@ def test_another_machine_goes_on_from_the_archive(compared, tmp_path, monkeypatc
     assert repr(tables[0]) == repr(tables[1])  # NaN is not equal to itself
 
 
+def test_the_archive_of_another_experiment_is_refused_and_left_alone(compared, tmp_path):
+    folder, _ = compared
+    archive = tmp_path / "runs.jsonl"
+    save_runs(folder, archive, folder.name)
+    before = archive.read_bytes()
+    with pytest.raises(RunFolderError, match=r"keeps the runs of runs, not of other: name another file"):
+        Comparison(PROTOCOL, bench(tmp_path / "other"), archive).run()
+    assert archive.read_bytes() == before
+    assert not (tmp_path / "other").exists()
+    assert restore_runs(archive, tmp_path / "anywhere") > 20
+
+
 def test_what_another_machine_adds_meanwhile_stays_in_the_archive(compared, tmp_path, monkeypatch):
     folder, _ = compared
     archive, train = tmp_path / "runs.jsonl", Bench.train

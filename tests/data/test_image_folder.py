@@ -51,9 +51,13 @@ def test_digest_follows_names_and_sizes(folder):
 
 
 def test_what_is_no_image_is_left_out(folder):
-    for name in ("train/n00/.hidden.JPEG", "train/n00/notes.txt", "train/readme"):
+    for name in ("train/n00/.hidden.JPEG", "train/readme"):
         (folder / name).touch()
     assert len(load_dataset("imagenet", folder).train) == 10
+    (folder / "train" / "n01" / "scan.bmp").touch()
+    (folder / "val" / "n00" / "more").mkdir()
+    with pytest.warns(UserWarning, match=r"left out 2 files or folders .*, such as .*/train/n01/scan\.bmp"):
+        assert len(load_dataset("imagenet", folder).train) == 10
 
 
 def remove_class(folder):

@@ -29,6 +29,7 @@ BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
         ("precision", "bf17", "--precision must be one of no, bf16, fp16, got bf17"),
         ("batch_size", 0, "--batch-size must be >= 1, got 0"),
         ("epochs", 0, "--epochs must be"),
+        ("schedule_epochs", -5, "--schedule-epochs must be >= 1, got -5"),
         ("width", 0.0, "--width must be"),
         ("crop_padding", -1, "--crop-padding must be"),
         ("mean", (0.1, 0.2), "--mean must be as long as --std"),

@@ -78,6 +78,12 @@ def test_a_schedule_that_cannot_be_made_is_explained(name, arguments, words):
         check_schedule(name, arguments, 3)
 
 
+def test_a_cosine_of_one_epoch_is_refused():
+    check_schedule("cosine", (), 2)
+    with pytest.raises(UsageError, match="cosine ends at a rate of 0, which would be the only one"):
+        check_schedule("cosine", (), 1)
+
+
 def test_a_rate_below_zero_is_refused():
     with pytest.raises(UsageError, match="a rate cannot be -1 times the base rate"):
         learning_rate_factor("ExponentialLR", ("gamma=-1",), 1, 4)

@@ -11,6 +11,7 @@ import tyro
 
 from dirprune.core.threads import check_threads
 from dirprune.errors import UsageError
+from dirprune.runs import is_of_a_run
 
 Options = TypeVar("Options")
 
@@ -59,12 +60,14 @@ def at_least_one(**options: int | None) -> None:
 
 
 def in_a_folder(**options: Path | None) -> None:
-    """Raise UsageError for a file to be written, named as its option, whose folder does not exist."""
+    """Raise UsageError for a file to be written, named as its option, without a folder or of a run's own."""
     for name, path in options.items():
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"--{name} {path}: there is no folder {path.parent}")
         if path is not None and path.is_dir():
             raise UsageError(f"--{name} {path} is a folder: name a file")
+        if path is not None and is_of_a_run(path):
+            raise UsageError(f"--{name} {path} is a file of the run in that folder: name another one")
 
 
 def _in_one_line(complaint: str) -> str:

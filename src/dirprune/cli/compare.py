@@ -126,7 +126,15 @@ def compare(arguments: list[str]) -> int:
         at_once=options.jobs,
         command=command,
     )
-    choices = Comparison(protocol, bench, options.archive).run()
+    comparison = Comparison(protocol, bench, options.archive)
+    if comparison.replaces_another():
+        console.print(
+            f"note: {folder / 'comparison.json'} and its pages, of another request, will be replaced; "
+            "the runs stay, from which the same command makes them again",
+            soft_wrap=True,
+            highlight=False,
+        )
+    choices = comparison.run()
     results = read_comparison(folder)
     if results is None or not any(choice.runs for choice in choices):
         raise FailedRunsError(f"every trial diverged in {folder}: lower --lr")

@@ -23,9 +23,13 @@ def one_run(folder: Path) -> RunFolder:
     if len(runs) > 1:
         names = ", ".join(run.path.name for run in runs)
         raise RunFolderError(f"{folder} holds {len(runs)} runs: name one of them, {names}")
-    if not runs[0].sparse_file.is_file():
-        raise RunFolderError(f"{runs[0].path} has no finished network: {runs[0].sparse_file.name} is missing")
-    return runs[0]
+    (run,) = runs
+    if not run.sparse_file.is_file():
+        advice = "start its training again"
+        if run.over() is not None:
+            advice = f"delete that folder and {advice}"
+        raise RunFolderError(f"{run.path} has no finished network, {run.sparse_file.name}: {advice}")
+    return run
 
 
 def architecture(run: RunFolder) -> dict[str, Any]:

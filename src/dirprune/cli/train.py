@@ -132,6 +132,13 @@ def train(arguments: list[str]) -> int:
                 soft_wrap=True,
                 highlight=False,
             )
+        if job.name in finished and (untold := set(job.trackers) - RunFolder(job.folder).trackers().keys()):
+            console.print(
+                f"note: {job.name} was over before {', '.join(sorted(untold))} was asked for; "
+                "another --out trains it anew",
+                soft_wrap=True,
+                highlight=False,
+            )
     raise_failures(outcomes)
     diverged = [outcome.name for outcome in outcomes if outcome.status == "diverged"]
     if diverged:

@@ -108,7 +108,8 @@ def tune(arguments: list[str]) -> int:
     folder = folder_of(config)
     bench = Bench(
         dataset=dataset,
-        folder=folder,
+        # Predictions need runs that kept their accumulators.
+        folder=folder if options.target_sparsity is None else folder / "predictions",
         console=console,
         data_dir=options.data_dir,
         threads=options.threads,
@@ -134,7 +135,10 @@ def _question(options: TuneOptions) -> str:
     """Return the name of what is asked for, so that the answer to one does not replace another's."""
     target = options.target_sparsity
     asked = "greatest-c" if target is None else f"target-sparsity{target:g}"
-    return "-".join([f"{asked}-mu{options.mu[0]:g}", *(f"{mu:g}" for mu in options.mu[1:])])
+    words = [f"{asked}-mu{options.mu[0]:g}", *(f"{mu:g}" for mu in options.mu[1:])]
+    changed = ((name, getattr(options, name)) for name in ("margin", "seeds"))
+    words += [f"{name}{value:g}" for name, value in changed if value != getattr(TuneOptions, name)]
+    return "-".join(words)
 
 
 def _short(options: TuneOptions) -> TrainConfig:

@@ -14,7 +14,7 @@ _OF_A_MOMENT = ("date", "command", "resumed")
 Json = Mapping[str, Any]
 
 
-def save_runs(folder: Path, file: Path) -> int:
+def save_runs(folder: Path, file: Path, experiment: str | None = None) -> int:
     """Write what is known of every run that is over, except its weights.
 
     A line of JSON for each, by the run's path, after one that holds what they share: the settings that all
@@ -23,6 +23,7 @@ def save_runs(folder: Path, file: Path) -> int:
     Args:
         folder: Holds the runs, at any depth.
         file: Is replaced.
+        experiment: A name of what they belong to, to be kept with them.
 
     Returns:
         The number of runs.
@@ -64,30 +65,35 @@ def save_runs(folder: Path, file: Path) -> int:
             }
         )
     head = {"format": _FORMAT, "config": shared, "environments": environments}
+    if experiment is not None:
+        head["experiment"] = experiment
     with atomic_write(file) as written:
         for line in (head, *lines):
             written.write(json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n")
     return len(lines)
 
 
-def restore_runs(file: Path, folder: Path) -> int:
+def restore_runs(file: Path, folder: Path, experiment: str | None = None) -> int:
     """Make the small files of saved runs again: settings, environment, metrics and result.
 
     Args:
         file: From :func:`save_runs`.
         folder: Where the runs are to be; a run that is there already is left alone.
+        experiment: What the runs must belong to, where the file tells that; None: any.
 
     Returns:
         The number of runs that were made.
 
     Raises:
-        RunFolderError: The file is not of this format, or damaged.
+        RunFolderError: The file is not of this format, of another experiment, or damaged.
     """
     made = 0
     try:
         head, *lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         if head["format"] != _FORMAT:
             raise RunFolderError(f"{file} has format {head['format']!r}; this version reads {_FORMAT}")
+        if experiment not in (None, kept := head.get("experiment", experiment)):
+            raise RunFolderError(f"{file} keeps the runs of {kept}, not of {experiment}: name another file")
         for line in lines:
             path = folder / line["run"]
             if not path.resolve().is_relative_to(folder.resolve()):

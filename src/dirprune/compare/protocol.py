@@ -1,6 +1,8 @@
 """The comparison: tune every method with the same number of trials, then train what was chosen."""
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from dirprune.errors import UsageError, unknown
 from dirprune.methods import METHODS
 from dirprune.train import TrainConfig
 from dirprune.tune.trials import Bench
+
+_ANSWER = "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -211,12 +215,21 @@ class Comparison:
         final = [self._final(choice) for choice in choices]
         for seed in range(self._protocol.seeds):  # all methods come equally far
             self._train(self._bench, [configs[seed] for configs in final if configs])
-        self._write("comparison.json", self._record(choices))
+        self._write(_ANSWER, self._record(choices))
         return choices
+
+    def replaces_another(self) -> bool:
+        """Whether the folder holds the answer to another protocol; what cannot be read is made anew."""
+        path = self._bench.folder / _ANSWER
+        asked = {key: value for key, value in self._record(()).items() if key != "choices"}
+        with suppress(FileNotFoundError, ValueError, AttributeError):
+            held = json.loads(path.read_text(encoding="utf-8"))
+            return any(held.get(key) != value for key, value in json.loads(json.dumps(asked)).items())
+        return False
 
     def _take_from_archive(self) -> None:
         if self._archive is not None and self._archive.is_file():
-            restore_runs(self._archive, self._bench.folder)
+            restore_runs(self._archive, self._bench.folder, self._bench.folder.name)
 
     def _round(self, index: int) -> None:
         """Try one more candidate for every method; record all trials."""
@@ -251,7 +264,7 @@ class Comparison:
         finally:
             if self._archive is not None:
                 self._take_from_archive()  # what another machine has added must not be lost
-                save_runs(self._bench.folder, self._archive)
+                save_runs(self._bench.folder, self._archive, self._bench.folder.name)
         for run in runs:
             run.drop_checkpoints()
         return {name: run.result() or {} for name, run in zip(unique, runs, strict=True)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,8 +139,15 @@ def _class_folders(home: Path) -> EncodedDataset:
             f"{home}: train and val should have the same classes; {odd[0]!r} is only in {where} "
             f"({len(odd)} differ in all)"
         )
-    train, train_names = _files(home / "train", classes["train"])
-    test, test_names = _files(home / "val", classes["val"])
+    left_out: list[str] = []
+    train, train_names = _files(home / "train", classes["train"], left_out)
+    test, test_names = _files(home / "val", classes["val"], left_out)
+    if left_out:
+        warnings.warn(
+            f"{home}: left out {len(left_out)} files or folders in its classes that are no images "
+            f"({', '.join(SUFFIXES)}), such as {min(left_out)}",
+            stacklevel=2,
+        )
     names = tuple(classes["train"])
     return EncodedDataset(train, test, len(names), names, fingerprint([names, train_names, test_names]))
 
@@ -154,18 +162,19 @@ def _folders(split: Path) -> list[str]:
     return found
 
 
-def _files(split: Path, classes: list[str]) -> tuple[EncodedSplit, bytes]:
-    """List the images of a split in a fixed order; also returns their names and sizes, to be hashed."""
+def _files(split: Path, classes: list[str], left_out: list[str]) -> tuple[EncodedSplit, bytes]:
+    """List the images of a split in a fixed order; also returns their names and sizes, to be hashed.
+
+    What else there is, but for hidden files, is added to `left_out`.
+    """
     names: list[bytes] = []
     sizes: list[int] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         with os.scandir(split / name) as entries:
-            images = sorted(
-                (entry.name, entry.stat().st_size)
-                for entry in entries
-                if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."
-            )
+            shown = [entry for entry in entries if entry.name[0] != "."]
+        images = sorted((x.name, x.stat().st_size) for x in shown if x.name.lower().endswith(SUFFIXES))
+        left_out += [x.path for x in shown if not x.name.lower().endswith(SUFFIXES)]
         if not images:
             raise DataError(f"{split / name} holds no image ({', '.join(SUFFIXES)}); add some or remove it")
         names += [os.fsencode(f"{name}/{image}") for image, _ in images]

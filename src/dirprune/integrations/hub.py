@@ -49,7 +49,7 @@ def save_pretrained(
 
     Args:
         model: The network.
-        folder: Where to; what these three files held before is replaced.
+        folder: Where to; what these three files held before is replaced if they are such a repository's.
         architecture: Arguments of :func:`dirprune.models.create_model` by their names, with which it is
             built again; None for a module of your own, which who loads it has to bring.
         provenance: Accuracy, data set and recipe for the page; :meth:`Provenance.of_run` reads them from a
@@ -61,7 +61,8 @@ def save_pretrained(
         What :func:`dirprune.save_sparse` says of the file.
 
     Raises:
-        UsageError: The architecture is not that of the model.
+        UsageError: The architecture is not that of the model, or the folder holds a config.json or README.md
+            of something else.
         OSError: A file cannot be written.
 
     Example:
@@ -79,6 +80,7 @@ def save_pretrained(
     if architecture is not None:
         architecture = _checked(architecture, "architecture")
         _check_shapes(model.state_dict(), architecture, "the model")
+    _check_free(target)
     target.mkdir(parents=True, exist_ok=True)
     info = save_sparse(model, target / SPARSE_FILE, **file_options)
     config = {"library_name": "dirprune", "dirprune_version": __version__, "architecture": architecture}
@@ -176,6 +178,15 @@ def _download(repo_id: str, options: Mapping[str, Any]) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{repo_id!r} is no folder, and no repository that can be read: {reason}") from error
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a folder whose files of the same names are not a repository of ours."""
+    if (folder / SPARSE_FILE).is_file():
+        return
+    for name in (CONFIG_FILE, "README.md"):
+        if (folder / name).exists():
+            raise UsageError(f"{folder} has a {name} that is not of such a network: choose another folder")
 
 
 def _read_architecture(path: Path) -> dict[str, Any] | None:

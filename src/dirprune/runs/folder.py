@@ -37,6 +37,21 @@ import torch
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import OtherRunError, RunFolderError, RunInUseError, out_of_memory
 
+# What `dirprune export` and others must not write over: the run would then tell of another network.
+_OWN_FILES = {
+    "config.json",
+    "network.json",
+    "environment.json",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "warnings.jsonl",
+    "tracking.json",
+    "model.safetensors",
+    "result.json",
+    "failure.json",
+    "log.txt",
+}
+_OWN_FOLDERS = {"checkpoints", "snapshots", "accumulators"}
 _KEPT_CHECKPOINTS = 2
 _SECONDS_OF_A_WRITE = 3600.0  # a temporary file so old was left by a kill
 _RESTORE_CONFIG = "restore it, or delete that folder to start anew"
@@ -100,6 +115,16 @@ class RunFolder:
                 f'{path}: status must be "finished" or "diverged", {found}: restore or delete it'
             )
         return result
+
+    def over(self) -> Json | None:
+        """Return the result, or None while there is something to do.
+
+        A finished run that has lost its network makes it again from its last checkpoint, if it has one.
+        """
+        result = self.result()
+        finished = result is not None and result["status"] == "finished"
+        lost = finished and not self.sparse_file.is_file() and bool(self._checkpoint_files())
+        return None if lost else result
 
     def failure(self) -> Json | None:
         """Return why the last attempt failed (``message``, ``date``), or None if it did not."""
@@ -353,6 +378,14 @@ def _of_the_file(error: Exception) -> bool:
     """
     machine = isinstance(error, OSError) and error.errno != errno.EINVAL
     return not machine and out_of_memory(error) is None
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Whether a file is one that a run is made of."""
+    folder = path.parent
+    if folder.name in _OWN_FOLDERS:
+        return (folder.parent / "config.json").is_file()
+    return path.name in _OWN_FILES and (folder / "config.json").is_file()
 
 
 def find_runs(folder: Path) -> list[RunFolder]:

@@ -115,6 +115,7 @@ class TrainConfig:
             ("precision", self.precision in ("no", "bf16", "fp16"), "one of no, bf16, fp16"),
             ("batch-size", self.batch_size >= 1, ">= 1"),
             ("epochs", self.epochs >= 1, ">= 1"),
+            ("schedule-epochs", self.schedule_epochs is None or self.schedule_epochs >= 1, ">= 1"),
             (
                 "schedule-epochs",
                 self.schedule == "constant"

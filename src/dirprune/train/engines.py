@@ -101,7 +101,7 @@ def _done(job: Job, digest: str) -> Outcome | None:
     run = RunFolder(job.folder)
     asked = json.loads(json.dumps({**asdict(job.config), "data": digest}))
     try:
-        result = run.result()
+        result = run.over()
         if result is None or run.config() != asked:
             return None
     except RunFolderError:

@@ -73,6 +73,8 @@ def check_schedule(name: str, arguments: tuple[str, ...], epochs: int) -> None:
         learning_rate_factor(name, arguments, 1, epochs)
     elif arguments:
         raise UsageError(f"--schedule-args belong to a torch scheduler; --schedule {name} takes none")
+    elif not SCHEDULES[name](1 / epochs):
+        raise UsageError(f"--schedule {name} ends at a rate of 0, which would be the only one: train longer")
 
 
 def learning_rate_factor(name: str, arguments: tuple[str, ...], epoch: int, epochs: int) -> float:

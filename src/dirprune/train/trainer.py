@@ -162,7 +162,7 @@ class Trainer:
         self._folder.prepare(asked, defaults=self._config.defaults())
         if self._folder.network() is None:
             self._folder.write_network(self._network)
-        return self._folder.result()
+        return self._folder.over()
 
     # -- the loop --------------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ def c_for_sparsity(
             break
     best = [closest for done in trials.values() if (closest := _closest(done, target)) is not None]
     if not best:
-        raise UsageError("every short run diverged: lower --lr, --mu or --c")
+        raise UsageError("every short run diverged: lower --lr or --mu")
     return sorted(best, key=lambda trial: trial.train_loss or 0.0)
 
 
