@@ -1,8 +1,11 @@
 """Which parameters are thresholded."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from dirprune.core.prunable import is_linear_or_conv_weight, prunable_groups
 from dirprune.errors import UsageError
@@ -42,7 +45,7 @@ def every_kind() -> nn.Module:
 
 MODELS = {
     "linear": lambda: nn.Linear(3, 2),
-    "tied": Tied,
+    "tied": lambda: nn.Sequential(Tied(), nn.Linear(6, 2)),
     "every kind": every_kind,
     "shared module": lambda: nn.Sequential(*[nn.Linear(2, 2)] * 3),
     "frozen": lambda: nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2)),
@@ -88,8 +91,32 @@ def test_a_function_selects_by_name_and_module() -> None:
 
 
 def test_a_tied_weight_is_thresholded_if_any_of_its_modules_says_so() -> None:
-    assert names(Tied(), "weights") == {"table.weight"}
     assert names(Tied(), lambda _, module: isinstance(module, nn.Embedding)) == {"table.weight"}
+    assert names(Tied(), lambda _, module: isinstance(module, nn.Linear)) == {"table.weight", "head.bias"}
+
+
+def test_a_head_that_shares_its_weight_with_an_embedding_stays_dense() -> None:
+    model = nn.Sequential(Tied(), nn.Linear(2, 2))
+    assert names(model, "weights") == {"1.weight"}
+    assert names(model, "all") > {"0.table.weight"}
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 1),
+    ],
+)
+def test_a_weight_that_is_computed_stays_dense_and_is_told(compute) -> None:
+    model = nn.Sequential(compute(nn.Linear(2, 2)), nn.Linear(2, 2))
+    with pytest.warns(UserWarning, match="the weight of '0' is computed from other parameters") as told:
+        assert names(model, "weights") == {"1.weight"}
+    assert {warning.filename for warning in told} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "1.weight" in names(model, "all")
 
 
 def test_a_single_layer_is_a_model() -> None:

@@ -254,9 +254,24 @@ class Counts(nn.Module):
         return self.head(self.conv(x).reshape(-1, 16))
 
 
+class NormalisedTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.norm, self.head = nn.BatchNorm2d(4, affine=False), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = functional.relu(self.norm(self.first(x)))
+        return self.head(functional.relu(self.norm(self.second(x))).mean((2, 3)))
+
+
 def test_refusals():
     with pytest.raises(ExportError, match="more than one layer"):
         slim(Twice(), (4,))
+    with pytest.raises(ExportError, match=r"norm\.running_mean is used by more than one layer"):
+        slim(NormalisedTwice(), (3, 8, 8))
+    with pytest.raises(ExportError, match="channels, height and width, got 2 dimensions"):
+        slim(nn.Conv2d(2, 3, 3), (8, 8))
     model = Counts()
     with torch.no_grad():
         model.conv.weight[0] = 0

@@ -5,6 +5,7 @@ The oracle is a decoder that knows only the published layout: plain Python over 
 
 import errno
 import json
+import math
 import os
 import pickle
 import tracemalloc
@@ -23,6 +24,7 @@ from torch.nn.utils import prune
 
 from dirprune.errors import SparseFileError
 from dirprune.export import load_sparse, save_sparse
+from dirprune.export.packing import INDICES, pack
 from dirprune.export.sparse_file import describe_dense
 from dirprune.export.sparse_layout import encode
 
@@ -428,6 +430,7 @@ UNSAVEABLE = [
     ({"a": torch.ones([1] * 65)}, "65 dimensions, expected at most 64"),
     ({"a": torch.ones(2).as_subclass(Gathered)}, "got a Gathered: gather it with full_tensor()"),
     ({"\ud800": torch.ones(2)}, "surrogates not allowed"),
+    (nn.LazyLinear(3), "'weight' has no shape yet"),
 ]
 
 
@@ -677,3 +680,46 @@ def test_a_plain_file_of_a_dtype_without_a_reader_is_refused(dtype: str, size: i
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
     with pytest.raises(SparseFileError, match=f"dtype '{dtype}' is not known here"):
         describe_dense(path)
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "fits"),
+    [
+        (torch.tensor([1e300, 2.0], dtype=torch.float64), torch.float32, False),
+        (torch.tensor([70000.0, 2.0]), torch.float16, False),
+        (torch.tensor([0.5, 2.0]), torch.int8, False),
+        (torch.tensor([math.inf, math.nan], dtype=torch.float64), torch.float32, True),
+        (torch.tensor([0.1, 2.0], dtype=torch.float64), torch.float32, True),
+        (torch.tensor([1, 2]), torch.float32, True),
+    ],
+)
+def test_a_dtype_that_cannot_hold_the_values_is_refused(
+    stored: Tensor, dtype: torch.dtype, fits: bool, tmp_path: Path
+) -> None:
+    model = nn.Module()
+    model.register_buffer("x", torch.zeros(2, dtype=dtype))
+    save_sparse({"x": stored}, tmp_path / "file")
+    if fits:
+        load_sparse(tmp_path / "file", model)
+        assert torch.equal(model.x.nan_to_num(), stored.to(dtype).nan_to_num())
+    else:
+        with pytest.raises(SparseFileError, match=f"which {dtype} of the model cannot hold"):
+            load_sparse(tmp_path / "file", model)
+        assert torch.equal(model.x, torch.zeros(2, dtype=dtype))
+
+
+def test_a_model_without_shapes_is_refused(tmp_path: Path) -> None:
+    save_sparse(nn.Linear(2, 3), tmp_path / "file")
+    with pytest.raises(SparseFileError, match="'weight' of the model has no shape yet"):
+        load_sparse(tmp_path / "file", nn.LazyLinear(3))
+
+
+def test_a_dense_tensor_takes_little_memory_to_store() -> None:
+    """What an index would take is known without making one."""
+    tensor = torch.randn(500_000).bfloat16()
+    tracemalloc.start()
+    entry, _ = pack("x", tensor, "same", compress=False, indices=INDICES, file_bytes=10**6)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert entry["encoding"] == "dense"
+    assert peak < 2 * tensor.nbytes  # NumPy's part; the index alone would take 27 times the tensor

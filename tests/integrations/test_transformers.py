@@ -7,6 +7,9 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -173,3 +176,23 @@ def test_the_rate_is_that_of_the_optimizer(tmp_path):
     trainer = make_trainer(tmp_path, learning_rate=1e-5, num_train_epochs=1, save_strategy="no")
     trainer.train()
     assert [row["learning_rate"] for row in trainer.state.log_history if "loss" in row] == [OPTIONS["lr"]]
+
+
+def test_the_weight_decay_is_that_of_the_optimizer_or_of_the_arguments(tmp_path):
+    options = {**OPTIONS, "weight_decay": 0.05}
+    for optimizer, expected in ((PrunableGRDA, {0.05}), (GRDA, {0.0, 0.01})):
+        trainer = make_trainer(tmp_path, optimizer=(optimizer, options), weight_decay=0.01)
+        trainer.create_optimizer()
+        assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == expected
+
+
+@pytest.mark.parametrize("kind", [GPT2LMHeadModel, GPT2ForSequenceClassification])
+def test_of_gpt2_the_maps_are_thresholded_and_the_tied_embedding_is_not(kind):
+    sizes = {"vocab_size": 16, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    model = kind(GPT2Config(**sizes, pad_token_id=0))
+    optimizer = PrunableGRDA()(model, **OPTIONS)
+    sparse = {id(parameter) for parameter in optimizer.param_groups[0]["params"]}
+    chosen = {name for name, parameter in model.named_parameters() if id(parameter) in sparse}
+    block = "transformer.h.0."
+    maps = {f"{block}{name}.weight" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+    assert chosen == maps | ({"score.weight"} if kind is GPT2ForSequenceClassification else set())

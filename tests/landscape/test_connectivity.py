@@ -192,3 +192,18 @@ def test_the_bend_is_trained_on_the_batches_that_are_given_and_measured_on_the_o
     assert asked == [1, 2, 3]
     assert given.epoch_losses != plain.epoch_losses
     assert given.line == plain.line
+
+
+@pytest.mark.parametrize("sizes", [[4, 4, 1], [1, 4, 4]])
+def test_a_single_sample_trains_with_its_neighbours_where_there_is_batchnorm(sizes):
+    x, y = (torch.cat(parts) for parts in zip(*blobs(9), strict=True))
+    data = list(zip(x.split(sizes), y.split(sizes), strict=True))
+    joined = [4, 5] if sizes[-1] == 1 else [5, 4]
+    alike = list(zip(x.split(joined), y.split(joined), strict=True))
+    ends = with_batchnorm().state_dict(), with_batchnorm(seed=1).state_dict()
+    settings = CurveSettings(epochs=2, points=3)
+    found, expected = (
+        connect(Objective(with_batchnorm(), nn.CrossEntropyLoss(), each), *ends, settings).curve
+        for each in (data, alike)
+    )
+    assert found.train_loss == pytest.approx(expected.train_loss, rel=1e-9)

@@ -217,6 +217,22 @@ def test_what_rounding_makes_of_zero_is_no_eigenvalue(dtype):
     assert values == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e6])
+def test_small_curvatures_are_found_as_well_as_great_ones(size):
+    """In float32, where ARPACK takes what is below 2e-5 for zero."""
+    torch.manual_seed(0)
+    curvatures = size * torch.rand(80)
+    basis = torch.linalg.qr(torch.randn(80, 80)).Q * (80 / 2) ** 0.5
+
+    def loss(outputs, targets):
+        return (targets * outputs.square()).mean()
+
+    net = nn.Linear(80, 1, bias=False)
+    objective = Objective(net, loss, [(basis, curvatures[:, None])], errors=None)
+    pairs = top_eigenpairs(objective, {"weight": torch.zeros(1, 80)}, EigenSettings(k=6))
+    assert pairs.values == pytest.approx(curvatures.sort(descending=True).values[:6].tolist(), rel=1e-4)
+
+
 def test_weights_in_half_precision_are_refused():
     objective = Objective(mlp().bfloat16(), nn.CrossEntropyLoss(), blobs(dtype=torch.bfloat16))
     with pytest.raises(UsageError, match=r"float32 or float64; its weights are torch\.bfloat16"):

@@ -293,7 +293,7 @@ def test_bad_input_is_refused_in_one_line(make, error, message):
 def test_a_single_sample_at_the_end_joins_the_batch_before_it():
     net, (x, _) = with_batchnorm(), (torch.cat(parts) for parts in zip(*blobs(9), strict=True))
     cut, joined = (
-        reestimate(net, net.state_dict(), [(part, None) for part in x.split(sizes)])
+        reestimate(net, net.state_dict(), [(part, torch.zeros(len(part))) for part in x.split(sizes)])
         for sizes in ([4, 4, 1], [4, 5])
     )
     assert cut.keys() == joined.keys() > set()
@@ -353,3 +353,44 @@ def test_a_loss_that_weighs_classes_is_refused():
     """Its mean over a batch is one over weights, so that batches could not be put together."""
     with pytest.raises(UsageError, match="weighs classes"):
         Objective(mlp(), nn.CrossEntropyLoss(weight=torch.ones(3).double()), blobs())
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (partial(functional.cross_entropy, reduction="sum"), "its reduction is 'sum'"),
+        (partial(functional.cross_entropy, weight=torch.ones(3).double()), "weighs classes"),
+        (nn.CrossEntropyLoss(reduction="none"), "its reduction is 'none'"),
+    ],
+)
+def test_a_function_is_asked_for_its_settings_as_a_module_is(loss, message):
+    with pytest.raises(UsageError, match=message):
+        Objective(mlp(), loss, blobs())
+
+
+@pytest.mark.parametrize("loss", [functional.cross_entropy, nn.CrossEntropyLoss()])
+def test_a_target_that_a_loss_ignores_is_refused(loss):
+    x, y = blobs()[0]
+    objective = Objective(mlp(), loss, [(x, torch.where(y == 0, -100, y))], errors=None)
+    with pytest.raises(DataError, match="is -100, which the loss ignores"):
+        objective.measure({})
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [nn.BCEWithLogitsLoss(weight=torch.tensor([1.0, 2.0, 3.0])), nn.KLDivLoss(reduction="batchmean")],
+)
+def test_losses_that_are_a_mean_over_samples_in_another_way_are_taken(loss):
+    x, _ = (torch.cat(parts) for parts in zip(*blobs(12), strict=True))
+    net, y = nn.Sequential(mlp(), nn.LogSoftmax(1)), torch.rand(12, 3, dtype=torch.float64)
+    whole = loss(net(x), y).item()
+    halves = [(x[:5], y[:5]), (x[5:], y[5:])]
+    assert Objective(net, loss, halves, errors=None).measure({}).train.loss == pytest.approx(whole, rel=1e-6)
+
+
+def test_what_is_not_trained_is_that_of_the_state():
+    net, other = mlp(), mlp(seed=1)
+    net[0].requires_grad_(False)
+    x, y = (torch.cat(parts) for parts in zip(*blobs(), strict=True))
+    found = Objective(net, nn.CrossEntropyLoss(), blobs()).measure(other.state_dict()).train.loss
+    assert found == pytest.approx(functional.cross_entropy(other(x), y).item(), rel=1e-12)

@@ -12,7 +12,7 @@ from torch import nn
 from dirprune.errors import UsageError
 from dirprune.landscape import Store, TheoremSettings, check_theorem, theorem_request
 from dirprune.landscape.theorem import compare, finite_time_scores
-from tests.landscape.problems import blobs, mlp
+from tests.landscape.problems import blobs, mlp, with_batchnorm
 
 
 class Rotated(nn.Module):
@@ -167,3 +167,18 @@ def test_the_request_names_the_start():
     one, two = (theorem_request(objective, mlp(seed), SETTINGS) for seed in (0, 1))
     assert one["start"] != two["start"]
     assert one["flat_below"] == "1 / t"
+
+
+def test_a_single_sample_at_the_end_is_no_trouble_to_batchnorm():
+    x, y = (torch.cat(parts) for parts in zip(*blobs(9), strict=True))
+    settings = TheoremSettings(rates=(0.1,), times=(0.2,), c=1e-3)
+    rows = [
+        check_theorem(
+            with_batchnorm(),
+            nn.CrossEntropyLoss(),
+            list(zip(x.split(sizes), y.split(sizes), strict=True)),
+            settings,
+        ).rows
+        for sizes in ([4, 4, 1], [4, 5])
+    ]
+    assert rows[0][0].loss_grda == pytest.approx(rows[1][0].loss_grda, rel=1e-12)

@@ -192,6 +192,17 @@ def test_numbers_may_be_numpy_scalars() -> None:
         train(expected, steps=3)
         train(optimizer, steps=3)
         assert_same(expected, optimizer)
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        assert torch.load(file, weights_only=True)["param_groups"][0]["c"] == 0.5
+
+
+def test_a_group_s_numbers_may_be_numpy_scalars() -> None:
+    first, second = parameters()[:2]
+    optimizer = GRDA([first], lr=0.1)
+    optimizer.add_param_group({"params": [second], "c": np.float64(0.25)})
+    assert type(optimizer.param_groups[1]["c"]) is float
 
 
 def test_it_trains_to_a_sparse_network() -> None:

@@ -213,6 +213,12 @@ def test_tensors_that_have_moved_since_the_last_step() -> None:
     def replace_counters(p: Tensor, state: dict[str, Tensor]) -> None:
         state.update({key: state[key] + 1 for key in ("step", "threshold")})
 
+    def move_counter(p: Tensor, state: dict[str, Tensor]) -> None:
+        state["threshold"].data = state["threshold"].data.clone()
+
+    def share_counter(p: Tensor, state: dict[str, Tensor]) -> None:
+        state["step"].share_memory_()  # the same tensor in other memory
+
     def transpose_in_place(p: Tensor, state: dict[str, Tensor]) -> None:
         p.data = p.data.t()
 
@@ -234,6 +240,8 @@ def test_tensors_that_have_moved_since_the_last_step() -> None:
         move_state,
         replace_state,
         replace_counters,
+        move_counter,
+        share_counter,
         transpose_in_place,
         other_layout,
         no_gradient,

@@ -142,6 +142,13 @@ def fine_tuned_embedding() -> nn.Module:
     return table
 
 
+def identities() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(16, 16))
+    nn.init.dirac_(model[0].weight)
+    nn.init.eye_(model[2].weight)
+    return model
+
+
 DENSE: dict[str, Callable[[], nn.Module]] = {
     "linear": small_model,
     "convolutions and norms": lambda: nn.Sequential(
@@ -158,6 +165,7 @@ DENSE: dict[str, Callable[[], nn.Module]] = {
     "padding row alone": fine_tuned_embedding,
     "attention": lambda: nn.TransformerEncoderLayer(8, 2, 16),
     "recurrence": lambda: nn.LSTM(4, 8, bidirectional=True),
+    "identities": identities,
     "empty": lambda: nn.Linear(0, 3),
     "no matrices": lambda: nn.BatchNorm1d(3),
 }

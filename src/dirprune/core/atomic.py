@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     The bytes go to a temporary file in the same folder, which is flushed to the disk and then renamed over
     `path`; the folder is flushed too. If anything raises, the temporary file is removed and whatever `path`
-    held stays as it was. A reader sees the old file or the new one, never a part.
+    held stays as it was. A reader sees the old file or the new one, never a part. A link stays a link, to the
+    new file, and a file that is replaced leaves it its mode.
 
     Args:
         path: The file to write; its folder must exist.
@@ -26,7 +28,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         only a path; such a writer must write to that very file and not put another in its place.
 
     Raises:
-        OSError: The folder is missing or not writable, the disk is full, or `path` is a folder.
+        OSError: The folder is missing or not writable, the disk is full, or `path` is a folder or a device.
 
     Example:
         >>> import tempfile
@@ -37,10 +39,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         ...     (Path(folder) / "note.txt").read_bytes()
         b'whole'
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
+    mode = _mode_of(target)
     temporary = target.parent / f".dirprune-{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
+            if mode is not None:
+                with suppress(OSError):  # some mounts know no modes
+                    temporary.chmod(mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -49,9 +55,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with suppress(OSError):  # which would hide the error
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
-            raise OSError(error.errno, error.strerror, str(target)) from None  # the name that was asked for
+            raise OSError(error.errno, error.strerror, str(path)) from None  # the name that was asked for
         raise
     _flush_folder(target.parent)
+
+
+def _mode_of(target: Path) -> int | None:
+    """Return the mode of a file that is there; refuse what a rename would take the place of."""
+    try:
+        found = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found) and not stat.S_ISDIR(found):  # the rename itself refuses a folder
+        raise OSError(errno.EINVAL, "not a regular file", str(target))
+    return stat.S_IMODE(found) if stat.S_ISREG(found) else None
 
 
 def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = 2) -> None:

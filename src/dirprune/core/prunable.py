@@ -1,5 +1,7 @@
 """Which parameters of a model are thresholded."""
 
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,11 +18,18 @@ _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_pro
 def is_linear_or_conv_weight(name: str, module: nn.Module) -> bool:
     """Whether ``name`` is the weight of ``module``, a linear or (transposed) convolutional layer.
 
-    The maps of :class:`torch.nn.MultiheadAttention` are linear layers too, under names of their own.
+    The maps of :class:`torch.nn.MultiheadAttention` are linear layers too, under names of their own, and so
+    is ``Conv1D`` of Hugging Face transformers, of which GPT-2 is made.
     """
     if isinstance(module, nn.MultiheadAttention):
         return name in _ATTENTION_WEIGHTS
-    return name == "weight" and isinstance(module, (nn.Linear, _ConvNd))
+    return name == "weight" and _is_linear_or_conv(module)
+
+
+def _is_linear_or_conv(module: nn.Module) -> bool:
+    # A module of transformers can only be there once the package has been imported.
+    of_transformers = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", ())
+    return isinstance(module, (nn.Linear, _ConvNd, of_transformers))
 
 
 def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str, Any]]:
@@ -28,14 +37,17 @@ def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str
 
     A parameter that stays dense is in a group with ``c=0``, where gRDA is SGD exactly (AdamW with ``beta2``).
     Every parameter of the model is in one group; a parameter shared by several modules is prunable if any of
-    them says so.
+    them says so, but for a linear layer that shares its weight with an embedding, which stays dense by
+    ``"weights"``.
 
     Args:
         model: Any module.
         include: ``"all"``: every parameter, biases and normalisation too (the paper's setting, and how it
             counts sparsity). ``"weights"``: the weights of Linear and Conv layers only, the maps of
-            MultiheadAttention among them. Or a function of (name of the parameter within its module, that
-            module) that returns whether to threshold it.
+            MultiheadAttention and the Conv1D of transformers among them; a layer whose weight is computed
+            from other parameters (weight_norm, spectral_norm, torch.nn.utils.prune) stays dense, with a
+            warning. Or a function of (name of the parameter within its module, that module) that returns
+            whether to threshold it.
 
     Returns:
         One group ``{"params": [...]}``, and, if there are parameters that stay dense, a second
@@ -61,7 +73,7 @@ def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str
 def prunable_parameters(model: nn.Module, include: Include = "all") -> dict[str, nn.Parameter]:
     """Parameters that become sparse, by their names.
 
-    A parameter shared by several modules is prunable if any of them says so, and has its first name.
+    A parameter shared by several modules has its first name.
 
     Args:
         model: Any module.
@@ -87,11 +99,20 @@ def prunable_parameters(model: nn.Module, include: Include = "all") -> dict[str,
         raise UsageError(
             f"include must be 'all', 'weights' or a function (name, module) -> bool, not {include!r}"
         )
+    embeddings: set[nn.Parameter] = set()
+    if include == "weights":
+        _warn_of_computed_weights(model)
+        embeddings = {
+            parameter
+            for module in model.modules()
+            if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+            for parameter in module.parameters(recurse=False)
+        }
     chosen = {
         parameter
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if select(name, module)
+        if select(name, module) and parameter not in embeddings
     }
     if not chosen:
         raise UsageError(
@@ -99,3 +120,19 @@ def prunable_parameters(model: nn.Module, include: Include = "all") -> dict[str,
             "pass include='all' or a function that selects some"
         )
     return {name: parameter for name, parameter in model.named_parameters() if parameter in chosen}
+
+
+def _warn_of_computed_weights(model: nn.Module) -> None:
+    """Say which layers have no weight among their own parameters, but compute one."""
+    computed = [
+        name
+        for name, module in model.named_modules()
+        if _is_linear_or_conv(module) and "weight" not in dict(module.named_parameters(recurse=False))
+    ]
+    if computed:
+        more = f" and {len(computed) - 1} more" if len(computed) > 1 else ""
+        warnings.warn(
+            f"the weight of {computed[0]!r}{more} is computed from other parameters, which stay dense: take "
+            "weight_norm and the like away, or pass a function that selects what to threshold",
+            stacklevel=4,
+        )

@@ -87,6 +87,7 @@ def find_dead(graph: Graph) -> Dead:
 def _check_used_once(graph: Graph) -> None:
     """Refuse shared weights: what one layer can do without, another may need."""
     names = [layer.weight for layer in graph.layers if isinstance(layer, Conv | BatchNorm) and layer.weight]
+    names += [layer.mean for layer in graph.layers if isinstance(layer, BatchNorm) and not layer.weight]
     places = Counter(graph.state[name].data_ptr() for name in set(names) if graph.state[name].numel())
     again = [name for name, count in Counter(names).items() if count > 1]
     again += [name for name in names if places[graph.state[name].data_ptr()] > 1]

@@ -19,6 +19,7 @@ Values = Literal["same", "fp16", "bf16"]
 MAX_DIMENSIONS = 64
 MAX_UNFOLDING = 256  # bytes of dense tensors for each byte of a file
 PARTS = {"dense": ("dense",), "bitmask": ("mask", "values"), "elias-fano": ("low", "high", "values")}
+_Form = tuple[dict[str, object], dict[str, Tensor]]  # what an entry says, and its parts
 INDICES = ("bitmask", "elias-fano")  # encodings that say where the values are
 _MAX_ELEMENTS = 2**60  # so that no count of bytes can overflow 64 bits
 _LEVEL = 19  # of Zstandard: slow to write, no slower to read
@@ -109,27 +110,26 @@ def pack(
     bits = _without_signs_of_a_mask(
         dense.reshape(-1).view(torch.uint8).numpy().view(f"u{dense.itemsize}"), dense.dtype
     )
-    chosen = np.flatnonzero(bits)
-    forms: list[tuple[dict[str, object], dict[str, Tensor]]] = [({"encoding": "dense"}, {"dense": dense})]
+    forms: list[_Form] = [({"encoding": "dense"}, {"dense": dense})]
     if dense.is_floating_point():
-        found = _from_bits(bits[chosen], dense.dtype)
-        for encoding in indices:
-            keys, index = _index(encoding, chosen, bits)
-            forms.append((keys, {**index, "values": found}))
+        count = int(np.count_nonzero(bits))
+        forms += [_outline(encoding, len(bits), count, dense.dtype) for encoding in indices]
 
-    def cost(form: tuple[dict[str, object], dict[str, Tensor]]) -> int:
+    def cost(form: _Form) -> int:
         keys, parts = form
         return _size(parts) + _header_bytes(entry | keys, parts, file_bytes)
 
-    keys, parts = min(forms, key=cost)
-    if compress:
+    best = min(forms, key=cost)
+    rivals = [best]
+    if compress and "values" in best[1]:
         # of the indices the one that is smallest in the end, which only compression can tell
-        rivals = [form for form in forms if "values" in form[1]] if "values" in parts else [(keys, parts)]
-        frames = [
-            (keys | {"zstd": True}, {part: _compressed(value) for part, value in parts.items()})
-            for keys, parts in rivals
-        ]
-        keys, parts = min(((keys, parts), *frames), key=cost)
+        rivals = [best, *(form for form in forms if "values" in form[1] and form is not best)]
+    made = [_filled(form, bits, dense.dtype) for form in rivals]
+    frames = [
+        (keys | {"zstd": True}, {part: _compressed(value) for part, value in parts.items()})
+        for keys, parts in (made if compress else [])
+    ]
+    keys, parts = min((made[0], *frames), key=cost)
     return entry | keys, parts
 
 
@@ -156,16 +156,32 @@ def _header_bytes(entry: dict[str, object], parts: Mapping[str, Tensor], file_by
     return len(description) + len(json.dumps(records, separators=(",", ":")))
 
 
-def _index(
-    encoding: str, chosen: NDArray[np.int64], bits: NDArray[Any]
-) -> tuple[dict[str, object], dict[str, Tensor]]:
-    """What an entry says and stores of the positions of its values."""
-    if encoding == "bitmask":
-        return {"encoding": encoding}, {"mask": torch.from_numpy(np.packbits(bits != 0, bitorder="little"))}
-    low_bits = elias_fano.best_low_bits(len(bits), len(chosen))
-    low, high = elias_fano.encode(chosen, len(bits), low_bits)
-    keys = {"encoding": encoding, "count": len(chosen), "low_bits": low_bits}
-    return keys, {"low": torch.from_numpy(low), "high": torch.from_numpy(high)}
+def _outline(encoding: str, n: int, count: int, dtype: torch.dtype) -> _Form:
+    """What an entry says of `count` values at n positions, and its parts without what is in them."""
+    keys: dict[str, object] = {"encoding": encoding}
+    sizes = {"mask": -(-n // 8)}
+    if encoding == "elias-fano":
+        low_bits = elias_fano.best_low_bits(n, count)
+        keys |= {"count": count, "low_bits": low_bits}
+        sizes = dict(zip(("low", "high"), elias_fano.byte_counts(n, count, low_bits), strict=True))
+    index = {part: torch.empty(size, dtype=torch.uint8, device="meta") for part, size in sizes.items()}
+    return keys, {**index, "values": torch.empty(count, dtype=dtype, device="meta")}
+
+
+def _filled(form: _Form, bits: NDArray[Any], dtype: torch.dtype) -> _Form:
+    """An outline with where the values are, and the values; a dense tensor as it is."""
+    keys, outline = form
+    if "values" not in outline:
+        return form
+    if keys["encoding"] == "bitmask":
+        index = {"mask": np.packbits(bits != 0, bitorder="little")}
+    else:
+        low_bits = keys["low_bits"]
+        assert isinstance(low_bits, int)
+        low, high = elias_fano.encode(np.flatnonzero(bits), len(bits), low_bits)
+        index = {"low": low, "high": high}
+    parts = {part: torch.from_numpy(content) for part, content in index.items()}
+    return keys, {**parts, "values": _from_bits(bits[bits != 0], dtype)}
 
 
 def _size(parts: Mapping[str, Tensor]) -> int:

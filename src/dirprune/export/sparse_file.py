@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import NotSafetensorsError, SparseFileError
@@ -225,10 +226,21 @@ def _described(name: str, encoding: str, tensor: Tensor, size: int) -> StoredTen
     return StoredTensor(name, encoding, tensor.dtype, tuple(tensor.shape), zeros, size)
 
 
+def _can_hold(dtype: torch.dtype, stored: Tensor) -> bool:
+    """Whether a tensor of the file keeps its kind, and its finite values stay finite, in another dtype."""
+    if dtype == stored.dtype or not dtype.is_floating_point:
+        return dtype == stored.dtype or torch.can_cast(stored.dtype, dtype)
+    return torch.can_cast(stored.dtype, dtype) and bool(
+        (stored.to(dtype).double().isfinite() | ~stored.double().isfinite()).all()
+    )
+
+
 def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
     """Refuse a state that the model cannot take, before anything is copied."""
     own: dict[str, object] = dict(model.state_dict())
     tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+    if lazy := [name for name, value in tensors.items() if is_lazy(value)]:
+        raise SparseFileError(f"{lazy[0]!r} of the model has no shape yet: let it see a batch before")
     misshapen = [name for name in tensors if name in state and state[name].shape != tensors[name].shape]
     faults = [
         f"{name!r} of the model is no tensor, which a sparse file cannot hold"
@@ -240,6 +252,11 @@ def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
     faults += [
         f"{name!r} is {tuple(state[name].shape)} in the file, {tuple(tensors[name].shape)} in the model"
         for name in misshapen
+    ]
+    faults += [
+        f"{name!r} is {state[name].dtype} in the file, which {tensor.dtype} of the model cannot hold"
+        for name, tensor in tensors.items()
+        if name in state and not _can_hold(tensor.dtype, state[name])
     ]
     faults += [
         f"{name!r} of the model is on the meta device: call model.to_empty(device='cpu') first"

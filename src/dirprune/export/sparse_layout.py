@@ -41,6 +41,7 @@ import torch
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from dirprune.errors import NotSafetensorsError, PlainFileError, SparseFileError
 from dirprune.export.packing import (
@@ -216,6 +217,8 @@ def _check_storable(name: object, tensor: object) -> None:
         raise SparseFileError(
             f"expected a tensor for {short.repr(name)}, got {type(tensor).__name__}: leave it out"
         )
+    if is_lazy(tensor):
+        raise SparseFileError(f"{name!r} has no shape yet: let the model see a batch before")
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         kind = type(tensor).__name__
         raise SparseFileError(

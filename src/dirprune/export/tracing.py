@@ -188,7 +188,16 @@ class _Arguments:
 Handler = Callable[[_Reader, fx.Node, _Arguments, Shape], Layer | str]
 
 
+def _check_images(node: fx.Node, shape: Shape) -> None:
+    """Refuse an input whose first dimension torch takes for the channels of one image."""
+    if len(shape) != 4:
+        raise ExportError(
+            f"{node.name}: expected images of channels, height and width, got {len(shape) - 1} dimensions"
+        )
+
+
 def _conv(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) -> Layer:
+    _check_images(node, shape)
     weight, bias = reader.tensor(node, a["weight"]), reader.optional(node, a["bias"])
     padding = a["padding"]
     size, dilation = a["weight"].meta["val"].shape, a.pair("dilation")
@@ -275,6 +284,7 @@ def _same(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) -> str:  
 
 
 def _max_pool(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) -> Layer:
+    _check_images(node, shape)
     if tuple(a["dilation"]) not in ((1,), (1, 1)):
         raise ExportError(f"{node.name}: a dilated pool is not understood")
     stride = a.pair("stride") if a["stride"] else a.pair("kernel_size")
@@ -283,6 +293,7 @@ def _max_pool(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) -> La
 
 
 def _avg_pool(reader: _Reader, node: fx.Node, a: _Arguments, shape: Shape) -> Layer:
+    _check_images(node, shape)
     if a["ceil_mode"] or a["divisor_override"] is not None:
         raise ExportError(f"{node.name}: a mean with ceil_mode or a divisor of its own is not understood")
     stride = a.pair("stride") if a["stride"] else a.pair("kernel_size")

@@ -30,8 +30,9 @@ class PrunableGRDA:
     The Trainer hands it the model that it is about to train. To threshold every parameter, pass
     :class:`dirprune.GRDA` itself. Either way the learning rate is the one given here, not that of
     ``TrainingArguments``, whose ``lr_scheduler_type`` should be ``"constant"``: it decays linearly if nothing
-    is said, and gRDA suits a constant rate. ``weight_decay`` is also the one given here. A transformer wants
-    Adam's direction, ``momentum=0.9, beta2=0.999``, with the rate and weight decay that suit AdamW.
+    is said, and gRDA suits a constant rate. ``weight_decay`` is also the one given here; with GRDA itself it
+    is that of ``TrainingArguments``, which the Trainer gives to its groups. A transformer wants Adam's
+    direction, ``momentum=0.9, beta2=0.999``, with the rate and weight decay that suit AdamW.
 
     Raises:
         UsageError: ``include`` selects nothing.

@@ -7,6 +7,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+_Batch = tuple[Tensor, Tensor]
+
+
+def normalises(module: nn.Module) -> bool:
+    """Whether any layer is a BatchNorm, which in training cannot do with a single sample."""
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
+
 
 def has_statistics(module: nn.Module) -> bool:
     """Whether any layer keeps running statistics."""
@@ -61,7 +68,7 @@ def reestimate(
         module.eval()
         for layer in layers.values():
             layer.train()
-        for inputs in _two_or_more(data):
+        for inputs, _ in two_or_more(data):
             seen += len(inputs)
             for layer in layers.values():
                 layer.momentum = len(inputs) / seen  # a smaller last batch counts as much as it holds
@@ -74,18 +81,36 @@ def reestimate(
     return statistics
 
 
-def _two_or_more(data: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
-    """Yield the inputs of batches; a single sample, which has no variance, joins the batch before it."""
-    held: Tensor | None = None
-    for inputs, _ in data:
-        if held is not None and len(inputs) == 1:
-            held = torch.cat([held, inputs])
-            continue
-        if held is not None:
-            yield held
-        held = inputs
-    if held is not None:
-        yield held
+def two_or_more(data: Iterable[_Batch]) -> Iterator[_Batch]:
+    """Yield batches, of which none is a single sample, for that has no variance.
+
+    It joins the next batch, or, as the last one, the batch before it.
+
+    Args:
+        data: Batches (inputs, targets).
+
+    Example:
+        >>> batches = [(torch.zeros(n, 3), torch.zeros(n)) for n in (1, 1, 1, 4, 1)]
+        >>> [len(targets) for _, targets in two_or_more(batches)]
+        [2, 6]
+    """
+    ready: _Batch | None = None
+    single: _Batch | None = None
+    for each in data:
+        batch = each if single is None else _joined(single, each)
+        single = batch if len(batch[1]) == 1 else None
+        if single is None:
+            if ready is not None:
+                yield ready
+            ready = batch
+    if single is not None:
+        ready = single if ready is None else _joined(ready, single)
+    if ready is not None:
+        yield ready
+
+
+def _joined(first: _Batch, second: _Batch) -> _Batch:
+    return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
 
 
 def _layers(module: nn.Module) -> dict[str, _BatchNorm]:

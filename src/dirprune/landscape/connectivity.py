@@ -244,7 +244,8 @@ def _train_bends(
         data = objective.on_device(batches(epoch), "curve's") if batches else objective.batches("train")
         with torch.random.fork_rng(devices=objective.cuda):
             torch.manual_seed(seed_of("bend", settings.seed, epoch))
-            losses.append(_epoch(objective, state, ends, settings.curve, bends, optimizer, data))
+            batches_of_epoch = objective.to_train_on(data)
+            losses.append(_epoch(objective, state, ends, settings.curve, bends, optimizer, batches_of_epoch))
         if not math.isfinite(losses[-1]):
             raise DivergenceError(f"the loss on the curve is not finite in epoch {epoch}: lower --lr")
         velocity = optimizer.state[bends]["momentum_buffer"]

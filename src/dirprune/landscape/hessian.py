@@ -340,15 +340,22 @@ class _Search:
 
         d, known = self._operator.numel, self._vectors
         floor = 2 * float(np.abs(self._values).max(initial=0.0))
+        # ARPACK takes what is below eps^(2/3) for zero: it is shown values of about one, by a power of two,
+        # which rounds nothing.
+        scale = 0.0
 
         def product(vector: Array) -> Array:
+            nonlocal scale
             vector = vector.reshape(-1)
             inside = known @ (known.T @ vector)
             outside = self._multiply(vector - inside)
             outside -= known @ (known.T @ outside)
             # 0 for what is found could be above the rest.
             moved: Array = outside + shift * vector - floor * inside
-            return moved
+            if not scale:
+                stretch = float(np.linalg.norm(moved) / np.linalg.norm(vector))
+                scale = 2.0 ** -round(math.log2(stretch)) if stretch and math.isfinite(stretch) else 1.0
+            return moved * scale
 
         try:
             _, vectors = eigsh(

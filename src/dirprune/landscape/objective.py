@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dirprune.errors import DataError, UsageError
-from dirprune.landscape.batchnorm import has_statistics, reestimate, statistics_of
+from dirprune.landscape.batchnorm import (
+    has_statistics,
+    normalises,
+    reestimate,
+    statistics_of,
+    two_or_more,
+)
 
 Data = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -96,6 +103,17 @@ def _settings(part: Any) -> str:
     return f"{_name(type(part))}({', '.join(f'{name}={text}' for name, text in sorted(held.items()))})"
 
 
+def _setting(loss: Any, name: str) -> Any:
+    """Return what a loss is told: a module's attribute; a function's argument, given or by default."""
+    if isinstance(loss, nn.Module):
+        return getattr(loss, name, None)
+    try:
+        argument = inspect.signature(loss).parameters.get(name)
+    except (TypeError, ValueError):  # some built-in functions tell nothing of their arguments
+        return None
+    return None if argument is None or argument.default is inspect.Parameter.empty else argument.default
+
+
 def _held_tensors(function: Any) -> str:
     """Write the hash of a loss's own parameters and buffers, if it has any."""
     held = list(function.state_dict().values()) if isinstance(function, nn.Module) else []
@@ -155,10 +173,12 @@ class Objective:
         *,
         errors: Loss | None = wrong_classes,
     ) -> None:
-        reduction = getattr(loss, "reduction", "mean")
-        if reduction != "mean":
+        reduction = _setting(loss, "reduction")
+        if reduction not in (None, "mean", "batchmean"):
             raise UsageError(f"the loss must be a mean over the batch; its reduction is {reduction!r}")
-        if getattr(loss, "weight", None) is not None:
+        self._ignored = _setting(loss, "ignore_index")
+        # Those that can ignore a class divide by the weights of the batch, others by its size.
+        if self._ignored is not None and _setting(loss, "weight") is not None:
             raise UsageError("the loss weighs classes: its mean over a batch is none over samples")
         for name, data in (("train", train), ("test", test)):
             if isinstance(data, Iterator):
@@ -273,7 +293,9 @@ class Objective:
 
     def _held(self, state: State) -> dict[str, Tensor]:
         """Return weights and copies of buffers of a state, on the device and in the dtypes of the model."""
-        weights = {name: state[name].to(self.device, self.dtype) for name in self.shapes if name in state}
+        weights = {
+            name: state[name].to(own) for name, own in self._module.named_parameters() if name in state
+        }
         buffers = {
             name: state.get(name, own).detach().to(own, copy=True)
             for name, own in self._module.named_buffers()
@@ -296,8 +318,7 @@ class Objective:
         Raises:
             DataError: A batch is no pair of tensors, a target is one that the loss ignores, or there is none.
         """
-        ignored = getattr(self.loss, "ignore_index", None)
-        samples = 0
+        ignored, samples = self._ignored, 0
         for batch in data:
             parts = batch if isinstance(batch, tuple | list) else ()
             if [isinstance(part, Tensor) for part in parts] != [True, True]:
@@ -315,6 +336,10 @@ class Objective:
             yield inputs.to(self.device), targets.to(self.device)
         if samples == 0:
             raise DataError(f"the {name} data are empty")
+
+    def to_train_on(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches as the network can train on them: with BatchNorm none is a single sample."""
+        return two_or_more(batches) if normalises(self._module) else iter(batches)
 
     # -- evidence --------------------------------------------------------------------------------------
 

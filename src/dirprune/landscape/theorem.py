@@ -270,7 +270,8 @@ def _rows(
     grda = GRDA(networks[1].parameters(), lr=rate, c=settings.c, mu=settings.mu)
     stops = {round(time / rate): time for time in settings.times}
     rows = []
-    batches = itertools.chain.from_iterable(objective.batches("train") for _ in itertools.count())
+    epochs = (objective.to_train_on(objective.batches("train")) for _ in itertools.count())
+    batches = itertools.chain.from_iterable(epochs)
     for step, (inputs, targets) in enumerate(batches, start=1):
         for network, optimizer in zip(networks, (sgd, grda), strict=True):
             optimizer.zero_grad()

@@ -14,7 +14,7 @@ from dirprune.core.threshold import RULES, Penalty, ThresholdRule
 from dirprune.errors import LostShadowWarning, UsageError
 from dirprune.optim.gathering import Gathering
 from dirprune.optim.lost_shadow import fraction_already_sparse
-from dirprune.optim.options import check_dtypes, check_options, check_params, check_sharding
+from dirprune.optim.options import check_dtypes, check_options, check_params, check_sharding, without_numpy
 from dirprune.optim.paths import Plans, update
 from dirprune.optim.state import accumulator_dtype, check_and_shield, typed_state
 from dirprune.optim.tensors import Tensors
@@ -152,6 +152,7 @@ class GRDA(Optimizer):
             "capturable": capturable,
             "differentiable": differentiable,
         }
+        defaults = without_numpy(defaults)
         check_options(defaults, self.threshold_rules)
         self._unchecked: dict[int, list[Tensor]] = {}  # of each group, what has not had its first real step
         self._warned = False  # of a lost shadow
@@ -162,6 +163,7 @@ class GRDA(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; options that it does not name take the constructor's values."""
         super().add_param_group(param_group)
+        self.param_groups[-1].update(without_numpy(self.param_groups[-1]))
         try:
             check_options(self.param_groups[-1], self.threshold_rules)
             check_params(self.param_groups[-1])

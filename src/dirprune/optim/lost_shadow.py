@@ -30,9 +30,18 @@ def fraction_already_sparse(params: Sequence[Tensor]) -> float | None:
         # One row of zeros, or nothing else, is an initialisation: the padding of an embedding, a last layer
         # that starts at zero. Several beside others are what a threshold leaves.
         initialised = 0 if 1 < r < len(matrix) else r * (matrix.numel() // len(matrix))
-        zero += z - initialised
+        if matrix.numel() - z <= len(matrix) and _one_for_each_row(matrix):
+            initialised = matrix.numel()  # an identity, as torch.nn.init.eye_ and dirac_ make it
+        zero += z - min(z, initialised)
         total += matrix.numel() - initialised
     return zero / total if zero > _ALREADY_SPARSE * total else None
+
+
+def _one_for_each_row(matrix: Tensor) -> bool:
+    """Whether each row has one value, and all are alike."""
+    counts = torch.count_nonzero(matrix, dim=tuple(range(1, matrix.ndim)))
+    values = matrix[matrix != 0]
+    return bool((counts <= 1).all()) and bool((values == values[:1]).all())
 
 
 def _greatest_of_rows(matrix: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -15,6 +16,11 @@ from dirprune.optim.paths import FUSED_RULES, why_not_fused
 from dirprune.optim.update import host_float
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def without_numpy(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options whose NumPy scalars are Python's: a checkpoint of others is not read by weights only."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
 
 
 def check_options(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -> None:

@@ -102,7 +102,8 @@ class Plan:
         taken = tensors.select(indices) if self.left else tensors
         params, grads, accumulators, buffers, steps, thresholds, _ = taken
         self.params, self.count = params, len(params)
-        self.moved = [*params, *accumulators, *buffers]
+        # Whose memory the kernel reads and writes: none of it may have gone since the step before.
+        self.moved = [*params, *accumulators, *steps, *thresholds, *buffers]
         self.addresses = list(map(Tensor.data_ptr, self.moved))
         self.shapes = list(map(_shape, self.moved)) if rows else []
         self.sizes, self.strides = list(map(Tensor.numel, params)), list(map(Tensor.stride, params))
@@ -115,9 +116,8 @@ class Plan:
                 *self.addresses[:n],
                 *map(Tensor.data_ptr, grads),
                 *self.addresses[n : 2 * n],
-                *(self.addresses[2 * n :] or repeat(0, n)),
-                *map(Tensor.data_ptr, steps),
-                *map(Tensor.data_ptr, thresholds),
+                *(self.addresses[4 * n :] or repeat(0, n)),
+                *self.addresses[2 * n : 4 * n],
                 *self.sizes,
                 *map(row_size, params),
                 *(_NUMBERS[dtype] for dtype in self.dtypes),
@@ -134,8 +134,6 @@ class Plan:
         The list of parameters is that of the step before only if all the lists are (gathering.py).
         """
         grads = tensors.grads
-        # Nothing looks into the counters: they are 0-dim, and reading so much memory would cost more than
-        # the step of a small network.
         if (
             tensors.params is not self.gathered
             or list(map(Tensor.data_ptr, self.moved)) != self.addresses
