@@ -98,6 +98,11 @@ def test_nothing_is_written_over_a_run_or_over_other_people_s_files(run, tmp_pat
     assert main(["export", str(run), "--to", "hub", "--out", str(project)]) == 2
     assert [path.name for path in project.iterdir()] == ["README.md"]
     assert "README.md that is not of such a network" in capsys.readouterr().err
+    (project / "model.sparse.safetensors").touch()
+    (project / "config.json").write_text('{"model_type": "bert"}')
+    assert main(["export", str(run), "--to", "hub", "--out", str(project)]) == 2
+    assert "config.json that is not of such a network" in capsys.readouterr().err
+    assert main(["export", str(run), "--to", "dense", "--out", str(project / "model.safetensors")]) == 0
     for _ in range(2):  # its own it replaces
         assert main(["export", str(run), "--to", "hub", "--out", str(tmp_path / "net")]) == 0
 

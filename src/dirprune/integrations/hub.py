@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from dirprune.models import create_model
 __all__ = ["Provenance", "from_pretrained", "push_to_hub", "save_pretrained"]
 
 CONFIG_FILE = "config.json"
+_LIBRARY = "dirprune"
 _GREATEST = 2**20  # of the numbers in a stranger's config.json
 
 
@@ -83,7 +85,7 @@ def save_pretrained(
     _check_free(target)
     target.mkdir(parents=True, exist_ok=True)
     info = save_sparse(model, target / SPARSE_FILE, **file_options)
-    config = {"library_name": "dirprune", "dirprune_version": __version__, "architecture": architecture}
+    config = {"library_name": _LIBRARY, "dirprune_version": __version__, "architecture": architecture}
     card = model_card(
         name or target.resolve().name,
         info,
@@ -182,11 +184,14 @@ def _download(repo_id: str, options: Mapping[str, Any]) -> Path:
 
 def _check_free(folder: Path) -> None:
     """Refuse a folder whose files of the same names are not a repository of ours."""
-    if (folder / SPARSE_FILE).is_file():
-        return
-    for name in (CONFIG_FILE, "README.md"):
-        if (folder / name).exists():
-            raise UsageError(f"{folder} has a {name} that is not of such a network: choose another folder")
+    config, page = folder / CONFIG_FILE, folder / "README.md"
+    if config.exists():
+        with suppress(ValueError, AttributeError, OSError):
+            if json.loads(config.read_text(encoding="utf-8")).get("library_name") == _LIBRARY:
+                return
+    for path in (config, page):
+        if path.exists():
+            raise UsageError(f"{folder} has a {path.name} that is not of such a network: name another folder")
 
 
 def _read_architecture(path: Path) -> dict[str, Any] | None:

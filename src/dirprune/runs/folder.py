@@ -382,10 +382,14 @@ def _of_the_file(error: Exception) -> bool:
 
 def is_of_a_run(path: Path) -> bool:
     """Whether a file is one that a run is made of."""
-    folder = path.parent
-    if folder.name in _OWN_FOLDERS:
-        return (folder.parent / "config.json").is_file()
-    return path.name in _OWN_FILES and (folder / "config.json").is_file()
+    if path.parent.name in _OWN_FOLDERS:
+        return _is_run(path.parent.parent)
+    return path.name in _OWN_FILES and _is_run(path.parent)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run's; one of transformers has a config.json and a model.safetensors too."""
+    return all((folder / name).is_file() for name in ("config.json", "environment.json"))
 
 
 def find_runs(folder: Path) -> list[RunFolder]:
