@@ -383,6 +383,7 @@ _GENERATED = {
         "judged-common": partial(_judged, "lenet-300-100-common"),
         "judged-lenet5": partial(_judged, "lenet5-momentum"),
         "judged-vit": partial(_judged, "vit"),
+        "judged-vit-rescaled": partial(_judged, "vit-rescaled"),
         "readings": _readings,
     },
     "evidence.md": {"theorem": _theorem, "theorem-whole": _theorem_whole, "cost": _cost, "pairs": _pairs},

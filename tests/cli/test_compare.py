@@ -36,6 +36,9 @@ def test_a_recipe_with_the_hard_threshold_compares_grda_as_published(capsys, mon
     monkeypatch.setattr("dirprune.cli.compare._expectation", lambda protocol, _: seen.append(protocol) or "")
     assert main(["compare", "lenet5-fashion_mnist-l0", "--dry-run", "--methods", "grda", "grda-l0"]) == 0
     assert (seen[0].config.penalty, seen[0].config.mu, seen[0].config.lr) == ("l1", 0.6, 0.1)
+    adaptive = "vit2x64p7-fashion_mnist-recommended"
+    assert main(["compare", adaptive, "--dry-run", "--methods", "grda", "grda-rescaled"]) == 0
+    assert (seen[1].config.penalty, seen[1].config.mu, seen[1].config.c) == ("l1", 0.6, 1.31)
     assert main(["compare", "lenet5-fashion_mnist-l0", "--dry-run", "--penalty", "l0"]) == 2
     assert "are methods of their own" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ from dirprune.data import DATASETS
 from dirprune.errors import UsageError
 from dirprune.models import create_model
 from dirprune.recipes import RECIPES, get_recipe
-from tests.results import ROOT
+from tests.results import ROOT, Compared
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -73,12 +73,8 @@ def test_a_slip_in_the_suffix_is_told_the_right_name():
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "wrn16x4-cifar100"])
-def test_every_recipe_has_a_recommended_form_but_those_with_adams_direction(name):
+def test_every_recipe_has_a_recommended_form(name):
     published = get_recipe(name).config
-    if published.beta2:
-        with pytest.raises(UsageError, match="has Adam's direction"):
-            get_recipe(f"{name}-recommended")
-        return
     config = get_recipe(f"{name}-recommended").config
     assert (config.recipe, config.prune) == (f"{name}-recommended", "weights")
     kept = (
@@ -88,6 +84,7 @@ def test_every_recipe_has_a_recommended_form_but_those_with_adams_direction(name
         "schedule_epochs",
         "batch_size",
         "weight_decay",
+        "beta2",
         "flip",
         "mean",
         "std",
@@ -106,6 +103,18 @@ def test_the_recommended_setting_is_that_of_the_page():
     c = float(re.search(r"\bc=(.*),", call)[1])
     assert config.c * config.epochs == pytest.approx(c * 10, rel=0.01)  # ten epochs of the same data
     assert config.schedule == "half-linear"
+
+
+def test_the_recommended_setting_of_a_transformer_is_that_of_the_comparison():
+    """The rate and the threshold that the form ended with at 95 % of the weights."""
+    config = get_recipe("vit2x64p7-fashion_mnist-recommended").config
+    row = Compared("vit-rescaled").rows["grda-rescaled", 0.95]
+    measured, epochs = row["settings"], 8
+    assert (config.penalty, config.mu, config.nesterov) == ("rescaled", 1, False)
+    assert (config.lr, config.momentum) == (pytest.approx(measured["lr"], rel=0.03), measured["momentum"])
+    ends = config.c * config.lr**1.5 * config.epochs, measured["c"] * measured["lr"] ** 1.5 * epochs
+    assert ends[0] == pytest.approx(ends[1], rel=0.01)
+    assert round(100 * row["sparsity"]["mean"]) == 92
 
 
 def test_resnet50_imagenet_is_as_published():

@@ -80,7 +80,8 @@ def compare(arguments: list[str]) -> int:
     config = replace(recipe.config, prune="weights", validation=0.1)
     if config.penalty != "l1":  # grda is compared as published; with the hard threshold it is grda-l0
         published = METHODS["grda"].settings
-        config = replace(config, penalty=published.penalty, mu=published.mu, c=published.c)
+        c = config.c if config.beta2 else published.c  # with Adam's direction it is of another size
+        config = replace(config, penalty=published.penalty, mu=published.mu, c=c)
     default = CompareOptions(config=config, threads=recipe.threads)
     options = parse(CompareOptions, rest, prog=f"dirprune compare {name}", default=default)
     protocol = Protocol(

@@ -170,7 +170,7 @@ def _check_read(arguments: Sequence[str], methods: Sequence[str]) -> None:
 def recipe_list() -> str:
     """Return a line for each recipe, and one for those that follow from them."""
     titles = {name: (function.__doc__ or "").splitlines()[0] for name, function in RECIPES.items()}
-    titles["...-recommended"] = "Any of them with momentum, a rate that falls late, the hard threshold."
+    titles["...-recommended"] = "Any of them with momentum, a rate that falls late, a threshold of less bias."
     return "".join(f"  {name:24} {title}\n" for name, title in titles.items())
 
 
