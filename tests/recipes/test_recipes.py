@@ -11,7 +11,9 @@ from dirprune.data import DATASETS
 from dirprune.errors import UsageError
 from dirprune.models import create_model
 from dirprune.recipes import RECIPES, get_recipe
-from tests.results import ROOT, Compared
+from dirprune.recipes.recommended import recommended
+from dirprune.train import TrainConfig
+from tests.results import ROOT, Compared, measured, told_on
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -109,12 +111,20 @@ def test_the_recommended_setting_of_a_transformer_is_that_of_the_comparison():
     """The rate and the threshold that the form ended with at 95 % of the weights."""
     config = get_recipe("vit2x64p7-fashion_mnist-recommended").config
     row = Compared("vit-rescaled").rows["grda-rescaled", 0.95]
-    measured, epochs = row["settings"], 8
+    chosen, epochs = row["settings"], 8
     assert (config.penalty, config.mu, config.nesterov) == ("rescaled", 1, False)
-    assert (config.lr, config.momentum) == (pytest.approx(measured["lr"], rel=0.03), measured["momentum"])
-    ends = config.c * config.lr**1.5 * config.epochs, measured["c"] * measured["lr"] ** 1.5 * epochs
+    assert (config.lr, config.momentum) == (pytest.approx(chosen["lr"], rel=0.03), chosen["momentum"])
+    ends = config.c * config.lr**1.5 * config.epochs, chosen["c"] * chosen["lr"] ** 1.5 * epochs
     assert ends[0] == pytest.approx(ends[1], rel=0.01)
     assert round(100 * row["sparsity"]["mean"]) == 92
+    (run,) = measured("vit2x64p7-fashion_mnist-recommended")["runs"]
+    assert TrainConfig.from_json(run["config"]) == replace(config, validation=0.1)
+    accuracy, zeros = (100 * run["result"][key] for key in ("test_accuracy", "sparsity"))
+    assert f"at {zeros:.2f} % zeros, {accuracy:.2f} % on a tenth" in " ".join(
+        (recommended.__doc__ or "").split()
+    )
+    words = f"ended at {zeros:.2f} % zeros of all, with {accuracy:.2f} % on held-back images (one seed)"
+    assert words in told_on("docs/frontier.md")
 
 
 def test_resnet50_imagenet_is_as_published():

@@ -25,7 +25,8 @@ def recommended(experiment: Experiment) -> Experiment:
     --target-sparsity 0.9`` looks for it.
 
     With Adam's direction, for transformers: rate 0.0016, penalty rescaled with mu 1, and c = 6160 / n, that
-    of the small vision transformer of the comparison at 92 % zeros of all parameters.
+    of the small vision transformer of the comparison at 92 % zeros of all parameters. The recipe's ten epochs
+    end denser: seed 0 at 88.78 % zeros, 89.05 % on a tenth of the training images that is held back.
 
     Command: ``dirprune train RECIPE-recommended``, such as ``digits-recommended``
 
