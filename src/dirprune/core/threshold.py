@@ -200,8 +200,9 @@ class GroupSoftThreshold(_OneByOne):
             = \operatorname*{arg\,min}_w \tfrac12 \|w - v_g\|_2^2 + \tau \sqrt{|g|} \, \|w\|_2
 
     A group g is what stands at one index of the first dimension: the weights of an output channel of a linear
-    or convolutional layer (of a transposed convolution: of an input channel), |g| of them. A channel whose
-    accumulator has a root mean square within tau is zero as a whole; in any other no weight is.
+    or convolutional layer (of a transposed convolution, or of Conv1D of transformers: of an input), |g| of
+    them. A channel whose accumulator has a root mean square within tau is zero as a whole; in any other no
+    weight is.
 
     The factor sqrt(|g|) is Yuan and Lin's. With it tau means the same as elementwise, whatever the size of a
     channel: it is what the root mean square of a channel is compared with and loses, and where all weights
@@ -262,8 +263,9 @@ class RescaledSoftThreshold(_OneByOne):
         w_j = a_o S(v, \tau)_j, \qquad a_o = \frac{1 + \epsilon}{\rho_o + \epsilon}, \qquad
         \rho_o = \frac{\sum_{j \in o} |v_j| \, [\, |v_j| > \tau \,]}{\sum_{j \in o} |v_j|}
 
-    with o what stands at one index of the first dimension, and epsilon = 0.01, so that a channel that has
-    lost nearly all is not scaled up without bound. A weight is zero for the same accumulators as by
+    with o what stands at one index of the first dimension (of a transposed convolution, or of Conv1D of
+    transformers, that is an input), and epsilon = 0.01, so that a channel that has lost nearly all is not
+    scaled up without bound. A weight is zero for the same accumulators as by
     :class:`SoftThreshold`; the factor makes up for part of the bias of those that survive. Tensors of fewer
     than two dimensions are not scaled. No penalty has this proximal map.
 

@@ -46,9 +46,8 @@ def recommended(experiment: Experiment) -> Experiment:
         prune="weights",
     )
     if config.beta2:
-        c = float(f"{_ADAPTIVE_C_TIMES_STEPS / steps:.3g}")
-        config = replace(config, lr=0.0016, penalty="rescaled", c=c)
+        total, config = _ADAPTIVE_C_TIMES_STEPS, replace(config, lr=0.0016, penalty="rescaled")
     else:
-        c = float(f"{_C_TIMES_STEPS / steps:.3g}")
-        config = replace(config, lr=0.05, nesterov=True, penalty="l0", c=c)
+        total, config = _C_TIMES_STEPS, replace(config, lr=0.05, nesterov=True, penalty="l0")
+    config = replace(config, c=float(f"{total / steps:.3g}"))
     return replace(experiment, config=config, c=(), mu=())
