@@ -92,6 +92,24 @@ def test_batchnorm_statistics_are_those_of_all_samples():
     assert net[0].momentum == 0.1
 
 
+def test_a_layer_that_runs_twice_has_the_statistics_of_all_it_saw():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4).double()
+
+        def forward(self, x):
+            return torch.cat([self.norm(x), self.norm(3 * x[:2] + 1)])
+
+    x = [inputs for inputs, _ in blobs()]
+    saw = [part for inputs in x for part in (inputs, 3 * inputs[:2] + 1)]
+    data = [(inputs, torch.zeros(len(inputs))) for inputs in x]
+    net = Twice()
+    found = reestimate(net, {}, data)
+    torch.testing.assert_close(found["norm.running_mean"], torch.cat(saw).mean(0))
+    assert not net.norm._forward_pre_hooks
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_re_estimation_restores_the_statistics_of_the_caller(broken):
     net, data = with_batchnorm(), blobs()

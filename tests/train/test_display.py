@@ -39,6 +39,11 @@ def test_a_log_has_a_line_for_each_epoch_and_says_how_far_the_set_is():
     assert "2 of 2 runs are over" in text
 
 
+def test_a_run_of_another_process_is_not_counted_as_over():
+    ends = {"a": Outcome("a", "busy", "in use"), "b": Outcome("b", "finished"), "c": None}
+    assert "1 of 3 runs are over, 1 left to another process" in shown(3, ends)
+
+
 def test_a_log_of_long_runs_and_large_sets_stays_short():
     assert shown(1, {"a": None}, epochs=200).count("\n") == 20
     assert shown(30, {"a": None}, epochs=200).count("\n") == 2

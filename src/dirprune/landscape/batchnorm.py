@@ -1,5 +1,6 @@
 """BatchNorm statistics that belong to given weights: re-estimated on the training data."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
@@ -37,8 +38,8 @@ def reestimate(
 
     .. math:: \mu = \frac{1}{N} \sum_B |B| \, \mu_B, \qquad \sigma^2 = \frac{1}{N} \sum_B |B| \, \sigma_B^2
 
-    with mean and (unbiased) variance of each batch B. Dropout is off. An average of weights has statistics
-    that neither end has, so that its loss means nothing without this.
+    with mean and (unbiased) variance of each batch B that reaches the layer. Dropout is off. An average of
+    weights has statistics that neither end has, so that its loss means nothing without this.
 
     Args:
         module: The network; it is left as it was.
@@ -63,17 +64,25 @@ def reestimate(
     statistics = {name: torch.zeros_like(buffer) for name, buffer in statistics_of(module).items()}
     momenta = {name: layer.momentum for name, layer in layers.items()}
     modes = [(part, part.training) for part in module.modules()]
-    seen = 0
+    seen: Counter[nn.Module] = Counter()
+
+    def weigh(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Each call counts as much as it holds: a smaller last batch, a layer that runs twice in a pass."""
+        assert isinstance(layer, _BatchNorm)
+        count = len(inputs[0])
+        seen[layer] += count
+        layer.momentum = count / seen[layer]
+
+    hooks = [layer.register_forward_pre_hook(weigh) for layer in layers.values()]
     try:
         module.eval()
         for layer in layers.values():
             layer.train()
         for inputs, _ in two_or_more(data):
-            seen += len(inputs)
-            for layer in layers.values():
-                layer.momentum = len(inputs) / seen  # a smaller last batch counts as much as it holds
             functional_call(module, {**weights, **statistics}, (inputs,))
     finally:
+        for hook in hooks:
+            hook.remove()
         for name, layer in layers.items():
             layer.momentum = momenta[name]
         for part, training in modes:

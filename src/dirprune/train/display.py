@@ -85,6 +85,7 @@ class ProgressDisplay:
         self._console = console
         self._runs = runs
         self._ended = 0
+        self._left_to_others = 0
         self._lock = threading.Lock()
         self._bars: dict[str, _Bar] = {}
         self._progress = Progress(
@@ -130,13 +131,16 @@ class ProgressDisplay:
                 self._progress.remove_task(bar.task)
             self._advance()
         if outcome.status == "busy":
+            self._left_to_others += 1
             self._say(f"{outcome.name}: left to another process ({outcome.message})")
         elif outcome.status != "finished":
             self._say(f"{outcome.name}: {outcome.status}: {outcome.message}")
         if bar is not None and self._runs > 1:
             left = self._progress.tasks[0].time_remaining
             about = f", about {datetime.timedelta(seconds=round(left))} left" if left else ""
-            self._say(f"{self._ended} of {self._runs} runs are over{about}")
+            others = f", {self._left_to_others} left to another process" if self._left_to_others else ""
+            over = self._ended - self._left_to_others
+            self._say(f"{over} of {self._runs} runs are over{others}{about}")
 
     def _start(self, name: str, event: Event) -> None:
         old = self._bars.pop(name, None)
