@@ -2,7 +2,9 @@
 
 The table has a row for each variant, mean and standard deviation over seeds. With --fit, each finished
 network is also measured on its training set as it is deployed: evaluation mode, no dropout, no augmentation.
-With --merge, runs that the output holds already, perhaps of another machine, stay in it.
+With --merge, runs that the output holds already, perhaps of another machine, stay in it. With
+--any-precision, seeds that differ in --precision alone, as where one machine has bf16 and another has not,
+are one row.
 
 Example: python benchmarks/collect.py runs/digits --output benchmarks/results/digits.json
 """
@@ -79,13 +81,17 @@ def fit(run: RunFolder, data_dir: str | None) -> dict[str, float] | None:
     return {"loss": measured.loss, "accuracy": measured.accuracy}
 
 
-def summaries(records: Sequence[Json]) -> tuple[VariantSummary, ...]:
-    """Put collected runs into variants, as the report does with run folders; curves have no part in it."""
+def summaries(records: Sequence[Json], pooled: Sequence[str] = ()) -> tuple[VariantSummary, ...]:
+    """Put collected runs into variants, as the report does with run folders; curves have no part in it.
+
+    Settings whose names are pooled do not tell variants apart.
+    """
+    same = {name: complete_config(records[0])[name] for name in pooled if records}
     with tempfile.TemporaryDirectory() as folder:
         for record in records:
             run = RunFolder(Path(folder) / record["name"])
             run.path.mkdir()
-            run.prepare(complete_config(record))
+            run.prepare({**complete_config(record), **same})
             run.write_environment(record["environment"])
             if record["result"] is not None:
                 run.write_result(record["result"])
@@ -120,10 +126,13 @@ def summary_record(variant: VariantSummary, training_set: dict[str, Json | None]
     }
 
 
-def collected(records: Sequence[Json], training_set: dict[str, Json | None]) -> Json:
+def collected(
+    records: Sequence[Json], training_set: dict[str, Json | None], pooled: Sequence[str] = ()
+) -> Json:
     """Return the content of the file: the table and what it was made from."""
     return {
-        "summary": [summary_record(variant, training_set) for variant in summaries(records)],
+        "summary": [summary_record(variant, training_set) for variant in summaries(records, pooled)],
+        **({"pooled": list(pooled)} if pooled else {}),
         "runs": list(records),
         "training_set": training_set,
     }
@@ -161,14 +170,15 @@ def _deviation(value: Json, show: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="folder")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--merge", action="store_true", help="keep the runs that the output holds already")
+    parser.add_argument("--any-precision", action="store_true", help="pool seeds of different precision")
     parser.add_argument("--fit", action="store_true", help="measure on the training set as well")
     parser.add_argument("--data-dir", help="where the data set is, for --fit")
     options = parser.parse_args(arguments)
     try:
-        runs = find_runs(options.folder)
+        runs = [run for folder in options.folders for run in find_runs(folder)]
         found = list(map(run_record, runs))
         held: Json = {"runs": []}
         if options.merge and options.output.is_file():
@@ -179,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run in runs if options.fit else ():
             if run.path.name not in known and (measured := fit(run, options.data_dir)):
                 training_set[run.path.name] = measured
-        content = collected(records, training_set)
+        content = collected(records, training_set, ["precision"] if options.any_precision else [])
     except DirpruneError as error:
         print(f"collect: {error}", file=sys.stderr)
         return 2

@@ -77,10 +77,21 @@ def section(name: str, content: Json) -> str:
         f"## {_title(config)}, {length}\n",
         f"Recipe `{config['recipe']}`{_changes(config)}; [{name}](results/{name}).\n",
         markdown(content["summary"]),
+        *(_pooled(name, runs) for name in content.get("pooled", ())),
     ]
     if of not in (None, epochs):
         parts += [_EPOCH_BY_EPOCH, _grid("epoch", range(1, epochs + 1), runs, _epoch)]
     return "\n".join([*parts, _circumstances(runs)])
+
+
+def _pooled(setting: str, runs: Sequence[Json]) -> str:
+    """Say which runs of a table have another value of a setting that does not tell its rows apart."""
+    values: dict[str, list[str]] = {}
+    for run in runs:
+        values.setdefault(plain(complete_config(run)[setting]), []).append(run["name"])
+    first, *others = values
+    exceptions = [f"{setting}={value} of {', '.join(values[value])}" for value in others]
+    return f"A row has its seeds whatever their {setting}: {'; '.join([*exceptions, f'else {first}'])}.\n"
 
 
 def first_steps_sections(content: Json) -> Iterable[str]:

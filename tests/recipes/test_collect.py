@@ -88,6 +88,21 @@ def test_runs_of_another_machine_stay_and_the_table_is_of_all(machines, tmp_path
     assert runs["0"]["environment"]["command"] == "dirprune train digits --data-dir DATA --out=runs"
 
 
+def test_seeds_of_another_precision_are_a_row_of_their_own_unless_they_are_pooled(machines, tmp_path):
+    output = tmp_path / "results.json"
+    other = tmp_path / "other"
+    trained(other, seed=4, precision="bf16")
+    folders = [str(machines[0]), str(other)]
+    assert collect.main([*folders, "--output", str(output)]) == 0
+    assert [row["finished"] for row in json.loads(output.read_text())["summary"]] == [[4], [0, 1]]
+    assert collect.main([*folders, "--output", str(output), "--any-precision"]) == 0
+    content = json.loads(output.read_text())
+    (row,) = content["summary"]
+    assert row["finished"] == [0, 1, 4]
+    assert content["pooled"] == ["precision"]
+    assert [run["config"]["precision"] for run in content["runs"]] == ["no", "no", "bf16"]
+
+
 def test_without_merge_the_file_is_of_the_folder_alone(machines, tmp_path):
     output = tmp_path / "results.json"
     collected(machines[0], output)

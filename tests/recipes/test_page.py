@@ -62,6 +62,19 @@ def test_a_file_of_runs_is_a_section_with_its_table_commands_machine_and_failure
     assert "first steps" not in page
 
 
+def test_rows_of_several_precisions_say_which_run_has_which(tmp_path):
+    kept = {"environment": ENVIRONMENT, "result": {"status": "finished"}, "epochs": {}}
+    runs = [
+        {"name": f"grda-seed{seed}", "config": {**VGG, "seed": seed, "precision": precision}, **kept}
+        for seed, precision in enumerate(("bf16", "no", "bf16", "no"))
+    ]
+    content = {"summary": [], "runs": runs}
+    told = "A row has its seeds whatever their precision: precision=no of grda-seed1, grda-seed3; else bf16."
+    for pooled in ([], ["precision"]):
+        (tmp_path / "vgg.json").write_text(json.dumps({**content, "pooled": pooled}))
+        assert (told in recipes_page.page(tmp_path)) == bool(pooled)
+
+
 def test_of_several_machines_each_names_its_runs(tmp_path):
     other = {**ENVIRONMENT, "cpu": "Another CPU", "date": "2026-01-05T00:00:00+00:00"}
     environments = {
