@@ -25,6 +25,7 @@ from dirprune.methods.str import LearntThreshold
 from dirprune.methods.variational_dropout import VariationalDropoutSettings, divergence
 from dirprune.models import create_model
 from dirprune.optim import GRDA
+from dirprune.train.schedules import SCHEDULES
 from tests.landscape.problems import blobs, mlp
 from tests.methods.common import STEPS, Run, batch, network, plan_for
 
@@ -258,6 +259,20 @@ def test_rigl_drops_the_smallest_and_grows_the_greatest_gradients():
         assert (run.optimizer.state[run.method.prunable[name]]["momentum_buffer"][new] == 0).all()
 
 
+def test_rigl_moves_nothing_by_the_gradient_of_a_skipped_step():
+    """Where float16 overflowed, the scaler skips the step, and the gradient is no measure of anything."""
+    run = Run("rigl", method=create_method("rigl", every=1))
+    before = {name: mask.clone() for name, mask in run.method.masks.items()}
+    for overflow, moved in ((True, False), (False, True)):
+        for parameter in run.method.prunable.values():
+            parameter.grad = torch.rand_like(parameter)
+            if overflow:
+                parameter.grad.flatten()[::3] = math.inf
+        run.method.after_step(1)
+        after = run.method.masks
+        assert any(not torch.equal(after[name], mask) for name, mask in before.items()) is moved
+
+
 def test_rigl_stops_moving_at_three_quarters():
     method = Run("rigl").method
     assert [method.fraction(step) > 0 for step in (5, 6, 25, 30, 35, 40)] == [
@@ -479,6 +494,28 @@ def test_rda_is_xiaos_closed_form():
         expected = np.where(np.abs(mean) <= l1, 0, -math.sqrt(t) / gamma * (mean - l1 * np.sign(mean)))
         np.testing.assert_allclose(w.detach(), expected, atol=1e-12)
     assert 0 < torch.count_nonzero(w) < 6
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rda_finds_the_minimum_under_every_schedule(schedule):
+    """Of (w - 1)^2 / 2 + l1 |w| from 0: 1 - l1, also where the rate has fallen to nothing."""
+    w = vector([0.0])
+    options = {"lr": 1.0, "initial_lr": 1.0, "momentum": 0, "weight_decay": 0, "nesterov": False}
+    optimizer = RDAOptimizer([{"params": [w], "l1": 0.1}], options)
+    for step in range(4000):
+        optimizer.param_groups[0]["lr"] = SCHEDULES[schedule]((step // 100 + 1) / 40)
+        w.grad = w.detach() - 1
+        optimizer.step()
+    assert w.item() == pytest.approx(0.9, abs=0.02)
+
+
+def test_rda_with_a_rate_of_zero_stays_at_its_start():
+    w = vector([0.5])
+    options = {"lr": 0.0, "initial_lr": 1.0, "momentum": 0, "weight_decay": 0, "nesterov": False}
+    optimizer = RDAOptimizer([{"params": [w], "l1": 0.1}], options)
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    assert w.item() == 0.5
 
 
 def test_a_rate_below_zero_by_rounding_leaves_zeros_zero():

@@ -73,6 +73,12 @@ def test_experiments_of_nothing_are_refused():
         Experiment(config=BASE, methods=())
 
 
+@pytest.mark.parametrize("penalty", ["l0", "rescaled"])
+def test_a_form_of_grda_is_run_by_its_penalty_to_which_c_and_mu_belong(penalty):
+    with pytest.raises(UsageError, match=f"use the method grda with `penalty` {penalty}, `c` and `mu`"):
+        Experiment(config=BASE, methods=("sgd", f"grda-{penalty}"), c=(1e-3, 2e-3))
+
+
 def test_folder_names_say_what_was_changed():
     assert replace(BASE, mu=0.7, c=1e-3, seed=3).experiment_name(BASE) == "mine"
     changed = replace(BASE, epochs=5, weight_decay=1e-4, mean=(0.1, 0.2), std=(1.0, 1.0))

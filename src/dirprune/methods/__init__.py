@@ -1,6 +1,16 @@
 """Pruning methods behind one small protocol."""
 
 from dirprune.methods.base import Facts, Method, Plan, Search, Work
-from dirprune.methods.registry import METHODS, Entry, create_method
+from dirprune.methods.registry import METHODS, Entry, create_method, penalty_of_form
 
-__all__ = ["METHODS", "Entry", "Facts", "Method", "Plan", "Search", "Work", "create_method"]
+__all__ = [
+    "METHODS",
+    "Entry",
+    "Facts",
+    "Method",
+    "Plan",
+    "Search",
+    "Work",
+    "create_method",
+    "penalty_of_form",
+]

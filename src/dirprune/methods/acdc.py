@@ -56,7 +56,8 @@ class ACDC(Masked[AcdcSettings]):
               \text{dense: } w \leftarrow w - \gamma \nabla f(w)
 
     with T_k the k greatest magnitudes of the whole network and m their mask, fixed within a phase. A weight
-    that comes back starts at zero, without momentum.
+    that comes back starts at zero, without momentum; the others keep theirs (ours: the authors' ImageNet runs
+    reset all momentum when a dense phase begins).
 
     References:
         Peste et al. 2021, "AC/DC: alternating compressed/decompressed training of deep neural networks",

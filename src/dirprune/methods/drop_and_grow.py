@@ -52,7 +52,10 @@ class DropAndGrow(Masked[Settings]):
         mask = self.masks[name]
         kept = int(mask.sum())
         dropped = min(int(fraction * kept), mask.numel() - kept)
+        growth = self.growth(name)
+        if not growth.isfinite().all():  # a step that the scaler of float16 skipped
+            return mask
         magnitude = self.prunable[name].abs().masked_fill(~mask, -1)
         survivors = keep_largest({name: magnitude}, kept - dropped)[name]
-        growth = self.growth(name).masked_fill(survivors, -1)
+        growth = growth.masked_fill(survivors, -1)
         return survivors | keep_largest({name: growth}, dropped)[name]

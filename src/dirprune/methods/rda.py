@@ -30,18 +30,20 @@ class RDAOptimizer(DualOptimizer):
     """The optimiser; options ``lr``, ``initial_lr`` and ``l1`` of each group."""
 
     def start(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """Return an empty sum."""
-        return {"start": weight.clone(), "sum": torch.zeros_like(weight), "t": 0}
+        """Return an empty sum; time is that of the rates, 1 for a step at the initial one."""
+        return {"start": weight.clone(), "sum": torch.zeros_like(weight), "t": 0.0}
 
     def update(
         self, gradient: Tensor, weight: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> Tensor:
         """Add the gradient, and solve the regularised problem."""
-        state["t"] += 1
-        base, root = group["initial_lr"], math.sqrt(state["t"])
-        state["sum"].add_(
-            direction(gradient, weight, state, group), alpha=group["lr"] / base if base else 0.0
-        )
+        base = group["initial_lr"]
+        share = max(group["lr"], 0.0) / base if base else 0.0  # a cosine ends below 0 by rounding
+        state["t"] += share
+        state["sum"].add_(direction(gradient, weight, state, group), alpha=share)
+        if state["t"] == 0:
+            return weight
+        root = math.sqrt(state["t"])
         return SoftThreshold()(state["start"] - state["sum"] * (base / root), base * group["l1"] * root)
 
 
@@ -49,17 +51,20 @@ class RDA(Method[RdaSettings]):
     r"""l1-regularised dual averaging.
 
     .. math::
-        w_{t+1} = \arg\min_w \; \langle \bar g_t, w \rangle + \lambda |w|_1
-                  + \frac{1}{2 \gamma \sqrt t} |w - w_1|^2
-                = S\bigl(w_1 - \gamma \sqrt t \, \bar g_t, \; \gamma \lambda \sqrt t\bigr)
+        w_{n+1} = \arg\min_w \; \sum_{i \le n} a_i \bigl(\langle g_i, w \rangle + \lambda |w|_1\bigr)
+                  + \frac{\sqrt t}{2 \gamma} |w - w_1|^2
+                = S\Bigl(w_1 - \frac{\gamma}{\sqrt t} \sum_{i \le n} a_i g_i, \;
+                  \gamma \lambda \sqrt t\Bigr), \qquad
+        a_i = \frac{\gamma_i}{\gamma}, \quad t = \sum_{i \le n} a_i
 
-    with g-bar the mean of all gradients. A schedule weighs the gradients, by lr_n / gamma: rescaling gamma
-    itself would pull the network back to its start. gRDA differs in that what has accumulated is not divided
-    by sqrt(t), and in the threshold's exponent.
+    With a constant rate t is the number of steps. A schedule weighs gradient and penalty of a step alike: if
+    only the gradient were weighed, a falling rate would pull the network back to its start and to zero. gRDA
+    differs in that what has accumulated is not divided by sqrt(t), and in the threshold's exponent.
 
     References:
         Xiao 2010, "Dual averaging methods for regularized stochastic learning and online optimization",
-        algorithm 1 and equation 10 (there with w_1 = 0 and gamma for 1 / gamma).
+        algorithm 1 and equation 10 (there with w_1 = 0 and gamma for 1 / gamma); weights of the steps:
+        Nesterov 2009, "Primal-dual subgradient methods for convex problems".
     """
 
     facts = Facts(

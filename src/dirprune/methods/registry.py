@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from dirprune.core.threshold import Penalty
 from dirprune.errors import HyperparameterError, UsageError, unknown
 from dirprune.methods.acdc import ACDC, AcdcSettings
 from dirprune.methods.base import Facts, Method, NoSettings
@@ -69,6 +70,12 @@ METHODS: dict[str, Entry] = {
     "linbreg": Entry(LinBreg, BregmanSettings()),
     "adabreg": Entry(AdaBreg, AdaBregSettings()),
 }
+
+
+def penalty_of_form(name: str) -> Penalty | None:
+    """Return the penalty with which ``grda`` is this method too; None for what has a name alone."""
+    settings = METHODS[name].settings
+    return settings.penalty if isinstance(settings, GrdaL0Settings) else None
 
 
 def create_method(name: str, **changes: Any) -> Method[Any]:

@@ -26,9 +26,9 @@ class SET(DropAndGrow[SetSettings]):
 
     .. math:: \text{drop the } \zeta k_l \text{ smallest } |w|, \quad \text{grow } \zeta k_l \text{ at random}
 
-    The network starts as an Erdos-Renyi graph. New weights are normal, with the deviation that the
-    layer's weights had at first (ours; the paper says random). The last epoch is not followed by an update,
-    as in the paper.
+    Positive and negative weights are ranked together (ours; the paper drops a share of each). The network
+    starts as an Erdos-Renyi graph. New weights are normal, with the deviation that the layer's weights had at
+    first (ours; the paper says random). The last epoch is not followed by an update, as in the paper.
 
     References:
         Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse connectivity

@@ -9,7 +9,7 @@ from typing import Literal
 from dirprune.core.threads import check_threads
 from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import UsageError
-from dirprune.methods import METHODS
+from dirprune.methods import METHODS, penalty_of_form
 from dirprune.runs import RunFolder
 from dirprune.train.callbacks import Callback
 from dirprune.train.config import TWINS, TrainConfig
@@ -55,6 +55,12 @@ class Experiment:
         check_threads(self.threads)
         if not self.methods:
             raise UsageError(f"--methods must name at least one of {', '.join(METHODS)}")
+        for method in self.methods:
+            if method in METHODS and (penalty := penalty_of_form(method)):
+                raise UsageError(
+                    f"{method} is a name for comparisons: here use the method grda with `penalty` {penalty}, "
+                    "`c` and `mu`"
+                )
         object.__setattr__(self, "c", self.c or (self.config.c,))
         object.__setattr__(self, "mu", self.mu or (self.config.mu,))
         runs = self.runs()  # every setting within its range

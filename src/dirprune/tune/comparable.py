@@ -36,9 +36,10 @@ def compare(correct: Tensor, reference: Tensor, *, margin: float, confidence: fl
 
     .. math:: \mathrm{SE}^2 = \mathrm{var}_i(\bar d_{\cdot i}) / n + \mathrm{var}_s(\bar d_{s \cdot}) / S
 
-    The first term is McNemar's, the second what seeds add; noise that is in both counts twice, so the
-    interval errs on the wide side. With one seed there is no second term, and the answer holds for that seed
-    alone.
+    The first term is McNemar's, the second what seeds add. Noise that is in both counts twice, which widens
+    the interval; with two or three seeds the estimated degrees of freedom narrow it, and a bound may be
+    missed somewhat more often than the confidence says. With one seed there is no second term, and the answer
+    holds for that seed alone.
     The bounds are difference -/+ t * SE with Student's quantile at Satterthwaite's degrees of freedom, and
     never closer than :math:`1 - (1 - q)^{1/n}` with the confidence q, about 3 / n for q = 0.95: from n
     answers that are all alike, seeds times images, no less can be concluded, whatever SE says.
