@@ -312,7 +312,7 @@ def test_words_on_the_search_for_a_sparsity_agree_with_the_results():
     by = "{:.2f}, {:.2f} and {:.2f} points".format(*denser)
     assert (
         f"denser than predicted on all three seeds of digits, by {by}, and finding its c took {most} short "
-        f"runs, which is {most / 4:g} trainings" in told_on("README.md")
+        f"runs, as long as {most / 4:g} whole ones" in told_on("README.md")
     )
     told = " ".join((TuneOptions.__doc__ or "").split()).partition("With --target-sparsity,")[2]
     assert_told(

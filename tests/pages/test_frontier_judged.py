@@ -179,7 +179,7 @@ def test_the_judgement_on_lenet5_agrees_with_the_results():
     assert {m for m, rate in rates.items() if rate == (0.02, 0.9)} == {"sgd", "grda-l0"}
     assert {m for m, rate in rates.items() if rate == (0.2, 0)} == rates.keys() - {"sgd", "grda-l0"}
     three = "{:.2f}, {:.2f} and {:.2f} points".format(*(100 * gap.mean for gap in gaps))
-    assert f"the best of the others there, at 90, 95 and 98 %: by {three}; but ST-3" in told_on("README.md")
+    assert f"the best of the others there, at 90, 95 and 98 %: by {three}. But ST-3" in told_on("README.md")
     assert f"the best of the others, at 90, 95 and 98 % zeros, by {three}" in told_on("docs/comparison.md")
     earlier = Compared("lenet5").rows
     st3, hard = (
@@ -269,7 +269,7 @@ def test_the_second_judgement_on_the_transformer_agrees_with_the_results():
     assert round(rows["gradual", 0.98]["settings"]["end"], 2) == 0.55
     ahead = [100 * gap.mean for gap in above]
     short = "at 90 % zeros and {:.1f} and {:.1f} points ahead at 95 and 98 %".format(*ahead)
-    assert f"level with gradual magnitude pruning {short}, without being told them" in told_on("README.md")
+    assert f"level with gradual magnitude pruning {short}, without taking a target" in told_on("README.md")
     words = f"pruning {short}, with {min(fewer):.1f} to {max(fewer):.1f} points fewer zeros"
     assert words in told_on("docs/comparison.md")
     strengths = [rows[form, target]["settings"]["c"] for target in targets]
