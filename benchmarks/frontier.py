@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dirprune.compare.archive import restore_runs, save_runs
@@ -157,53 +158,86 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 LADDER = {
     "published": "as published",
-    "rate": "momentum, rate .05",
-    "half-linear": "half-linear schedule",
-    "linear growth": "mu = 1",
-    "hard": "hard threshold",
-    "gradual": "gradual magnitude",
-    "gradual ERK": "gradual magnitude, ERK",
-    "ST-3": "ST-3",
+    "rate": "+ momentum, learning rate 0.05",
+    "half-linear": "+ falling learning rate",
+    "linear growth": "+ mu = 1",
+    "hard": "+ hard threshold",
 }
-"""What the figure shows: each of the first adds one change to the one before."""
+"""What the figure shows of gRDA: each adds one change to the one before."""
+TOLD = ("gradual", "gradual ERK", "ST-3")
+"""What it shows beside: methods that take a target sparsity."""
 
 
 def draw(variants: Sequence[dict[str, Any]]) -> Figure:
-    """Draw accuracy at the wanted sparsities, mean and range of the seeds."""
+    """Draw the mean accuracy at the wanted sparsities; of the first and last, the range of the seeds."""
     known = {variant["name"]: variant["accuracy"] for variant in variants}
-    figure = Figure((7.0, 4.6), layout="constrained")
+    figure = Figure((7.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    names = [name for name in LADDER if name in known]
-    ours = [name for name in names if VARIANTS[name].start is not None]
-    for i, name in enumerate(names):
-        rows = [known[name][f"{target:g}"]["seeds"] for target in TARGETS]
-        # A NaN is not drawn: no seed came to that sparsity.
-        seeds = [[100 * a for a in row if a is not None] or [math.nan] for row in rows]
-        means = [statistics.mean(each) for each in seeds]
-        below = [mean - min(each) for mean, each in zip(means, seeds, strict=True)]
-        above = [max(each) - mean for mean, each in zip(means, seeds, strict=True)]
-        dual = name in ours
-        place = i - (len(names) - 1) / 2
-        axes.errorbar(
-            [x + 0.045 * place for x in range(len(TARGETS))],
-            means,
-            [below, above],
-            label=LADDER[name] if not dual or not i else f"+ {LADDER[name]}",
-            color=colormaps["viridis"](0.75 * i / max(1, len(ours) - 1)) if dual else "#8a8a8a",
-            marker="o" if dual else "sD^"[i - len(ours)],
-            ls="-" if dual else ":",
-            lw=1.4,
-            ms=5,
-            capsize=2,
+    logits = [math.log(target / (1 - target)) for target in TARGETS]
+
+    def means(name: str) -> list[float]:
+        """A NaN is not drawn: no seed came to that sparsity."""
+        found = (known[name][f"{target:g}"]["mean"] for target in TARGETS)
+        return [math.nan if mean is None else 100 * mean for mean in found]
+
+    told = [means(name) for name in TOLD if name in known]
+    if told:
+        low, high = ([choose(at) for at in zip(*told, strict=True)] for choose in (min, max))
+        axes.fill_between(logits, low, high, color="#9a9a9a", alpha=0.45, lw=0, label="_")
+        axes.plot(
+            logits, [(a + b) / 2 for a, b in zip(low, high, strict=True)], color="#7a7a7a", ls=":", lw=1.2
         )
-    axes.set_xticks(range(len(TARGETS)), [f"{100 * target:g} %" for target in TARGETS])
-    axes.set_xlabel("zeros among the weights; points of one sparsity are set apart to be readable")
-    axes.set_ylabel("accuracy on held-back images, %\nmean and range of three seeds")
+    names = [name for name in LADDER if name in known]
+    for i, name in enumerate(names):
+        shade = 0.4 + 0.6 * i / max(1, len(names) - 1)
+        colour = colormaps["Blues"](shade) if i else "#b5541c"
+        axes.plot(logits, means(name), color=colour, marker="o", lw=1.6, ms=4.5)
+        if name in (names[0], names[-1]):
+            rows = [known[name][f"{target:g}"]["seeds"] for target in TARGETS]
+            seeds = [[100 * a for a in row if a is not None] or [math.nan] for row in rows]
+            axes.fill_between(
+                logits,
+                *([choose(row) for row in seeds] for choose in (min, max)),
+                color=colour,
+                alpha=0.13,
+                lw=0,
+            )
+        _label(axes, logits[-1], means(name)[-1], LADDER[name], colour)
+    if told:
+        _label(
+            axes,
+            logits[-1],
+            (low[-1] + high[-1]) / 2 - 0.12,
+            "methods that take a target sparsity",
+            "#6a6a6a",
+        )
+    axes.set_xticks(logits, [f"{100 * target:g}" for target in TARGETS])
+    axes.set_xlim(logits[0] - 0.1, logits[-1] + 0.06)
+    axes.set_xlabel("sparsity of the pruned weights, % (logit scale)")
+    axes.set_ylabel("accuracy on held-back images, %")
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    axes.set_title("gRDA, one change after the other", fontsize=10, loc="left")
+    axes.set_title(
+        "gRDA, one change after the other (means of three seeds; shaded: their range,\n"
+        "and the span of gradual magnitude pruning, also by ERK, and ST-3)",
+        fontsize=9,
+        loc="left",
+    )
     return figure
+
+
+def _label(axes: Axes, x: float, y: float, text: str, colour: Any) -> None:
+    """Write beside the end of a line."""
+    axes.annotate(
+        text,
+        (x, y),
+        (10, 0),
+        textcoords="offset points",
+        va="center",
+        color=colour,
+        fontsize=9,
+        annotation_clip=False,
+    )
 
 
 def main() -> int:
