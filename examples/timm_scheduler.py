@@ -22,7 +22,7 @@ options = parser.parse_args()
 
 torch.manual_seed(0)
 model = create_model(options.model, num_classes=10, in_channels=1, image_size=8)
-optimizer = dirprune.GRDA(dirprune.prunable_groups(model, include="weights"), lr=0.1, c=5e-3, mu=0.6)
+optimizer = dirprune.GRDA(dirprune.prunable_groups(model), lr=0.1, c=5e-3, mu=0.6)
 # gRDA suits a rate that stays high: a short warm-up, and a cosine that ends at half the rate.
 scheduler = CosineLRScheduler(
     optimizer, t_initial=options.epochs, lr_min=0.05, warmup_t=1, warmup_lr_init=0.01, warmup_prefix=True

@@ -43,10 +43,10 @@ def test_every_package_is_documented():
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_follow_the_arrows(package):
-    allowed = documented_arrows()[package] | {package}
-    for path in (SOURCE / package).rglob("*.py"):
-        for imported in imported_packages(path):
-            assert imported in allowed, f"{path.relative_to(ROOT)} imports dirprune.{imported}"
+    paths = list((SOURCE / package).rglob("*.py"))
+    assert paths
+    imported = {found for path in paths for found in imported_packages(path)} - {package}
+    assert imported == documented_arrows()[package]
 
 
 def test_arrows_have_no_cycle():
@@ -58,19 +58,17 @@ def test_arrows_have_no_cycle():
             del arrows[package]
 
 
-def test_the_core_needs_torch_numpy_and_safetensors_only():
+def test_the_core_needs_torch_numpy_and_safetensors_only(tmp_path):
     """`import dirprune` must work where none of the extras is installed."""
     blocked = [
         "accelerate",
         "datasets",
-        "jinja2",
         "matplotlib",
         "PIL",
         "rich",
         "sklearn",
         "torchvision",
         "tyro",
-        "filelock",
         "pyarrow",
         "onnx",
         "onnxruntime",
@@ -81,21 +79,24 @@ def test_the_core_needs_torch_numpy_and_safetensors_only():
         "transformers",
         "timm",
         "huggingface_hub",
+        "scipy",
     ]
     code = f"""
 import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        # torch itself looks for some of these and copes without.
-        if name.split(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Block())
-import dirprune
+sys.modules |= dict.fromkeys({blocked!r})  # torch itself looks for some of these and copes without
+import dirprune, torch
 assert set(dirprune.__all__) <= set(dir(dirprune))
-loaded = {{name.split(".")[0] for name in sys.modules}} & set({blocked!r})
-assert not loaded, loaded
+for name in dirprune.__all__:  # which are imported when they are used
+    getattr(dirprune, name)
+model = torch.nn.Linear(3, 2)
+optimizer = dirprune.GRDA(dirprune.prunable_groups(model), lr=0.1)
+model(torch.ones(1, 3)).sum().backward()
+optimizer.step()
+dirprune.sparsity_report(model)
+dirprune.save_sparse(model, sys.argv[1])
+dirprune.load_sparse(sys.argv[1], model)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], check=True, timeout=120)
 
 
 def test_the_command_says_which_extra_is_missing(tmp_path):

@@ -71,6 +71,10 @@ class PeerError(DirpruneError):
     """Another process of the same run failed; the message is its."""
 
 
+class LostPeerError(DirpruneError):
+    """Another process of the same run has ended without a word."""
+
+
 class LostShadowWarning(UserWarning):
     """A new GRDA starts on weights that are already sparse, without the accumulator that made them so."""
 

@@ -1,10 +1,14 @@
 """`dirprune tune` as a person meets it: what was tried, the line to use, or why there is none."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from dirprune.cli import main
+from dirprune.cli.tune import TuneOptions, _question, _train_command
+from dirprune.recipes import get_recipe
 from dirprune.tune import Candidate, Prediction, Trial
 from dirprune.tune.comparable import Comparison
 
@@ -99,8 +103,31 @@ def test_tune_gives_no_line_for_a_sparsity_that_is_not_reached(target, mus, told
     assert all(f"--c 4 --mu {mu:g}" in line for mu, line in zip(mus[len(told) :], lines, strict=True))
 
 
+def test_every_question_has_an_answer_of_its_own():
+    recipe = get_recipe("digits")
+    base = TuneOptions(config=recipe.config, mu=(0.6,))
+    others = [
+        replace(base, mu=(0.6000001,)),
+        replace(base, mu=(0.5, 0.6)),
+        replace(base, seeds=2),
+        replace(base, target_sparsity=0.9),
+        replace(base, config=replace(recipe.config, penalty="l0")),
+        replace(base, config=replace(recipe.config, seed=7)),
+    ]
+    names = [_question(options, recipe.config) for options in (base, *others)]
+    assert names[0] == "greatest-c-mu0.6"
+    assert len(set(names)) == len(names)
+
+
+def test_the_line_to_train_with_is_what_was_tuned_where_it_was_tuned():
+    recipe = get_recipe("digits")
+    options = TuneOptions(config=recipe.config, mu=(0.6,), out=Path("elsewhere"))
+    line = _train_command(replace(recipe.config, c=1 / 3, mu=0.50123456), options, recipe)
+    assert line == f"dirprune train digits --c {1 / 3!r} --mu 0.50123456 --out elsewhere"
+
+
 def test_tune_is_quiet_in_all_but_the_first_process(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("dirprune.cli.tune.first_process", lambda: False)
     command = ["tune", "digits", "--trial-epochs", "1", "--seeds", "1", "--margin", "100", "--jobs", "1"]
     assert main(command) == 0
     assert capsys.readouterr().out == ""

@@ -72,9 +72,9 @@ def names(model: nn.Module, include) -> set[str]:
     return {name for name, p in model.named_parameters() if id(p) in chosen}
 
 
-def test_all_is_the_default_and_takes_everything() -> None:
+def test_all_takes_everything() -> None:
     model = every_kind()
-    groups = prunable_groups(model)
+    groups = prunable_groups(model, "all")
     assert len(groups) == 1
     assert len(groups[0]["params"]) == len(list(model.parameters()))
 
@@ -82,6 +82,11 @@ def test_all_is_the_default_and_takes_everything() -> None:
 def test_weights_are_those_of_linear_and_convolutional_layers() -> None:
     expected = {f"{i}.weight" for i in range(7)} | {"14.in_proj_weight", "14.out_proj.weight"}
     assert names(every_kind(), "weights") == expected
+    model = every_kind()
+    default, told = prunable_groups(model), prunable_groups(model, "weights")
+    assert [list(map(id, group["params"])) for group in default] == [
+        list(map(id, group["params"])) for group in told
+    ]
 
 
 def test_a_function_selects_by_name_and_module() -> None:

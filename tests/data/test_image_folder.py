@@ -129,6 +129,17 @@ def test_damaged_image_is_named(folder, content, message):
     assert "\n" not in str(error.value)
 
 
+def test_greyscale_of_sixteen_bits_keeps_its_shades(folder):
+    """Pillow's own conversion clips it to white."""
+    shades = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    path = sorted((folder / "train").rglob("*.*"))[0]
+    Image.fromarray(shades).save(path, "PNG")
+    split = load_dataset("imagenet", folder).train
+    image = np.asarray(split.image(0))
+    assert image.shape == (256, 256, 3)
+    np.testing.assert_array_equal(image, np.repeat((shades // 256)[..., None], 3, axis=2))
+
+
 def test_vanished_image_is_named(folder):
     split = load_dataset("imagenet", folder).train
     Path(split.source.name(2)).unlink()

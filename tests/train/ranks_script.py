@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +64,7 @@ def main(images: Path, out: Path) -> None:
         "damaged": lambda: damaged(images.parent / "damaged", out / "damaged"),
         "unwritable": lambda: Trainer(CONFIG, dataset, RunFolder(out / "file" / "run")).run(),
         "taken": lambda: Trainer(replace(CONFIG, epochs=9), dataset, RunFolder(out / "ddp")).run(),
+        "busy": lambda: busy(dataset, out / "busy", rank),
         "scaler": lambda: scaler(rank),
         "diverged": lambda: Trainer(
             replace(CONFIG, lr=1e30).with_method("sgd"), dataset, RunFolder(out / "diverged")
@@ -102,6 +103,13 @@ def stopped(dataset, folder, rank):
     except StopRequested:
         Trainer(CONFIG, dataset, RunFolder(folder), execution=NO_WORKERS).run()
         return "stopped and resumed"
+
+
+def busy(dataset, folder, rank):
+    """Another process holds the run's folder."""
+    folder.mkdir(exist_ok=True)
+    with RunFolder(folder).locked() if rank == 0 else nullcontext():
+        return Trainer(CONFIG, dataset, RunFolder(folder), execution=NO_WORKERS).run()
 
 
 def damaged(images, folder):

@@ -1,5 +1,6 @@
 """Settings that do not suit the data are refused in one line; --validation divides both kinds of data."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 from dirprune.data import load_dataset
 from dirprune.errors import DataError, UsageError
-from dirprune.train import Execution, TrainConfig
+from dirprune.runs import RunFolder
+from dirprune.train import Execution, TrainConfig, Trainer
 from dirprune.train.inputs import make_inputs
 from tests.image_folder import make_image_folder
 
@@ -63,6 +65,43 @@ def test_settings_that_do_not_suit(dataset):
         Execution(accumulation=0)
     with pytest.raises(UsageError, match="--workers must be >= 0, got -1"):
         Execution(workers=-1)
+
+
+def test_data_that_cannot_be_trained_on_are_refused_before_anything_is():
+    digits = load_dataset("digits")
+    config = TrainConfig(recipe="test", dataset="digits", model="lenet5")
+    empty = replace(digits, test=digits.test.subset(torch.arange(0)))
+    with pytest.raises(DataError, match="the test images of digits are none"):
+        make_inputs(config, empty, CPU, Execution())
+    with pytest.raises(
+        DataError, match="the training labels of digits should be 0 to 8, as it has 9 classes"
+    ):
+        make_inputs(config, replace(digits, num_classes=9), CPU, Execution())
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "processes", "accumulation", "least"),
+    [
+        (8, 4, 1, 1, 4),
+        (9, 4, 1, 1, 1),
+        (9, 16, 1, 1, 9),
+        (10, 4, 2, 1, 1),
+        (12, 4, 1, 3, 1),
+        (11, 8, 2, 1, 1),
+    ],
+)
+def test_how_few_images_are_taken_at_once(images, batch, processes, accumulation, least):
+    execution = Execution(accumulation=accumulation)
+    assert execution.least_at_once(images, batch, processes) == least
+
+
+@pytest.mark.parametrize(("batch", "refused"), [(23, True), (22, False)])
+def test_a_single_image_that_batchnorm_cannot_take_is_refused_at_once(dataset, tmp_path, batch, refused):
+    """At 32 pixels the last maps of ResNet50 are of one pixel."""
+    config = replace(CONFIG, model="resnet50", image_size=32, batch_size=batch)
+    told = pytest.raises(UsageError, match="of 24 images one would be alone in a part of a batch")
+    with told if refused else nullcontext():
+        Trainer(config, dataset, RunFolder(tmp_path), execution=Execution(workers=0))
 
 
 def test_parts_of_a_batch_are_as_many_in_every_process():

@@ -12,7 +12,8 @@ import torch
 from dirprune.data import load_dataset
 from dirprune.export import load_sparse
 from dirprune.runs import RunFolder
-from dirprune.train import Duration, Execution, Trainer
+from dirprune.train import Duration, Execution, Trainer, first_process
+from dirprune.train.ranks import lost_peer
 from tests.image_folder import make_image_folder
 from tests.train.ranks_script import CONFIG, NO_WORKERS, RESNET, RUNS
 
@@ -176,6 +177,8 @@ def test_what_fails_in_one_process_ends_all_with_one_line(two):
     assert said[1]["unwritable"].startswith("PeerError: process 0 failed: ")
     assert said[0]["taken"].startswith("OtherRunError: ")
     assert "epochs=2" in said[1]["taken"]
+    assert said[0]["busy"].startswith("RunInUseError: ")
+    assert said[1]["busy"] == said[0]["busy"]
     assert [rank["scaler"] for rank in said] == ["scale 2.0, 2.0 steps"] * 2
     assert said[0]["diverged"] == said[1]["diverged"]
     assert "'status': 'diverged'" in said[0]["diverged"]
@@ -197,6 +200,28 @@ def test_what_fails_in_one_process_within_a_step_ends_all(images, tmp_path):
     assert ended.returncode == 1
     assert "RuntimeError: a kernel fails in one process" in ended.stderr
     assert not (tmp_path / "next").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [::1]:1: Connection reset by peer"), True),
+        (torch.distributed.DistNetworkError("the client socket has timed out"), True),
+        (RuntimeError("a kernel fails"), False),
+        (OSError("Broken pipe"), False),
+    ],
+)
+def test_the_end_of_another_process_is_no_internal_error(error, lost, monkeypatch):
+    assert lost_peer(error) is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ("the same command goes on" in str(lost_peer(error))) == lost
+
+
+def test_the_rank_of_another_launcher_does_not_silence_a_single_process(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert first_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not first_process()
 
 
 def test_a_run_of_two_processes_goes_on_in_one(two, dataset, one, tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch.nn import functional
 
 from dirprune.core.sparsity import sparsity_report
@@ -427,6 +428,23 @@ def test_fp16_on_a_cpu_is_refused(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     with pytest.raises(UsageError, match="--precision fp16 needs a GPU"):
         Trainer(replace(CONFIG, precision="fp16"), digits, RunFolder(tmp_path))
+
+
+def test_the_environment_of_another_launcher_does_not_change_a_run(digits, tmp_path, monkeypatch):
+    config = replace(CONFIG, epochs=1)
+    trained = []
+    for name, variables in (
+        ("plain", {}),
+        ("other", {"GRADIENT_ACCUMULATION_STEPS": "4", "DYNAMO_BACKEND": "EAGER"}),
+    ):
+        for variable, value in variables.items():
+            monkeypatch.setenv(f"ACCELERATE_{variable}", value)
+        AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
+        run = RunFolder(tmp_path / name)
+        Trainer(config, digits, run).run()
+        trained.append(load_sparse(run.sparse_file))
+    assert list(trained[0]) == list(trained[1])
+    assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())
 
 
 def test_channels_of_mean_must_fit(digits, tmp_path):

@@ -18,6 +18,7 @@ from dirprune.data import load_dataset
 from dirprune.errors import UsageError
 from dirprune.recipes import get_recipe
 from dirprune.train import Experiment, TrainConfig, describe_environment, first_process, leave
+from dirprune.train.config import short
 from dirprune.tune import Candidate, Trial, c_for_sparsity, greatest_comparable_c, reaches
 from dirprune.tune.trials import Bench
 
@@ -119,7 +120,7 @@ def tune(arguments: list[str]) -> int:
     search = _by_accuracy if options.target_sparsity is None else _by_sparsity
     chosen, record = search(options, config, bench)
     lines = [_train_command(each, options, recipe) for each in chosen]
-    path = folder / f"{_question(options)}.json"
+    path = folder / f"{_question(options, recipe.config)}.json"
     content = {**record, "train": lines, "environment": describe_environment(command)}
     leave()
     if first_process():
@@ -131,13 +132,16 @@ def tune(arguments: list[str]) -> int:
     return 0 if lines else 1
 
 
-def _question(options: TuneOptions) -> str:
+def _question(options: TuneOptions, recipe: TrainConfig) -> str:
     """Return the name of what is asked for, so that the answer to one does not replace another's."""
     target = options.target_sparsity
     asked = "greatest-c" if target is None else f"target-sparsity{target:g}"
-    words = [f"{asked}-mu{options.mu[0]:g}", *(f"{mu:g}" for mu in options.mu[1:])]
+    words = [f"{asked}-mu{short(options.mu[0])}", *map(short, options.mu[1:])]
     changed = ((name, getattr(options, name)) for name in ("margin", "seeds"))
     words += [f"{name}{value:g}" for name, value in changed if value != getattr(TuneOptions, name)]
+    # What tells runs of one experiment apart is not in the folder's name.
+    of_a_run = ((name, getattr(options.config, name)) for name in ("penalty", "seed"))
+    words += [f"{name}{value}" for name, value in of_a_run if value != getattr(recipe, name)]
     return "-".join(words)
 
 
@@ -266,7 +270,7 @@ def _not_reached(nearest: Trial, target: float) -> str:
 
 def _train_command(config: TrainConfig, options: TuneOptions, recipe: Experiment) -> str:
     """Return the line that trains with what was chosen, computed as the short runs were."""
-    words = ["dirprune", "train", config.recipe, "--c", f"{config.c:g}", "--mu", f"{config.mu:g}"]
+    words = ["dirprune", "train", config.recipe, "--c", short(config.c), "--mu", short(config.mu)]
     before = asdict(recipe.config)
     if recipe.compute == "auto":  # the line says it, for `train` would choose anew
         del before["precision"], before["channels_last"]
@@ -280,4 +284,6 @@ def _train_command(config: TrainConfig, options: TuneOptions, recipe: Experiment
             words += [option, *map(str, value if isinstance(value, tuple) else (value,))]
     if options.data_dir is not None:
         words += ["--data-dir", options.data_dir]
+    if options.out != TuneOptions.out:
+        words += ["--out", str(options.out)]
     return shlex.join(words)

@@ -32,7 +32,7 @@ def _is_linear_or_conv(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, _ConvNd, of_transformers))
 
 
-def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str, Any]]:
+def prunable_groups(model: nn.Module, include: Include = "weights") -> list[dict[str, Any]]:
     """Parameter groups for :class:`dirprune.GRDA`: those that become sparse, and those that stay dense.
 
     A parameter that stays dense is in a group with ``c=0``, where gRDA is SGD exactly (AdamW with ``beta2``).
@@ -42,12 +42,12 @@ def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str
 
     Args:
         model: Any module.
-        include: ``"all"``: every parameter, biases and normalisation too (the paper's setting, and how it
-            counts sparsity). ``"weights"``: the weights of Linear and Conv layers only, the maps of
-            MultiheadAttention and the Conv1D of transformers among them; a layer whose weight is computed
-            from other parameters (weight_norm, spectral_norm, torch.nn.utils.prune) stays dense, with a
-            warning. Or a function of (name of the parameter within its module, that module) that returns
-            whether to threshold it.
+        include: ``"weights"``: the weights of Linear and Conv layers only, the maps of MultiheadAttention
+            and the Conv1D of transformers among them; a layer whose weight is computed from other parameters
+            (weight_norm, spectral_norm, torch.nn.utils.prune) stays dense, with a warning. ``"all"``: every
+            parameter, biases and normalisation too, which are the groups of ``model.parameters()`` (the
+            paper's setting, and how it counts sparsity). Or a function of (name of the parameter within its
+            module, that module) that returns whether to threshold it.
 
     Returns:
         One group ``{"params": [...]}``, and, if there are parameters that stay dense, a second
@@ -58,7 +58,7 @@ def prunable_groups(model: nn.Module, include: Include = "all") -> list[dict[str
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-        >>> [len(group["params"]) for group in prunable_groups(model, include="weights")]
+        >>> [len(group["params"]) for group in prunable_groups(model)]
         [2, 4]
 
     References:

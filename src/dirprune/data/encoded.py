@@ -182,13 +182,23 @@ def _decode(data: bytes) -> Any:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height <= MAX_PIXELS:
-                return image.convert("RGB")
+                return _upper_byte(image).convert("RGB")
             size = f"{image.width} x {image.height}"
     except Exception as error:  # Pillow's readers raise many kinds on damaged bytes
         raise DataError(
-            f"the image is damaged or not {'/'.join(FORMATS)} ({first_line(error)}); restore or remove it"
+            f"the image is damaged or not {'/'.join(FORMATS)} ({first_line(error)}); restore it, or remove "
+            "it and begin anew the runs that have begun"
         ) from error
     raise DataError(f"the image should have at most {MAX_PIXELS:,} pixels; it is {size}; remove it")
+
+
+def _upper_byte(image: Any) -> Any:
+    """Return greyscale of 16 bits in 8, which Pillow would clip to white; any other image as it is."""
+    from PIL import Image
+
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def labelled(source: ImageSource, labels: NDArray[np.int64]) -> EncodedSplit:

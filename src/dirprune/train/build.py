@@ -1,5 +1,6 @@
 """The network of a run, placed on its devices."""
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import is_bf16_available
+from accelerate.utils import GradientAccumulationPlugin, is_bf16_available
 from torch import nn
 
 from dirprune.errors import UsageError
@@ -33,7 +34,13 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.precision:
         AcceleratorState._reset_state()  # one process may train runs of several precisions
     # Several processes on CPUs are only seen where the CPU is asked for.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=config.precision)
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=config.precision,
+        # Said here, or Accelerate takes them from the environment, of which the run's folder knows nothing.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
+    )
     if config.precision == "fp16" and accelerator.device.type == "cpu":
         raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16, or no for float32")
     return accelerator
@@ -54,6 +61,25 @@ def initial_model(arguments: Mapping[str, Any], seed: int) -> nn.Module:
     """Return the network of these arguments of ``create_model`` with the initial weights of a seed."""
     torch.manual_seed(seed)
     return create_model(**arguments)
+
+
+@torch.no_grad()
+def takes_one_image(model: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether a network can be trained on a batch of one image: BatchNorm on maps of one pixel cannot.
+
+    Args:
+        model: On the CPU; it is left as it was.
+        shape: (channels, height, width) of the images.
+    """
+    probe = copy.deepcopy(model).train()
+    with torch.random.fork_rng(devices=[]):  # dropout draws
+        try:
+            probe(torch.zeros(1, *shape))
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):
+                return False
+            raise
+    return True
 
 
 def model_arguments(config: TrainConfig, shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:

@@ -208,9 +208,9 @@ class TrainConfig:
     def run_name(self) -> str:
         """Name of the run's folder within its experiment."""
         penalty = [] if self.penalty == "l1" else [self.penalty]
-        thresholds = [*penalty, f"c{_short(self.c)}", f"mu{_short(self.mu)}"] if self.method == "grda" else []
-        target = [] if self.sparsity is None else [_short(self.sparsity)]
-        settings = [_short(pair) for pair in self.settings]
+        thresholds = [*penalty, f"c{short(self.c)}", f"mu{short(self.mu)}"] if self.method == "grda" else []
+        target = [] if self.sparsity is None else [short(self.sparsity)]
+        settings = [short(pair) for pair in self.settings]
         head = _cut("-".join([self.method, *thresholds, *target, *settings]))
         return f"{head}-seed{self.seed}"  # also where it was cut: runs are paired by it
 
@@ -221,7 +221,7 @@ class TrainConfig:
         A long name is cut, and ends in a hash of the whole.
         """
         changed = [
-            f"{field.name.replace('_', '-')}{_short(getattr(self, field.name))}"
+            f"{field.name.replace('_', '-')}{short(getattr(self, field.name))}"
             for field in fields(self)
             if field.name not in OF_A_RUN and getattr(self, field.name) != getattr(recipe, field.name)
         ]
@@ -237,11 +237,11 @@ def _cut(name: str) -> str:
     return f"{encoded[: _LONGEST - _DIGITS - 1].decode(errors='ignore')}-{digest}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """Write a setting so that it can stand in a folder's name."""
     if isinstance(value, float):
         text = f"{value:g}"
         return text if float(text) == value else repr(value)  # else two runs might have one name
     if isinstance(value, tuple):
-        return "_".join(map(_short, value))
+        return "_".join(map(short, value))
     return re.sub(r"[^\w.,=+-]+", "_", str(value))

@@ -133,7 +133,7 @@ def estimate(
     while True:
         seconds = _timed(partial(gradient, count), device, 1)
         larger = min(2 * count, at_once, affordable)
-        if ranks.any(seconds > _LONG_ENOUGH) or larger <= count:
+        if ranks.any(seconds > _LONG_ENOUGH or larger <= count):  # the free memory of each is its own
             break
         count = larger
     reset_peak(device)

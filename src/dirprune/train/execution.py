@@ -42,6 +42,21 @@ class Execution:
         """Return in how many parts each process takes a batch: the same number for all of them."""
         return min(self.accumulation, -(-images // processes))
 
+    def least_at_once(self, images: int, batch_size: int, processes: int) -> int:
+        """Return how few images a process may take at once in an epoch, 1 or more.
+
+        Example:
+            >>> Execution().least_at_once(images=9, batch_size=4, processes=1)  # 4, 4, 1
+            1
+        """
+        batches = {min(batch_size, images), images % batch_size or min(batch_size, images)}
+        return min(
+            max(1, own // self.micro_batches(batch, processes))
+            for batch in batches
+            for own in (batch // processes, -(-batch // processes))
+            if own
+        )
+
     def decoders(self) -> int:
         """Return the number of worker processes for this one."""
         if self.workers is not None:

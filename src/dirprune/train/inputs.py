@@ -81,8 +81,9 @@ def make_inputs(
 
     Raises:
         UsageError: A setting does not suit the data.
-        DataError: --validation leaves nothing to train or to measure on.
+        DataError: There is nothing to train or to measure on, or a label outside the classes.
     """
+    check_data(dataset, config.dataset)
     channels, height, _ = dataset.image_shape
     if len(config.mean) not in (1, channels):
         raise UsageError(
@@ -118,6 +119,19 @@ def make_inputs(
     )
     at_once = -(-config.batch_size // execution.accumulation)
     return Inputs(streamed, held, at_once, (channels, size, size), dataset.num_classes, dataset.digest)
+
+
+def check_data(dataset: ImageDataset | EncodedDataset, name: str) -> None:
+    """Raise DataError for a split without images or a label outside the classes, before an epoch is lost."""
+    for what, split in (("training", dataset.train), ("test", dataset.test)):
+        if not len(split):
+            raise DataError(f"the {what} images of {name} are none: give it some")
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= dataset.num_classes:
+            raise DataError(
+                f"the {what} labels of {name} should be 0 to {dataset.num_classes - 1}, as it has "
+                f"{dataset.num_classes} classes; they are {low} to {high}"
+            )
 
 
 def in_memory(config: TrainConfig, dataset: ImageDataset) -> tuple[Split, Split]:

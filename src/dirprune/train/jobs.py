@@ -31,7 +31,7 @@ from dirprune.train.config import TrainConfig
 from dirprune.train.duration import Duration
 from dirprune.train.execution import Execution
 from dirprune.train.memory import keep_freed_memory
-from dirprune.train.ranks import first_process, known_to_all
+from dirprune.train.ranks import first_process, known_to_all, lost_peer
 from dirprune.train.snapshots import SnapshotSaver
 from dirprune.train.tracking import Tracking
 from dirprune.train.trainer import Trainer
@@ -156,6 +156,7 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
 
     Raises:
         StopRequested: Ctrl-C or SIGTERM came.
+        LostPeerError: Another process of the run has ended.
         Exception: It failed in this one of several processes, for which the others may wait.
     """
     if job.threads is not None:
@@ -181,6 +182,11 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
     except RunInUseError as error:
         return Outcome(job.name, "busy", str(error))
     except Exception as error:
+        lost = lost_peer(error)
+        if lost is not None:
+            if first_process():
+                record_failure(run, str(lost), traceback.format_exc())
+            raise lost from error
         said = str(error) if isinstance(error, DirpruneError) else f"{type(error).__name__}: {error}"
         message = out_of_memory(error) or " ".join(said.split())
         if first_process() and not isinstance(error, OtherRunError):  # that one has not failed

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from dirprune.errors import PeerError
+from dirprune.errors import LostPeerError, PeerError, RunInUseError
 
 T = TypeVar("T")
 
@@ -80,6 +80,7 @@ class Ranks:
 
         Raises:
             PeerError: It failed in another process.
+            RunInUseError: So in another process, for the run is in use to all of them.
             Exception: What it raised in this one.
         """
         if self.count == 1:
@@ -91,14 +92,15 @@ class Ranks:
         except Exception as caught:
             error = caught
         if self.any(error is not None):
-            said: list[str | None] = [None] * self.count
-            mine = None if error is None else str(error) or type(error).__name__
+            said: list[tuple[bool, str] | None] = [None] * self.count
+            in_use = isinstance(error, RunInUseError)
+            mine = None if error is None else (in_use, str(error) or type(error).__name__)
             dist.all_gather_object(said, mine, group=_control())
             if error is not None:
                 error.add_note(_KNOWN)
                 raise error
-            rank, line = next((rank, line) for rank, line in enumerate(said) if line is not None)
-            raise PeerError(f"process {rank} failed: {line}")
+            rank, (in_use, line) = next((rank, each) for rank, each in enumerate(said) if each is not None)
+            raise RunInUseError(line) if in_use else PeerError(f"process {rank} failed: {line}")
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Run an action in process 0 and return its result in all of them.
@@ -125,7 +127,7 @@ class Ranks:
 
 def first_process() -> bool:
     """Whether this is the only process, or number 0 of those that torchrun started; known at once."""
-    return os.environ.get("RANK", "0") == "0"
+    return processes() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def processes() -> int:
@@ -136,6 +138,23 @@ def processes() -> int:
 def known_to_all(error: Exception) -> bool:
     """Whether all processes have met a failure together, so that none of them waits for another."""
     return processes() == 1 or isinstance(error, PeerError) or _KNOWN in getattr(error, "__notes__", ())
+
+
+def lost_peer(error: Exception) -> LostPeerError | None:
+    """Return what to say where a collective failed because another process has ended; None of other errors.
+
+    Torch has no type for it: gloo raises a RuntimeError, NCCL a DistBackendError, which is one too.
+    """
+    said = str(error)
+    lost = isinstance(error, dist.DistNetworkError | dist.DistBackendError) or any(
+        words in said for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    )
+    if processes() == 1 or not (lost and isinstance(error, RuntimeError)):
+        return None
+    return LostPeerError(
+        "another process of the run has ended, see what it said; the same command goes on from the last "
+        "checkpoint"
+    )
 
 
 def leave() -> None:

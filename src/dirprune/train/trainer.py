@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dirprune.data import EncodedDataset, ImageDataset
-from dirprune.errors import DivergenceError, RunFolderError
+from dirprune.errors import DivergenceError, RunFolderError, UsageError
 from dirprune.export import save_sparse
 from dirprune.runs import RunFolder
 from dirprune.train.build import (
@@ -19,6 +19,7 @@ from dirprune.train.build import (
     make_accelerator,
     model_arguments,
     place_model,
+    takes_one_image,
     weights_digest,
 )
 from dirprune.train.callbacks import Callback, Run
@@ -93,6 +94,13 @@ class Trainer:
             model = initial_model(self._network, config.seed)
             self._initial_weights = weights_digest(model)
             self._cost = Cost.of(model, self._inputs.shape)
+            least = execution.least_at_once(self._inputs.images, config.batch_size, self._ranks.count)
+            if least == 1 and not takes_one_image(model, self._inputs.shape):
+                raise UsageError(
+                    f"of {self._inputs.images} images one would be alone in a part of a batch, where the "
+                    f"BatchNorm of {config.model} has no variance: choose another `batch_size` or "
+                    "`accumulation`"
+                )
         self._model = place_model(model, config, self._accelerator, execution)
         # What looks at the network besides the loop - SNIP, the Hessian - is in full precision.
         self._bare = self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
