@@ -1,4 +1,5 @@
 import copy
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -90,6 +91,17 @@ def test_batchnorm_statistics_are_those_of_all_samples():
     torch.testing.assert_close(found["0.running_var"], sum(len(b) * b.var(0) for b in x) / n)
     assert torch.equal(net[0].running_mean, torch.zeros(4, dtype=torch.float64))
     assert net[0].momentum == 0.1
+
+
+@pytest.mark.parametrize("sort", [False, True])
+def test_batches_of_one_class_each_are_told(sort):
+    """Of the same samples and weights they give other statistics."""
+    net, (x, y) = with_batchnorm(), (torch.cat(parts) for parts in zip(*blobs(600), strict=True))
+    order = torch.argsort(y, stable=True) if sort else torch.arange(len(y))
+    data = [(x[rows], y[rows]) for rows in order.split(60)]
+    told = pytest.warns(UserWarning, match="classes of the data are not mixed")
+    with told if sort else nullcontext():
+        reestimate(net, net.state_dict(), data)
 
 
 def test_a_layer_that_runs_twice_has_the_statistics_of_all_it_saw():

@@ -1,7 +1,9 @@
 """BatchNorm statistics that belong to given weights: re-estimated on the training data."""
 
+import math
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +46,8 @@ def reestimate(
     Args:
         module: The network; it is left as it was.
         weights: Parameters and buffers to use in place of the module's own.
-        data: Batches (inputs, targets) on the device of the module.
+        data: Batches (inputs, targets) on the device of the module, in mixed order: the statistics are of
+            batches, and what a layer sees is normalised by them; batches of one class each warn.
 
     Returns:
         The statistics by the names of their buffers; nothing where the network has none.
@@ -73,13 +76,22 @@ def reestimate(
         seen[layer] += count
         layer.momentum = count / seen[layer]
 
+    classes: list[Tensor] = []
     hooks = [layer.register_forward_pre_hook(weigh) for layer in layers.values()]
     try:
         module.eval()
         for layer in layers.values():
             layer.train()
-        for inputs, _ in two_or_more(data):
+        for inputs, targets in two_or_more(data):
             functional_call(module, {**weights, **statistics}, (inputs,))
+            if targets.ndim == 1 and not targets.is_floating_point():
+                classes.append(torch.bincount(targets[targets >= 0]).cpu())
+        if not well_mixed(classes):
+            warnings.warn(
+                "the classes of the data are not mixed in the batches, so that BatchNorm's statistics are "
+                "not those of training: put the data into one random order, the same every time",
+                stacklevel=2,
+            )
     finally:
         for hook in hooks:
             hook.remove()
@@ -88,6 +100,32 @@ def reestimate(
         for part, training in modes:
             part.training = training
     return statistics
+
+
+def well_mixed(classes: Sequence[Tensor]) -> bool:
+    r"""Whether batches differ in their classes as random ones do, or hardly more.
+
+    .. math:: \chi^2 = \sum_{b, k} \frac{(n_{bk} - n_b p_k)^2}{n_b p_k} \le f + 10 \sqrt{2 f}, \qquad
+              f = (B - 1)(K - 1)
+
+    with n samples of class k in batch b, p the share of a class in all, and f the degrees of freedom.
+
+    Args:
+        classes: How many samples of each class a batch has, int64 [at most K], for each batch.
+
+    Example:
+        >>> well_mixed([torch.tensor([30, 34]), torch.tensor([33, 31])])
+        True
+        >>> well_mixed([torch.tensor([64]), torch.tensor([0, 64])])
+        False
+    """
+    if not classes:
+        return True
+    counts = nn.utils.rnn.pad_sequence(list(classes), batch_first=True).double()
+    counts = counts[:, counts.sum(0) > 0]
+    expected = counts.sum(1, keepdim=True) * counts.sum(0) / counts.sum()
+    freedom = (len(counts) - 1) * (counts.shape[1] - 1)
+    return float(((counts - expected) ** 2 / expected).sum()) <= freedom + 10 * math.sqrt(2 * freedom)
 
 
 def two_or_more(data: Iterable[_Batch]) -> Iterator[_Batch]:

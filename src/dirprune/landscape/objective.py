@@ -149,7 +149,7 @@ class Objective:
         model: Any module that takes the inputs of a batch and returns outputs.
         loss: Mean loss of a batch, from (outputs, targets).
         train: Training data: batches (inputs, targets) that can be iterated over again and again, the same
-            every time: no shuffling, no augmentation.
+            every time: no shuffling, no augmentation; for BatchNorm, in mixed order.
         test: Test data, likewise.
         errors: Number of wrong samples from (outputs, targets); None for tasks that know no wrong and right.
 
