@@ -78,7 +78,7 @@ def test_the_second_search_on_the_wide_resnet_is_told_as_it_was_measured():
         f'is {loses} behind `penalty="rescaled"` at 95 %',
         "come to {:.1f}, {:.1f} and {:.1f} % zeros".format(*came),
         f"to {accuracy('st3', 0.98):.0f} % accuracy",
-        f"from {before:.1f} points behind ST-3 at 90 % to level",
+        f"| Wide ResNet at 90 % | {before:.1f} points behind | level |",
     ):
         assert words in frontier, words
     told = reasons("WRN10x1, from a rate with momentum.", "The seconds are of")
