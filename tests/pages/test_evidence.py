@@ -53,14 +53,14 @@ def test_what_agrees_with_the_paper_agrees_with_the_results():
     assert line[1]["test_loss"]["height"] == 0
     assert max(each["test_loss"]["height"] for each in (curve[0], line[0])) == 0
     for piece in (
-        f"on Fashion-MNIST {fashion:.4f} where the straight line has {fashion_line:.3f}",
-        f"on CIFAR-10 {cifar:.3f} where the line has {cifar_line:.2f}",
-        f"by more than {error:.2f} points, on the line of CIFAR-10 by {error_line:.1f}",
+        f"| along the trained curve | {fashion:.4f} | {cifar:.3f} |",
+        f"| along the straight line | {fashion_line:.3f} | {cifar_line:.2f} |",
+        f"by more than {error:.2f} points; on the line of CIFAR-10 it rises by {error_line:.1f}",
         f"{min(parts):.1f} to {max(parts):.1f} % of its length",
         f"a random direction has {min(chance):.1f} to {max(chance):.1f} %",
         f"is {last / chance[1]:.1f} times a random direction's",
         f"gRDA loses {100 * lost:.1f} points there",
-        f"is SGD's ({dense:.2f} beside gRDA's {sparse:.2f} on CIFAR-10), rises there along the curve by "
+        f"is SGD's ({dense:.2f}, gRDA's is {sparse:.2f}), rises along the curve by "
         f"{curve[1]['test_loss']['height']:.3f} and on the line not at all",
     ):
         assert piece in told, piece
@@ -110,7 +110,7 @@ def test_evidence_of_the_rescaled_form_agrees_with_the_results():
     assert (config["penalty"], config["precision"]) == ("rescaled", "no")
     dense, sparse = (evidence["pair"][name]["result"] for name in ("sgd", "grda"))
     heights = [evidence["connect"][f"barrier_{path}"]["train_loss"]["height"] for path in ("line", "curve")]
-    assert f"they rise by {heights[1]:.3f} and {heights[0]:.3f}." in told_on("docs/evidence.md")
+    assert f"by {heights[1]:.3f} on the curve and {heights[0]:.3f} on the line" in told_on("docs/evidence.md")
     steps = {step["epoch"]: 100 * step["fraction"] for step in evidence["project"]["steps"]}
     late = [part for epoch, part in steps.items() if epoch >= 15]
     early = [part for epoch, part in steps.items() if epoch < 15]
