@@ -143,4 +143,5 @@ def test_short_trainings_lose_what_the_page_says():
     first = lost({name: short[name] for name in ("sgd-seed0", "grda-c0.004-mu0.6-seed0")})
     second = lost({name: long[name] for name in ("sgd-seed0", "grda-c0.0045-mu0.6-seed0")})
     assert f"loses {first[0]} point at {first[1]:.0f} % zeros after 30 epochs" in page
-    assert f"after 60, with a rate that falls late, {second[0]} at {second[1]:.0f} %" in page
+    late = f"loses {second[0]} points at {second[1]:.0f} %"
+    assert f"After 60 epochs, with a learning rate that falls late, it {late}" in page
