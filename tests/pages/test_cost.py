@@ -106,8 +106,8 @@ def test_words_on_the_step_agree_with_the_results():
     for sentence in (
         f"the same within {spread(scaling):.0f} % from one million",
         f"takes {networks['lenet5']['ratios']['gRDA']['SGD, foreach']:.2f} times as long as with `SGD(f",
-        f"10,000 tensors of 100 elements {by_tensors[10_000]['SGD, foreach']:.2f} times",
-        f"({half}, against {whole})",
+        f"10,000 tensors of 100 elements it takes {by_tensors[10_000]['SGD, foreach']:.2f} times",
+        f"where they were: {half}, against {whole}.",
     ):
         assert sentence in told, sentence
 
@@ -134,19 +134,22 @@ def test_words_on_epochs_memory_and_plain_operations_agree_with_the_results():
     large = [100 * (ratio - 1) for name, ratio in half[0].items() if name != "lenet5"]
     gains = [100 * (1 - ratio) for ratio in half[1].values()]
     for sentence in (
-        f"An epoch of made images ({batches[0]} and {batches[1]} batches of 64) took "
+        f"An epoch of synthetic images ({batches[0]} and {batches[1]} batches of 64) took "
         f"{100 * (lenet5['epoch'] - 1):.1f} % longer than with SGD for LeNet-5 and "
         f"{100 * (1 - vgg16['epoch']):.1f} % less for VGG16 at a quarter",
         f"{100 * (small['epoch'] - 1):.1f} % more for an epoch "
         f"({100 * (small['median_batch'] - 1):.1f} % by the median batch)",
-        f"takes {peaks['SGD']} at its peak with SGD, {peaks['SGD with momentum']} with momentum, "
-        f"{peaks['gRDA']} with gRDA, {peaks['gRDA, bfloat16 accumulator']} with a bfloat16 accumulator "
-        f"(batch {memory['batch']};",
-        f"{min(large):.0f} to {max(large):.0f} % of a step of VGG16, WRN28x10 and ResNet50, "
-        f"{100 * (half[0]['lenet5'] - 1):.0f} % of LeNet-5's. On the EPYC it gains "
+        f"Peak memory of training VGG16 (batch {memory['batch']};",
+        "| SGD | SGD with momentum | gRDA | gRDA, bfloat16 accumulator | |---|---|---|---| "
+        f"| {peaks['SGD']} | {peaks['SGD with momentum']} | {peaks['gRDA']} | "
+        f"{peaks['gRDA, bfloat16 accumulator']} |",
+        f"{min(large):.0f} to {max(large):.0f} % of a step of VGG16, WRN28x10 and ResNet50, and "
+        f"{100 * (half[0]['lenet5'] - 1):.0f} % of LeNet-5's. On the EPYC it saves "
         f"{min(gains):.0f} to {max(gains):.0f} %",
         "plain operations take {:.1f} to {:.1f} times as long as gRDA on the Xeon, "
-        "{:.1f} to {:.1f} times".format(*(limit(each.values()) for each in plain for limit in (min, max))),
+        "and {:.1f} to {:.1f} times".format(
+            *(limit(each.values()) for each in plain for limit in (min, max))
+        ),
     ):
         assert sentence in told, sentence
 
@@ -165,9 +168,10 @@ def test_words_on_the_step_on_the_epyc_agree_with_the_results():
     sgd, momentum = (whole[base] for base in ("SGD, fused", "SGD with momentum, fused"))
     lenet5 = measured("step-epyc")["networks"]["lenet5"]["ratios"]["gRDA"]
     for sentence in (
-        f"take {sgd:.2f} times as long as with `SGD(fused=True)` and {momentum:.2f} times as with momentum",
+        f"take {sgd:.2f} times as long as with `SGD(fused=True)` and {momentum:.2f} times as long as with "
+        "momentum",
         f"varies by {spread(scaling):.0f} % from one million up",
-        f"LeNet-5 takes {lenet5['SGD, foreach']:.2f} times `SGD(foreach=True)`",
+        f"LeNet-5 takes {lenet5['SGD, foreach']:.2f} times as long as `SGD(foreach=True)`",
     ):
         assert sentence in told, sentence
 
@@ -190,8 +194,9 @@ def test_where_the_step_loses_agrees_with_the_results():
         for base in (0, 1)
     ]
     words = told_on("docs/results.md")
-    assert f"takes {told[0]} times as long as with `SGD(fused=True)` and {told[1]} times as with mom" in words
-    assert f"from 10 million on it is {told[2]} and {told[3]} times" in words
+    assert "| parameters | times as long as `SGD(fused=True)` | as the same with momentum |" in words
+    assert f"| 10,000 to 3 million | {told[0]} | {told[1]} |" in words
+    assert f"| from 10 million on | {told[2]} | {told[3]} |" in words
 
 
 def test_where_the_sparse_runtime_gains_nothing_agrees_with_the_results():
