@@ -53,14 +53,14 @@ def test_what_agrees_with_the_paper_agrees_with_the_results():
     assert line[1]["test_loss"]["height"] == 0
     assert max(each["test_loss"]["height"] for each in (curve[0], line[0])) == 0
     for piece in (
-        f"on Fashion-MNIST {fashion:.4f} where the straight line has {fashion_line:.3f}",
-        f"on CIFAR-10 {cifar:.3f} where the line has {cifar_line:.2f}",
-        f"by more than {error:.2f} points, on the line of CIFAR-10 by {error_line:.1f}",
+        f"| along the trained curve | {fashion:.4f} | {cifar:.3f} |",
+        f"| along the straight line | {fashion_line:.3f} | {cifar_line:.2f} |",
+        f"by more than {error:.2f} points; on the line of CIFAR-10 it rises by {error_line:.1f}",
         f"{min(parts):.1f} to {max(parts):.1f} % of its length",
         f"a random direction has {min(chance):.1f} to {max(chance):.1f} %",
         f"is {last / chance[1]:.1f} times a random direction's",
         f"gRDA loses {100 * lost:.1f} points there",
-        f"is SGD's ({dense:.2f} beside gRDA's {sparse:.2f} on CIFAR-10), rises there along the curve by "
+        f"is SGD's ({dense:.2f}, gRDA's is {sparse:.2f}), rises along the curve by "
         f"{curve[1]['test_loss']['height']:.3f} and on the line not at all",
     ):
         assert piece in told, piece
@@ -69,7 +69,7 @@ def test_what_agrees_with_the_paper_agrees_with_the_results():
 
 def test_evidence_of_the_recommended_setting_agrees_with_the_results():
     evidence = measured("evidence-lenet-300-100-recommended")
-    told = told_on("docs/frontier.md").partition("for the whole setting that we recommend")[2]
+    told = told_on("docs/frontier.md").partition("**The whole setting that we recommend,**")[2]
     told = told.partition("than by chance.")[0]
     config = evidence["pair"]["grda"]["config"]
     recipe = get_recipe("lenet5-fashion_mnist-recommended").config
@@ -82,13 +82,11 @@ def test_evidence_of_the_recommended_setting_agrees_with_the_results():
     late = [part for epoch, part in steps.items() if epoch >= 15]
     early = [part for epoch, part in steps.items() if epoch < 15]
     for piece in (
-        f"LeNet-300-100, {sparse['epochs']} epochs, one seed, {100 * sparse['test_accuracy']:.2f} % at "
-        f"{100 * sparse['sparsity']:.2f} % zeros",
-        f"the same momentum {100 * result['sgd']['test_accuracy']:.2f} %",
-        f"rises by {line['height']:.3f}, the trained curve does not rise",
-        f"{min(late):.1f} to {max(late):.1f} % lies in the ten sharpest directions from the fifteenth epoch",
-        f"of a random direction {100 * evidence['project']['by_chance']:.1f} %, "
-        f"before that {min(early):.1f} to {max(early):.1f} %",
+        f"LeNet-300-100, {sparse['epochs']} epochs.",
+        f"| recommended | {100 * sparse['sparsity']:.2f} % | {100 * sparse['test_accuracy']:.2f} % | "
+        f"{100 * result['sgd']['test_accuracy']:.2f} % | {line['height']:.3f} | 0 |",
+        f"| recommended | {min(early):.1f} to {max(early):.1f} % | {min(late):.1f} to {max(late):.1f} % from "
+        f"the fifteenth epoch on | {100 * evidence['project']['by_chance']:.1f} % |",
     ):
         assert piece in told, piece
     assert curve["height"] == 0
@@ -101,7 +99,7 @@ def test_evidence_of_the_recommended_setting_agrees_with_the_results():
 
 def test_evidence_of_the_rescaled_form_agrees_with_the_results():
     evidence = measured("evidence-lenet-300-100-rescaled")
-    told = told_on("docs/frontier.md").partition("`rescaled` in the same training, in float32")[2]
+    told = told_on("docs/frontier.md").partition("**`rescaled`** in the same training, in float32")[2]
     config, before = (
         measured(f"evidence-lenet-300-100-{form}")["pair"]["grda"]["config"]
         for form in ("rescaled", "recommended")
@@ -112,17 +110,16 @@ def test_evidence_of_the_rescaled_form_agrees_with_the_results():
     assert (config["penalty"], config["precision"]) == ("rescaled", "no")
     dense, sparse = (evidence["pair"][name]["result"] for name in ("sgd", "grda"))
     heights = [evidence["connect"][f"barrier_{path}"]["train_loss"]["height"] for path in ("line", "curve")]
-    assert f"they rise by {heights[1]:.3f} and {heights[0]:.3f}." in told_on("docs/evidence.md")
+    assert f"by {heights[1]:.3f} on the curve and {heights[0]:.3f} on the line" in told_on("docs/evidence.md")
     steps = {step["epoch"]: 100 * step["fraction"] for step in evidence["project"]["steps"]}
     late = [part for epoch, part in steps.items() if epoch >= 15]
     early = [part for epoch, part in steps.items() if epoch < 15]
     for piece in (
-        f"with c = {config['c']:.2e}: ".replace("e-0", "e-"),
-        f"{100 * sparse['test_accuracy']:.2f} % at {100 * sparse['sparsity']:.2f} % zeros, its twin "
-        f"{100 * dense['test_accuracy']:.2f} %. The straight line rises by {heights[0]:.3f}, the trained "
-        f"curve by {heights[1]:.3f}; of the difference {min(late):.1f} to {max(late):.1f} % lies in the ten "
-        "sharpest directions from the fifteenth epoch on, of a random direction "
-        f"{100 * evidence['project']['by_chance']:.1f} %, before that {min(early):.1f} to {max(early):.1f} %",
+        f"with c = {config['c']:.2e}. ".replace("e-0", "e-"),
+        f"| `rescaled` | {100 * sparse['sparsity']:.2f} % | {100 * sparse['test_accuracy']:.2f} % | "
+        f"{100 * dense['test_accuracy']:.2f} % | {heights[0]:.3f} | {heights[1]:.3f} |",
+        f"| `rescaled` | {min(early):.1f} to {max(early):.1f} % | {min(late):.1f} to {max(late):.1f} % from "
+        f"the fifteenth epoch on | {100 * evidence['project']['by_chance']:.1f} % |",
     ):
         assert piece in told, piece
 
@@ -130,21 +127,27 @@ def test_evidence_of_the_rescaled_form_agrees_with_the_results():
 def test_page_of_the_hard_threshold_tells_what_was_measured():
     evidence, soft = (measured(f"evidence-lenet5-fashion_mnist{more}") for more in ("-l0", ""))
     page = told_on("docs/frontier.md")
-    _, _, rest = page.partition("Measured for the hard threshold:")
+    _, _, rest = page.partition("- **The hard threshold:**")
     told = rest.partition("![Loss on")[0]
     lines = [each["connect"]["barrier_line"]["train_loss"]["height"] for each in (evidence, soft)]
-    assert f"rises by {lines[0]:.3f}, with the soft threshold by {lines[1]:.3f}" in told
+    assert f"with the soft threshold the straight line rises by {lines[1]:.3f}" in told
     assert evidence["connect"]["barrier_curve"]["train_loss"]["height"] == 0
     trained_on, seen = evidence["connect"]["settings"]["trained_on"], evidence["connect"]["images"]
     assert f"trained on all {trained_on['samples']:,} images" in told
-    assert f"on the {seen['train']:,} of them that were measured" in told
+    assert f"the loss is measured on {seen['train']:,} of them" in told
     heights = [evidence["connect"][f"barrier_{path}"]["test_error"]["height"] for path in ("curve", "line")]
     assert f"within {0.1 * math.ceil(1000 * max(heights)):.1f} points of the higher end" in told
     steps = {step["epoch"]: 100 * step["fraction"] for step in evidence["project"]["steps"]}
     later = [fraction for epoch, fraction in steps.items() if epoch >= 5]
-    assert f"{min(later):.1f} to {max(later):.1f} % lies in the ten sharpest directions" in told
-    assert f"{steps[1]:.1f} and {steps[2]:.1f} %" in told
+    assert (
+        f"| hard threshold | {steps[1]:.1f} and {steps[2]:.1f} % in the first two epochs | "
+        f"{min(later):.1f} to {max(later):.1f} % from the fifth epoch on | "
+        f"{100 * evidence['project']['by_chance']:.1f} % |" in told
+    )
     result = {name: run["result"] for name, run in evidence["pair"].items()}
-    assert f"{100 * result['grda']['test_accuracy']:.2f} % on the test set" in told
-    assert f"its SGD twin {100 * result['sgd']['test_accuracy']:.2f} %" in told
+    zeros, own, twin = (
+        f"{100 * result[name][key]:.2f} %"
+        for name, key in (("grda", "sparsity"), ("grda", "test_accuracy"), ("sgd", "test_accuracy"))
+    )
+    assert f"| hard threshold | {zeros} | {own} | {twin} | {lines[0]:.3f} | 0 |" in told
     assert {run["train_accuracy"] for run in result.values()} == {1.0}

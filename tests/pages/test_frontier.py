@@ -50,13 +50,15 @@ def test_what_was_tried_agrees_with_the_results():
     pattern = [-gaps["pattern", target][0] for target in ("0.9", "0.95", "0.98")]
     for words in (
         "at 98 %: by {}".format(told("by gradient", "0.98", -1).replace(" (", " points (")),
-        "by {:.2f}, {:.2f} and {:.2f} points, though".format(*pattern),
+        "by {:.2f}, {:.2f} and {:.2f} points, although".format(*pattern),
         f"by {first:.1f} points or more",
-        f"it is {-gaps['half-linear', '0.98'][0]:.1f} behind",
+        f"hard threshold, is {-gaps['half-linear', '0.98'][0]:.1f} points behind at 98 %",
         f"by {told('nesterov', '0.95').replace(' (', ' points (')}",
         f"by {least:.2f} points or more",
-        f"is {told('one cycle', '0.95')} ahead at 95 % and {-gaps['one cycle', '0.98'][0]:.2f} behind",
-        f"{told('adaptive', '0.9')} ahead at 90 % and {told('adaptive', '0.98', -1)} behind at 98 %",
+        f"is {told('one cycle', '0.95').replace(' (', ' points (')} ahead at 95 % and "
+        f"{-gaps['one cycle', '0.98'][0]:.2f} behind at 98 %",
+        f"is {told('adaptive', '0.9').replace(' (', ' points (')} ahead at 90 % and "
+        f"{told('adaptive', '0.98', -1)} behind at 98 %",
     ):
         assert words in page, words
     alike = (
@@ -99,7 +101,11 @@ def test_the_recommended_schedule_is_the_one_that_was_measured():
 
 
 def test_where_the_recommended_setting_loses_agrees_with_the_results():
-    told = told_on("docs/frontier.md").partition("It is not better everywhere:")[2].partition("try both")[0]
+    told = (
+        told_on("docs/frontier.md")
+        .partition("It is not better everywhere:")[2]
+        .partition("In neither case")[0]
+    )
     rows = {
         name: {(row["method"], row["target"]): row for row in measured(f"compare-{name}")["rows"]}
         for name in ("wrn10x1", "lenet5")
@@ -115,10 +121,12 @@ def test_where_the_recommended_setting_loses_agrees_with_the_results():
 
     first, _, rest = behind("wrn10x1", 0.9).partition(" ")
     assert f"it is {first} points {rest} behind the soft threshold at 90 % zeros" in told
-    assert f"and {behind('wrn10x1', 0.95)} at 95 %" in told
+    first, _, rest = behind("wrn10x1", 0.95).partition(" ")
+    assert f"and {first} points {rest} behind at 95 %" in told
     assert f"it has {more('wrn10x1', 0.95):.1f} points more zeros" in told
     lenet5 = (
-        f"{behind('lenet5', 0.9, digits=False)} behind at 90 %, with {more('lenet5', 0.9):.0f} points more"
+        f"it is {behind('lenet5', 0.9, digits=False)} points behind the soft threshold at 90 %, with "
+        f"{more('lenet5', 0.9):.0f} points more zeros"
     )
     assert lenet5 in told
 
@@ -135,4 +143,5 @@ def test_short_trainings_lose_what_the_page_says():
     first = lost({name: short[name] for name in ("sgd-seed0", "grda-c0.004-mu0.6-seed0")})
     second = lost({name: long[name] for name in ("sgd-seed0", "grda-c0.0045-mu0.6-seed0")})
     assert f"loses {first[0]} point at {first[1]:.0f} % zeros after 30 epochs" in page
-    assert f"after 60, with a rate that falls late, {second[0]} at {second[1]:.0f} %" in page
+    late = f"loses {second[0]} points at {second[1]:.0f} %"
+    assert f"After 60 epochs, with a learning rate that falls late, it {late}" in page
