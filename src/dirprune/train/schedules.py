@@ -55,7 +55,10 @@ def half_linear(fraction: float) -> float:
 
 
 def cosine(fraction: float) -> float:
-    """Return half a period of the cosine from 1 towards 0 (not from the paper; training warns of it)."""
+    """Return half a period of the cosine, 0 in the last epoch (not from the paper; training warns of it).
+
+    An epoch takes the rate of its end, as all schedules here; ``CosineAnnealingLR`` that of its beginning.
+    """
     return 0.5 * (1.0 + math.cos(math.pi * fraction))
 
 
