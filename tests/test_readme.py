@@ -168,7 +168,7 @@ def test_words_on_the_papers_networks_are_of_their_runs():
     assert sparse["fit_accuracy"]["mean"] < dense["fit_accuracy"]["mean"]
     zeros = sorted(v["sparsity"]["mean"] for v in small.values())
     assert_told(
-        passage("| 87.04 | 1 |", "## More"),
+        passage("| 87.04 | 1 |", "<!-- --8<-- [end:paper]"),
         [
             f"VGG16 is level with SGD up to {100 * max(v['sparsity']['mean'] for v in level):.2f} % zeros.",
             f"Between {100 * zeros[-3]:.2f} and {100 * zeros[-2]:.2f} % nothing was run,",

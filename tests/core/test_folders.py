@@ -35,7 +35,7 @@ def test_one_that_others_can_write_is_refused(changed: str, mode: int) -> None:
 
 def test_one_that_others_can_only_read_is_taken() -> None:
     make_cache_folder().chmod(0o755)
-    make_cache_folder()
+    assert make_cache_folder().stat().st_mode & 0o777 == 0o755
 
 
 def test_one_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
