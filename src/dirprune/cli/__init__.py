@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dirprune import __version__
-from dirprune.errors import DirpruneError, UsageError, out_of_memory, unknown
+from dirprune.errors import DirpruneError, UsageError, from_extra, out_of_memory, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train RECIPE", "train a dense network and its sparse twin, end with a table and a report"),
@@ -109,14 +109,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
     """Import a command: the function of the same name in the file of the same name."""
     if name not in COMMANDS:
         raise UsageError(unknown("command", name, COMMANDS))
-    try:
+    with from_extra("all", f"dirprune {name}"):
         module = importlib.import_module(f"dirprune.cli.{name}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("dirprune"):
-            raise
-        raise UsageError(
-            f"dirprune {name} needs {error.name}: pip install 'directional-pruning[all]'"
-        ) from error
     function: Callable[[list[str]], int] = getattr(module, name)
     return function
 

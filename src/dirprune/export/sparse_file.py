@@ -58,8 +58,9 @@ def save_sparse(
         The path, the size of the file in bytes, and the size that the tensors have when stored dense.
 
     Raises:
-        SparseFileError: An entry is no plain strided tensor, its dtype has no place in the format, a value
-            is too large for fp16, or zstandard is not installed.
+        SparseFileError: An entry is no plain strided tensor, its dtype has no place in the format, or a
+            value is too large for fp16.
+        MissingPackageError: `compress` without zstandard.
         OSError: The file cannot be written.
 
     Example:
@@ -103,6 +104,7 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     Raises:
         SparseFileError: There is no such file, it is damaged or not a sparse file, a newer version wrote it,
             or it does not fit the model (which is then unchanged).
+        MissingPackageError: The file is compressed, and zstandard is not installed.
         OSError: The file cannot be read.
 
     Example:
@@ -165,7 +167,7 @@ def describe_sparse(path: str | os.PathLike[str]) -> list[StoredTensor]:
         The entries, in the order of the saved state dict.
 
     Raises:
-        SparseFileError: As for `load_sparse`.
+        SparseFileError, MissingPackageError: As for `load_sparse`.
         OSError: The file cannot be read.
 
     Example:
