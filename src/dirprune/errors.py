@@ -25,7 +25,11 @@ class DataError(UsageError):
 
 
 class SparseFileError(UsageError):
-    """A sparse file is malformed, truncated, or contradicts itself."""
+    """A sparse file is malformed, truncated, or contradicts itself; or a state has no place in one."""
+
+
+class MissingFileError(FileNotFoundError, SparseFileError):
+    """There is no sparse file by that name."""
 
 
 class NotSafetensorsError(SparseFileError):

@@ -120,7 +120,7 @@ def _explain(error: BaseException, command: str) -> tuple[str, int]:
     goes_on = command in _GOES_ON
     if isinstance(error, KeyboardInterrupt):
         return "stopped" + "; what was saved stays, and the same command goes on from there" * goes_on, 130
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, DirpruneError):  # those say what to do
         what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             then = (

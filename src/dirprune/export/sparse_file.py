@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dirprune.core.atomic import atomic_write
-from dirprune.errors import NotSafetensorsError, SparseFileError
+from dirprune.errors import MissingFileError, NotSafetensorsError, SparseFileError, UsageError
 from dirprune.export.packing import PARTS, Entry, Values, short
 from dirprune.export.sparse_layout import decode, encode, parse
 
@@ -60,6 +60,7 @@ def save_sparse(
     Raises:
         SparseFileError: An entry is no plain strided tensor, its dtype has no place in the format, or a
             value is too large for fp16.
+        UsageError: `model` is neither module nor mapping, or `values` is unknown.
         MissingPackageError: `compress` without zstandard.
         OSError: The file cannot be written.
 
@@ -75,9 +76,9 @@ def save_sparse(
         (40000, True)
     """
     if not isinstance(model, nn.Module | Mapping):
-        raise SparseFileError(f"expected a module or a mapping of tensors, got {type(model).__name__}")
+        raise UsageError(f"expected a module or a mapping of tensors, got {type(model).__name__}")
     if values not in ("same", "fp16", "bf16"):
-        raise SparseFileError(f"values must be 'same', 'fp16' or 'bf16', got {values!r}")
+        raise UsageError(f"values must be 'same', 'fp16' or 'bf16', got {values!r}")
     # a dict of its own keeps every tensor alive, without which equal addresses would not mean equal tensors
     state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
     content, dense_bytes = encode(state, values, compress=compress)
@@ -102,8 +103,9 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
         state dict; entries that were one tensor are one tensor again.
 
     Raises:
-        SparseFileError: There is no such file, it is damaged or not a sparse file, a newer version wrote it,
-            or it does not fit the model (which is then unchanged).
+        MissingFileError: There is no such file.
+        SparseFileError: It is damaged or not a sparse file, a newer version wrote it, or it does not fit the
+            model (which is then unchanged).
         MissingPackageError: The file is compressed, and zstandard is not installed.
         OSError: The file cannot be read.
 
@@ -118,8 +120,8 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     """
     file = Path(path)
     if not file.is_file():
-        found = "something else by that name" if file.exists() else "nothing by that name"
-        raise SparseFileError(f"{file}: expected a sparse file, found {found}")
+        kind, found = (SparseFileError, "something else") if file.exists() else (MissingFileError, "nothing")
+        raise kind(f"{file}: expected a sparse file, found {found} by that name")
     try:
         state = decode(file.read_bytes())
         if model is not None:
@@ -167,7 +169,7 @@ def describe_sparse(path: str | os.PathLike[str]) -> list[StoredTensor]:
         The entries, in the order of the saved state dict.
 
     Raises:
-        SparseFileError, MissingPackageError: As for `load_sparse`.
+        SparseFileError, MissingFileError, MissingPackageError: As for `load_sparse`.
         OSError: The file cannot be read.
 
     Example:

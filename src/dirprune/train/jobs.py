@@ -119,7 +119,8 @@ class Outcome:
         error = self.error
         kind = None if error is None else type(error).__name__
         system = None
-        if isinstance(error, OSError):  # of libraries, it may have a message and no number
+        if isinstance(error, OSError) and not isinstance(error, DirpruneError):
+            # of libraries, it may have a message and no number
             numbered = error.errno is not None
             system = [error.errno, error.strerror, error.filename] if numbered else [str(error)]
         return {
