@@ -19,7 +19,7 @@ from dirprune.errors import DataError, from_extra
 DIGITS_TEST = 360  # of 1,797; the rest, 1,437, are for training
 
 
-def load_dataset(name: str, source: str | Path | None = None) -> ImageDataset | EncodedDataset:
+def load_dataset(name: str, source: str | os.PathLike[str] | None = None) -> ImageDataset | EncodedDataset:
     """Load both splits of a known data set: into memory, or, where they are too large for it, encoded.
 
     `digits` are scikit-learn's 8 x 8 grey images, their values 0..16 scaled to 0..255, split once and for all

@@ -71,6 +71,9 @@ class Job:
     execution: Execution = Execution()  # noqa: RUF009 - frozen
     trackers: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))  # who has no type checker may give a str
+
     @property
     def name(self) -> str:
         """Name of the run: that of its folder."""
