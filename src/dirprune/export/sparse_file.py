@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from dirprune.core.atomic import atomic_write
 from dirprune.errors import MissingFileError, NotSafetensorsError, SparseFileError, UsageError
 from dirprune.export.packing import PARTS, Entry, Values, short
-from dirprune.export.sparse_layout import decode, encode, parse
+from dirprune.export.sparse_layout import decode, encode, parse, state_of
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,9 @@ def save_sparse(
         >>> info.dense_bytes, info.bytes < 2000
         (40000, True)
     """
-    if not isinstance(model, nn.Module | Mapping):
-        raise UsageError(f"expected a module or a mapping of tensors, got {type(model).__name__}")
     if values not in ("same", "fp16", "bf16"):
         raise UsageError(f"values must be 'same', 'fp16' or 'bf16', got {values!r}")
-    # a dict of its own keeps every tensor alive, without which equal addresses would not mean equal tensors
-    state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
-    content, dense_bytes = encode(state, values, compress=compress)
+    content, dense_bytes = encode(state_of(model), values, compress=compress)
     with atomic_write(path) as file:
         file.write(content)
     return SparseFileInfo(Path(path), len(content), dense_bytes)
@@ -269,7 +265,7 @@ def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
     ]
     slim = ""
     if misshapen:
-        slim = "; made by --to slim? then dirprune.export.fit_shapes(model, load_sparse(file)) loads it"
+        slim = "; made by --to slim? then dirprune.export.load_slim(load_sparse(file), model) loads it"
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise SparseFileError(f"does not fit the model: {'; '.join(faults[:3])}{more}{slim}")
