@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 _NO_MEMORY = re.compile("can't allocate memory|out of memory")  # of the CPU; of MPS and others
 
@@ -24,7 +25,11 @@ class DataError(UsageError):
 
 
 class SparseFileError(UsageError):
-    """A sparse file is malformed, truncated, or contradicts itself."""
+    """A sparse file is malformed, truncated, or contradicts itself; or a state has no place in one."""
+
+
+class MissingFileError(FileNotFoundError, SparseFileError):
+    """There is no sparse file by that name."""
 
 
 class NotSafetensorsError(SparseFileError):
@@ -92,6 +97,41 @@ def out_of_memory(error: BaseException, remedy: str | None = None) -> str | None
     if not named and not (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
         return None
     return f"out of memory: {remedy or 'lower --batch-size, --width or --jobs, or raise --accumulation'}"
+
+
+@contextmanager
+def from_extra(extra: str, purpose: str, package: str | None = None) -> Iterator[None]:
+    """Say which extra brings a package, if an import within fails for want of one.
+
+    Args:
+        extra: Of this package.
+        purpose: What needs the package.
+        package: What to install; by default what was not found.
+
+    Raises:
+        MissingPackageError: A package is not installed. A module of our own that is not there is no such
+            case, nor is what says already which extra it needs.
+
+    Example:
+        >>> try:
+        ...     with from_extra("train", "a table"):
+        ...         import no_such_package
+        ... except MissingPackageError as error:
+        ...     print(error)
+        a table needs no_such_package: pip install 'directional-pruning[train]'
+    """
+    try:
+        yield
+    except MissingPackageError:
+        raise
+    except ModuleNotFoundError as error:
+        missing = (error.name or str(error)).partition(".")[0]
+        if missing == __package__:
+            raise
+        raise MissingPackageError(
+            f"{purpose} needs {package or missing}: pip install 'directional-pruning[{extra}]'",
+            name=error.name,
+        ) from error
 
 
 def unknown(kind: str, name: str, known: Collection[str], unlisted: Collection[str] = ()) -> str:

@@ -17,7 +17,7 @@ from dirprune.cli.bench_inference import bench_inference
 from dirprune.cli.networks import architecture, load_network, one_run
 from dirprune.data import ImageDataset, Split, load_dataset
 from dirprune.errors import SparseFileError, UsageError
-from dirprune.export import fit_shapes, load_sparse, save_sparse
+from dirprune.export import load_slim, load_sparse, save_sparse
 from dirprune.integrations.hub import from_pretrained
 from dirprune.runs import RunFolder
 from dirprune.train import Diagnosis, Execution, TrainConfig, Trainer
@@ -178,7 +178,7 @@ def test_every_kind_of_file(run, tmp_path, capsys):
             assert "channels" in out
             with pytest.raises(SparseFileError, match="made by --to slim"):
                 load_sparse(path, fresh)
-            fit_shapes(fresh, load_sparse(path))
+            load_slim(load_sparse(path), fresh)
             assert sum(p.numel() for p in fresh.parameters()) < sum(p.numel() for p in model.parameters())
         elif kind == "dense":
             fresh.load_state_dict(load_file(path))
@@ -209,7 +209,7 @@ def test_the_difference_that_is_told_is_that_of_the_file(run, kind, tmp_path, ca
         told = re.search(r"file differ by (\S+) on 4 random images", capsys.readouterr().out)
         file = next(path.glob("*.safetensors")) if kind == "hub" else path
         fresh = copy.deepcopy(model)
-        fit_shapes(fresh, load_sparse(file))
+        load_slim(load_sparse(file), fresh)
         by[values] = float(told[1])
         actual = float((fresh(images) - model(images)).detach().abs().max())
         assert by[values] == pytest.approx(actual, rel=0.1, abs=1e-6)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from dirprune.core.prunable import prunable_groups
 from dirprune.errors import ExportError
-from dirprune.export import fit_shapes, load_sparse, save_sparse, slim
+from dirprune.export import load_slim, load_sparse, save_sparse, slim
 from dirprune.export.sparse_runtime import dense_outputs
 from dirprune.models import create_model
 from dirprune.optim import GRDA
@@ -226,13 +226,13 @@ def test_a_slim_network_is_saved_and_loaded(tmp_path):
     smaller = slim(model, (3, 8, 8)).model
     save_sparse(smaller, tmp_path / "slim")
     fresh = Block()
-    fit_shapes(fresh, load_sparse(tmp_path / "slim"))
+    load_slim(load_sparse(tmp_path / "slim"), fresh)
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(dense_outputs(fresh, x), dense_outputs(smaller, x))
     with pytest.raises(ExportError, match="not a smaller network"):
-        fit_shapes(nn.Sequential(nn.Conv2d(1, 1, 3)), {"0.weight": torch.zeros(1, 1, 5, 5)})
+        load_slim({"0.weight": torch.zeros(1, 1, 5, 5)}, nn.Sequential(nn.Conv2d(1, 1, 3)))
     with pytest.raises(ExportError, match="does not fit"):
-        fit_shapes(nn.Linear(1, 1), {})
+        load_slim({}, nn.Linear(1, 1))
 
 
 class Twice(nn.Module):

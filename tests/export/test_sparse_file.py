@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from dirprune.errors import SparseFileError
+from dirprune.errors import SparseFileError, UsageError
 from dirprune.export import load_sparse, save_sparse
 from dirprune.export.packing import INDICES, pack
 from dirprune.export.sparse_layout import encode
@@ -315,7 +315,6 @@ class Gathered(Tensor):
 
 
 UNSAVEABLE = [
-    (3, "expected a module or a mapping of tensors, got int"),
     ({"a": {"step": 1}}, "expected a tensor for 'a', got dict: leave it out"),
     ({1: torch.ones(1)}, "expected a tensor for 1"),
     ({"a": torch.ones(2, device="meta")}, "without values"),
@@ -333,6 +332,22 @@ def test_what_has_no_place_in_the_format_is_refused(model: Any, fragment: str, t
     with pytest.raises(SparseFileError) as caught:
         save_sparse(model, tmp_path / "file")
     assert fragment in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (3, "same", "expected a module or a mapping of tensors, got int"),
+        ({}, "bf8", "values must be 'same', 'fp16' or 'bf16', got 'bf8'"),
+    ],
+)
+def test_a_wrong_argument_is_not_the_file_s_fault(
+    model: Any, values: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        save_sparse(model, tmp_path / "file", values=values)
+    assert not isinstance(caught.value, SparseFileError)
     assert not list(tmp_path.iterdir())
 
 

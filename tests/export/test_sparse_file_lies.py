@@ -198,8 +198,11 @@ def test_the_honest_forms_of_those_lies_load(tmp_path: Path) -> None:
 )
 def test_what_is_no_file_is_refused(make: Callable[[Path], object], found: str, tmp_path: Path) -> None:
     make(tmp_path / "file")
-    with pytest.raises(SparseFileError, match=f"expected a sparse file, found {found} by that name"):
+    message = f"expected a sparse file, found {found} by that name"
+    with pytest.raises(SparseFileError, match=message) as caught:
         load_sparse(tmp_path / "file")
+    assert isinstance(caught.value, FileNotFoundError) == (found == "nothing")
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("F4", 2), ("F6_E2M3", 3), ("F8_E8M0", 4)])

@@ -8,7 +8,7 @@ import torch
 import zstandard
 from safetensors.torch import save
 
-from dirprune.errors import SparseFileError
+from dirprune.errors import SparseFileError, UsageError
 from dirprune.export import load_sparse, save_sparse
 from dirprune.export.packing import Entry, unpack
 from dirprune.export.sparse_file import describe_sparse
@@ -129,7 +129,7 @@ def test_a_frame_that_says_too_much_gets_no_memory():
 def test_bad_requests(tmp_path):
     with pytest.raises(SparseFileError, match="too large for fp16"):
         save_sparse({"a": torch.full((2, 2), 1e6)}, tmp_path / "file", values="fp16")
-    with pytest.raises(SparseFileError, match="must be 'same', 'fp16' or 'bf16'"):
+    with pytest.raises(UsageError, match="must be 'same', 'fp16' or 'bf16'"):
         save_sparse(sample(), tmp_path / "file", values="int8")
     assert not list(tmp_path.iterdir())
 

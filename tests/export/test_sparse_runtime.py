@@ -227,6 +227,10 @@ def test_from_a_sparse_file(tmp_path):
     x = torch.randn(2, 1, 28, 28)
     runtime = SparseModel.from_file(tmp_path / "lenet.safetensors", fresh, (1, 28, 28))
     torch.testing.assert_close(runtime(x), model(x).detach(), atol=1e-5, rtol=0)
+    with pytest.raises(UsageError, match="example: expected float32"):
+        SparseModel.from_file(tmp_path / "lenet.safetensors", fresh, (1, 28, 28), example=x[:, :, 1:])
+    with pytest.raises(FileNotFoundError, match="found nothing by that name"):
+        SparseModel.from_file(tmp_path / "none.safetensors", fresh, (1, 28, 28))
 
 
 class Wrong(nn.Module):

@@ -11,7 +11,14 @@ import filelock
 import pytest
 from rich.console import Console
 
-from dirprune.errors import DataError, FailedRunsError, RunFolderError, UsageError
+from dirprune.errors import (
+    DataError,
+    FailedRunsError,
+    MissingFileError,
+    MissingPackageError,
+    RunFolderError,
+    UsageError,
+)
 from dirprune.runs import RunFolder
 from dirprune.train import (
     Callback,
@@ -100,6 +107,8 @@ def test_a_job_goes_through_json():
         (OSError(errno.ENOSPC, "full", "a/b"), OSError),
         (OSError("cannot identify image file"), OSError),
         (DataError("no data"), DataError),
+        (MissingFileError("no file"), MissingFileError),
+        (MissingPackageError("no package"), MissingPackageError),
         (ZeroDivisionError("x"), Exception),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from dirprune.data import load_dataset
-from dirprune.errors import DataError, UsageError
+from dirprune.errors import DataError, MissingPackageError, UsageError
 from dirprune.runs import RunFolder
 from dirprune.train import Experiment, Job, Outcome, ProgressDisplay, TrainConfig, run_jobs
 from dirprune.train.duration import Duration
@@ -170,5 +170,5 @@ def test_more_threads_than_any_machine_has_are_refused_before_anything_starts(tm
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     jobs = Experiment(config=replace(CONFIG, epochs=1)).jobs(tmp_path)
-    with pytest.raises(UsageError, match=r"pip install 'directional-pruning\[ray\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'directional-pruning\[ray\]'"):
         run_jobs(jobs, load_dataset("digits"), display(2), ray="local")

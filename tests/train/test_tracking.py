@@ -8,7 +8,7 @@ from accelerate import tracking as accelerate_tracking
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dirprune.core.sparsity import sparsity_of
-from dirprune.errors import UsageError
+from dirprune.errors import MissingPackageError, UsageError
 from dirprune.export import load_sparse
 from dirprune.runs import RunFolder
 from dirprune.train import Callback, Duration, StopRequested, Tracking, TrainConfig, Trainer, check_tracker
@@ -159,9 +159,9 @@ def test_a_tracker_that_takes_nothing_back_gets_each_epoch_once_in_the_same_run(
 
 def test_a_package_that_is_missing_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setattr(accelerate_tracking, "get_available_trackers", list)
-    with pytest.raises(UsageError, match=r"pip install wandb$"):
+    with pytest.raises(MissingPackageError, match=r"pip install wandb$"):
         check_tracker("wandb")
-    with pytest.raises(UsageError, match=r"pip install 'directional-pruning\[tracking\]'$"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'directional-pruning\[tracking\]'$"):
         check_tracker("tensorboard")
     with pytest.raises(UsageError, match="did you mean 'tensorboard'"):
         check_tracker("tensorbord")

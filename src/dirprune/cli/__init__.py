@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dirprune import __version__
-from dirprune.errors import DirpruneError, UsageError, out_of_memory, unknown
+from dirprune.errors import DirpruneError, UsageError, from_extra, out_of_memory, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train RECIPE", "train a dense network and its sparse twin, end with a table and a report"),
@@ -109,14 +109,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
     """Import a command: the function of the same name in the file of the same name."""
     if name not in COMMANDS:
         raise UsageError(unknown("command", name, COMMANDS))
-    try:
+    with from_extra("all", f"dirprune {name}"):
         module = importlib.import_module(f"dirprune.cli.{name}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("dirprune"):
-            raise
-        raise UsageError(
-            f"dirprune {name} needs {error.name}: pip install 'directional-pruning[all]'"
-        ) from error
     function: Callable[[list[str]], int] = getattr(module, name)
     return function
 
@@ -126,7 +120,7 @@ def _explain(error: BaseException, command: str) -> tuple[str, int]:
     goes_on = command in _GOES_ON
     if isinstance(error, KeyboardInterrupt):
         return "stopped" + "; what was saved stays, and the same command goes on from there" * goes_on, 130
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, DirpruneError):  # those say what to do
         what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             then = (

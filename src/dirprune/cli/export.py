@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dirprune.cli.arguments import in_a_folder, parse
 from dirprune.cli.networks import architecture, load_network, one_run
 from dirprune.errors import UsageError
-from dirprune.export import Slim, export_onnx, fit_shapes, load_sparse, save_dense, save_sparse, slim
+from dirprune.export import SlimResult, export_onnx, load_slim, load_sparse, save_dense, save_sparse, slim
 from dirprune.export.packing import Values
 from dirprune.export.sizes import dense_sizes
 from dirprune.export.sparse_runtime import dense_outputs
@@ -75,7 +75,7 @@ def export(arguments: list[str]) -> int:
         if info.sparse_weights:
             notes.append(f"{info.sparse_weights} weights are stored without zeros; they run as dense ones")
     elif options.to == "dense":
-        size = save_dense(model, path)
+        size = save_dense(model, path).bytes
     elif options.to == "hub":
         from dirprune.integrations.hub import Provenance, save_pretrained
 
@@ -97,7 +97,7 @@ def export(arguments: list[str]) -> int:
         notes += _slim_notes(smaller) if smaller else []
         notes.append(_difference(path, model, images))
         if smaller:
-            notes.append("load it: dirprune.export.fit_shapes(the network as it was, load_sparse(this file))")
+            notes.append("load it: dirprune.export.load_slim(load_sparse(this file), the network as it was)")
     _print(console, sizes, f"this file ({options.to})", size)
     for note in [*notes, f"written: {path}"]:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
@@ -116,12 +116,12 @@ def _print(console: Console, sizes: dict[str, int], name: str, size: int) -> Non
 def _difference(path: Path, model: nn.Module, images: Tensor) -> str:
     """What the file that was written, read again, computes otherwise than the network of the run."""
     again = copy.deepcopy(model)
-    fit_shapes(again, load_sparse(path))
+    load_slim(load_sparse(path), again)
     difference = float((dense_outputs(again, images) - dense_outputs(model, images)).abs().max())
     return f"outputs of this file differ by {difference:.1e} {_ON}"
 
 
-def _slim_notes(result: Slim) -> list[str]:
+def _slim_notes(result: SlimResult) -> list[str]:
     before, after = result.before, result.after
     nothing = ["no channel is superfluous: slim has nothing to remove"]
     return [

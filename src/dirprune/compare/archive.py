@@ -1,6 +1,7 @@
 """Finished runs in one small file, from which another machine goes on."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ _OF_A_MOMENT = ("date", "command", "resumed")
 Json = Mapping[str, Any]
 
 
-def save_runs(folder: Path, file: Path, experiment: str | None = None) -> int:
+def save_runs(
+    folder: str | os.PathLike[str], file: str | os.PathLike[str], experiment: str | None = None
+) -> int:
     """Write what is known of every run that is over, except its weights.
 
     A line of JSON for each, by the run's path, after one that holds what they share: the settings that all
@@ -34,9 +37,10 @@ def save_runs(folder: Path, file: Path, experiment: str | None = None) -> int:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as path:
-        ...     save_runs(Path(path), Path(path) / "runs.jsonl")
+        ...     save_runs(path, f"{path}/runs.jsonl")
         0
     """
+    folder = Path(folder)
     runs = {str(path.parent.relative_to(folder)): RunFolder(path.parent) for path in _results(folder)}
     configs = {name: run.config() for name, run in runs.items()}
     shared = dict.fromkeys(next(iter(configs.values()), {}))
@@ -73,7 +77,9 @@ def save_runs(folder: Path, file: Path, experiment: str | None = None) -> int:
     return len(lines)
 
 
-def restore_runs(file: Path, folder: Path, experiment: str | None = None) -> int:
+def restore_runs(
+    file: str | os.PathLike[str], folder: str | os.PathLike[str], experiment: str | None = None
+) -> int:
     """Make the small files of saved runs again: settings, environment, metrics and result.
 
     Args:
@@ -87,7 +93,7 @@ def restore_runs(file: Path, folder: Path, experiment: str | None = None) -> int
     Raises:
         RunFolderError: The file is not of this format, of another experiment, or damaged.
     """
-    made = 0
+    file, folder, made = Path(file), Path(folder), 0
     try:
         head, *lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         if head["format"] != _FORMAT:

@@ -1,6 +1,7 @@
 """The comparison: tune every method with the same number of trials, then train what was chosen."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -191,10 +192,12 @@ class Comparison:
         archive: A file that finished runs are kept in, and taken from where their folders are not there.
     """
 
-    def __init__(self, protocol: Protocol, bench: Bench, archive: Path | None = None) -> None:
+    def __init__(
+        self, protocol: Protocol, bench: Bench, archive: str | os.PathLike[str] | None = None
+    ) -> None:
         self._protocol = protocol
         self._bench = bench
-        self._archive = archive
+        self._archive = None if archive is None else Path(archive)
         self._trials: list[Trial] = []
 
     def run(self) -> list[Choice]:

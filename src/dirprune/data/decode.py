@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dirprune.data.cache import cached_images
 from dirprune.data.catalogue import DatasetSpec, Split
-from dirprune.errors import DataError
+from dirprune.errors import DataError, from_extra
 
 MAX_ROWS = 1_000_000  # run-length coding lets a tiny file claim any number of rows
 _ROWS_AT_ONCE = 16  # and a dictionary lets it hold a large image once for all of them
@@ -105,7 +105,8 @@ def parquet_rows(path: Path) -> Rows:
         ...     parquet_rows(Path(folder, "train.parquet")).count
         2
     """
-    import pyarrow.parquet as pq
+    with from_extra("train", "a data set in parquet files"):
+        import pyarrow.parquet as pq
 
     @contextmanager
     def guarded() -> Iterator[None]:
@@ -261,11 +262,12 @@ def _images(rows: Rows, spec: DatasetSpec) -> NDArray[np.uint8]:
     images = np.empty((rows.count, *spec.image_shape), np.uint8)
     # One thread: small images spend their time under the interpreter's lock; two threads measured slower.
     cells = (cell for piece in _pieces(rows, spec.image_column) for cell in piece.field("bytes"))
-    for row, cell in enumerate(cells):
-        try:
-            images[row] = _pixels(cell.as_py(), spec.image_shape)
-        except DataError as error:
-            raise DataError(f"{rows.origin}: row {row}: {error}") from error
+    with from_extra("train", "a data set of images", "pillow"):
+        for row, cell in enumerate(cells):
+            try:
+                images[row] = _pixels(cell.as_py(), spec.image_shape)
+            except DataError as error:
+                raise DataError(f"{rows.origin}: row {row}: {error}") from error
     return images
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dirprune.data.decode import FORMATS, first_line
-from dirprune.errors import DataError
+from dirprune.errors import DataError, from_extra
 
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of images made to exhaust the memory
 DEFAULT_SIZE = 224
@@ -177,7 +177,8 @@ def fingerprint(parts: Sequence[object]) -> str:
 
 def _decode(data: bytes) -> Any:
     """Decode an image to RGB; the header is looked at before memory is asked for."""
-    from PIL import Image
+    with from_extra("train", "a data set of images", "pillow"):
+        from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

@@ -22,7 +22,7 @@ from dirprune.data.encoded import (
     fingerprint,
     labelled,
 )
-from dirprune.errors import DataError
+from dirprune.errors import DataError, from_extra
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 MAX_ROWS = 20_000_000  # fourteen times ImageNet; their labels are read at once
@@ -187,7 +187,8 @@ def _files(split: Path, classes: list[str], left_out: list[str]) -> tuple[Encode
 
 def _parquet(files: dict[str, list[Path]], spec: DatasetSpec) -> EncodedDataset:
     """Open parquet files through HF `datasets`, which copies them once into files that can be mapped."""
-    import datasets
+    with from_extra("train", "a data set in parquet files"):
+        import datasets
 
     tables = []
     for split, paths in files.items():

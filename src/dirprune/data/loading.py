@@ -14,12 +14,12 @@ from dirprune.data.catalogue import DatasetSpec, ImageDataset, Split, find_spec
 from dirprune.data.decode import class_names, decode_split, first_line, parquet_rows
 from dirprune.data.encoded import EncodedDataset
 from dirprune.data.image_folder import encoded_tables, load_image_folder, quietly, table_rows
-from dirprune.errors import DataError
+from dirprune.errors import DataError, from_extra
 
 DIGITS_TEST = 360  # of 1,797; the rest, 1,437, are for training
 
 
-def load_dataset(name: str, source: str | Path | None = None) -> ImageDataset | EncodedDataset:
+def load_dataset(name: str, source: str | os.PathLike[str] | None = None) -> ImageDataset | EncodedDataset:
     """Load both splits of a known data set: into memory, or, where they are too large for it, encoded.
 
     `digits` are scikit-learn's 8 x 8 grey images, their values 0..16 scaled to 0..255, split once and for all
@@ -36,6 +36,7 @@ def load_dataset(name: str, source: str | Path | None = None) -> ImageDataset | 
 
     Raises:
         DataError: the name is unknown, or the source is missing, damaged, or not of the data set's form.
+        MissingPackageError: a package that reads it is not installed.
 
     Example:
         >>> digits = load_dataset("digits")
@@ -88,7 +89,8 @@ def _parquet_paths(folder: Path, name: str) -> tuple[Path, Path]:
 
 def _hub_tables(spec: DatasetSpec, hub_name: str, splits: tuple[str, str]) -> tuple[Any, Any]:
     """Download a data set through HF `datasets`, which keeps its own copy for the next time."""
-    import datasets
+    with from_extra("train", "a data set of the hub"):
+        import datasets
 
     wanted = (
         "train/CLASS/*.JPEG and val/CLASS/*.JPEG"
@@ -114,8 +116,9 @@ def _hub_tables(spec: DatasetSpec, hub_name: str, splits: tuple[str, str]) -> tu
 
 def _digits(spec: DatasetSpec) -> ImageDataset:
     """Take scikit-learn's digits, scaled from 0..16 to 0..255, with the fixed split."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with from_extra("train", spec.name, "scikit-learn"):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from dirprune.data.augment import Augmentation
 from dirprune.data.batches import checked_start, epoch_permutation, order_digest, part, seeded
 from dirprune.data.encoded import DEFAULT_SIZE, MAX_PIXELS, EncodedSplit
-from dirprune.errors import DataError, UsageError
+from dirprune.errors import DataError, UsageError, from_extra
 
 Batch = tuple[Tensor, Tensor]
 
@@ -50,7 +50,8 @@ class Framing:
 
     @cached_property
     def _transforms(self) -> tuple[Any, Any]:
-        from torchvision.transforms import v2
+        with from_extra("train", "cropping images"):
+            from torchvision.transforms import v2
 
         crop = v2.RandomResizedCrop(self.size, antialias=True)
         flip = [v2.RandomHorizontalFlip()] if self.flip else []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dirprune.export.onnx_file import onnx_content
-from dirprune.export.slim import slim
+from dirprune.export.slimming import slim
 from dirprune.export.sparse_runtime import SparseModel
 
 Run = Callable[[Tensor], Tensor]

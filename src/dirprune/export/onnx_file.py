@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dirprune.core.atomic import atomic_write
-from dirprune.errors import ExportError
+from dirprune.errors import ExportError, from_extra
 from dirprune.export.graph import Shape
 from dirprune.export.sparse_runtime import TOLERANCE, dense_outputs, samples, small_difference
 from dirprune.export.tracing import check_parameters, exporting
@@ -61,8 +61,8 @@ def export_onnx(
 
     Raises:
         ExportError: The exporter fails or fixes the batch size, a parameter is not float32, the output is
-            not one tensor, a package is missing, or onnxruntime's outputs differ by more than 1e-4 of the
-            greatest, or of 1.
+            not one tensor, or onnxruntime's outputs differ by more than 1e-4 of the greatest, or of 1.
+        MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
         UsageError: The example or its shape is none.
         OSError: The file cannot be written.
 
@@ -94,10 +94,8 @@ def onnx_content(model: nn.Module, input_shape: Shape, *, sparse: bool) -> tuple
 
 def _need(name: str) -> Any:
     """A package of the extra."""
-    try:
+    with from_extra("export", "ONNX"):
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ExportError(f"ONNX needs {error.name}: pip install 'directional-pruning[export]'") from error
 
 
 def _exported(model: nn.Module, example: Tensor) -> Any:

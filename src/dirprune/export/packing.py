@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dirprune.errors import SparseFileError
+from dirprune.errors import SparseFileError, from_extra
 from dirprune.export import elias_fano
 
 Values = Literal["same", "fp16", "bf16"]
@@ -260,12 +260,8 @@ def _from_bits(bits: NDArray[Any], dtype: torch.dtype) -> Tensor:
 
 def _zstandard() -> Any:
     """The library, which only compressed files need."""
-    try:
+    with from_extra("export", "a compressed sparse file"):
         import zstandard
-    except ModuleNotFoundError as error:
-        raise SparseFileError(
-            "a compressed sparse file needs zstandard: pip install 'directional-pruning[export]'"
-        ) from error
     return zstandard
 
 

@@ -1,15 +1,12 @@
 """Sizes of one network as files of several kinds."""
 
 import gzip
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
-from dirprune.core.atomic import atomic_write
+from dirprune.export.dense_file import dense_content
 from dirprune.export.packing import Values
 from dirprune.export.sparse_file import save_sparse
 
@@ -21,25 +18,6 @@ _SPARSE: dict[str, tuple[Values, bool]] = {
     "sparse, bf16, zstd": ("bf16", True),
     "sparse, fp16, zstd": ("fp16", True),
 }
-
-
-def dense_content(model: nn.Module | Mapping[str, Tensor]) -> bytes:
-    """A plain safetensors file of a state dict, each tensor dense and by itself.
-
-    Example:
-        >>> len(dense_content(nn.Linear(100, 100))) > 4 * 100 * 101
-        True
-    """
-    state = model.state_dict() if isinstance(model, nn.Module) else model
-    return save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()})
-
-
-def save_dense(model: nn.Module, path: str | os.PathLike[str]) -> int:
-    """Write a plain safetensors file, which every program of the field reads; returns its size in bytes."""
-    content = dense_content(model)
-    with atomic_write(path) as file:
-        file.write(content)
-    return len(content)
 
 
 def dense_sizes(model: nn.Module) -> dict[str, int]:

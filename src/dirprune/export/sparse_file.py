@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dirprune.core.atomic import atomic_write
-from dirprune.errors import NotSafetensorsError, SparseFileError
+from dirprune.errors import MissingFileError, NotSafetensorsError, SparseFileError, UsageError
 from dirprune.export.packing import PARTS, Entry, Values, short
-from dirprune.export.sparse_layout import decode, encode, parse
+from dirprune.export.sparse_layout import decode, encode, parse, state_of
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,10 @@ def save_sparse(
         The path, the size of the file in bytes, and the size that the tensors have when stored dense.
 
     Raises:
-        SparseFileError: An entry is no plain strided tensor, its dtype has no place in the format, a value
-            is too large for fp16, or zstandard is not installed.
+        SparseFileError: An entry is no plain strided tensor, its dtype has no place in the format, or a
+            value is too large for fp16.
+        UsageError: `model` is neither module nor mapping, or `values` is unknown.
+        MissingPackageError: `compress` without zstandard.
         OSError: The file cannot be written.
 
     Example:
@@ -73,13 +75,9 @@ def save_sparse(
         >>> info.dense_bytes, info.bytes < 2000
         (40000, True)
     """
-    if not isinstance(model, nn.Module | Mapping):
-        raise SparseFileError(f"expected a module or a mapping of tensors, got {type(model).__name__}")
     if values not in ("same", "fp16", "bf16"):
-        raise SparseFileError(f"values must be 'same', 'fp16' or 'bf16', got {values!r}")
-    # a dict of its own keeps every tensor alive, without which equal addresses would not mean equal tensors
-    state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
-    content, dense_bytes = encode(state, values, compress=compress)
+        raise UsageError(f"values must be 'same', 'fp16' or 'bf16', got {values!r}")
+    content, dense_bytes = encode(state_of(model), values, compress=compress)
     with atomic_write(path) as file:
         file.write(content)
     return SparseFileInfo(Path(path), len(content), dense_bytes)
@@ -101,8 +99,10 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
         state dict; entries that were one tensor are one tensor again.
 
     Raises:
-        SparseFileError: There is no such file, it is damaged or not a sparse file, a newer version wrote it,
-            or it does not fit the model (which is then unchanged).
+        MissingFileError: There is no such file.
+        SparseFileError: It is damaged or not a sparse file, a newer version wrote it, or it does not fit the
+            model (which is then unchanged).
+        MissingPackageError: The file is compressed, and zstandard is not installed.
         OSError: The file cannot be read.
 
     Example:
@@ -116,8 +116,8 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
     """
     file = Path(path)
     if not file.is_file():
-        found = "something else by that name" if file.exists() else "nothing by that name"
-        raise SparseFileError(f"{file}: expected a sparse file, found {found}")
+        kind, found = (SparseFileError, "something else") if file.exists() else (MissingFileError, "nothing")
+        raise kind(f"{file}: expected a sparse file, found {found} by that name")
     try:
         state = decode(file.read_bytes())
         if model is not None:
@@ -165,7 +165,7 @@ def describe_sparse(path: str | os.PathLike[str]) -> list[StoredTensor]:
         The entries, in the order of the saved state dict.
 
     Raises:
-        SparseFileError: As for `load_sparse`.
+        SparseFileError, MissingFileError, MissingPackageError: As for `load_sparse`.
         OSError: The file cannot be read.
 
     Example:
@@ -265,7 +265,7 @@ def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
     ]
     slim = ""
     if misshapen:
-        slim = "; made by --to slim? then dirprune.export.fit_shapes(model, load_sparse(file)) loads it"
+        slim = "; made by --to slim? then dirprune.export.load_slim(load_sparse(file), model) loads it"
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise SparseFileError(f"does not fit the model: {'; '.join(faults[:3])}{more}{slim}")

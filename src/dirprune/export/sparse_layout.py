@@ -40,10 +40,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from dirprune.errors import NotSafetensorsError, PlainFileError, SparseFileError
+from dirprune.errors import NotSafetensorsError, PlainFileError, SparseFileError, UsageError
 from dirprune.export.packing import (
     CODES,
     INDICES,
@@ -80,7 +80,7 @@ def encode(
     owners: dict[tuple[object, ...], str] = {}
     dense_bytes = 0
     for name, tensor in state.items():
-        _check_storable(name, tensor)
+        check_storable(name, tensor)
     all_bytes = sum(tensor.numel() * tensor.itemsize for tensor in state.values())
     for name, tensor in state.items():
         owner = owners.setdefault(_identity(tensor), name) if tensor.numel() else name
@@ -211,7 +211,17 @@ def _parse_description(described: Any) -> dict[str, Entry | str]:
     return entries
 
 
-def _check_storable(name: object, tensor: object) -> None:
+def state_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What there is to store of a module or a mapping.
+
+    A dict of its own keeps every tensor alive, without which equal addresses would not mean equal tensors.
+    """
+    if not isinstance(model, nn.Module | Mapping):
+        raise UsageError(f"expected a module or a mapping of tensors, got {type(model).__name__}")
+    return dict(model.state_dict() if isinstance(model, nn.Module) else model)
+
+
+def check_storable(name: object, tensor: object) -> None:
     """Refuse what is not a tensor with plain memory behind it and a dtype that the format knows."""
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
         raise SparseFileError(

@@ -72,22 +72,44 @@ class SparseModel:
 
     @classmethod
     def from_file(
-        cls, path: str | os.PathLike[str], model: nn.Module, input_shape: Shape, *, threads: int | None = None
+        cls,
+        path: str | os.PathLike[str],
+        model: nn.Module,
+        input_shape: Shape,
+        *,
+        threads: int | None = None,
+        example: Tensor | None = None,
     ) -> "SparseModel":
         """Build from a sparse file.
 
         Args:
             path: A file of `save_sparse`.
             model: A module of the file's architecture; the file is loaded into it.
-            input_shape: Of one sample.
+            input_shape: Of one sample, such as (3, 32, 32).
             threads: Default: as many as torch uses.
+            example: float32 [n, *input_shape] to compare outputs on; default: two of normal noise.
+
+        Returns:
+            The network, ready to run.
 
         Raises:
-            SparseFileError: The file is damaged or does not fit the module.
-            ExportError: As for the class.
+            MissingFileError: There is no such file.
+            SparseFileError: It is damaged, or does not fit the module.
+            MissingPackageError: It is compressed, and zstandard is not installed.
+            OSError: It cannot be read.
+            ExportError, CompilerError, UsageError: As for the class.
+
+        Example:
+            >>> import tempfile
+            >>> from dirprune.export import save_sparse
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     info = save_sparse(nn.Linear(3, 2), f"{folder}/small.safetensors")
+            ...     runtime = SparseModel.from_file(info.path, nn.Linear(3, 2), (3,))
+            >>> runtime(torch.zeros(1, 3)).shape
+            torch.Size([1, 2])
         """
         load_sparse(path, model)
-        return cls(model, input_shape, threads=threads)
+        return cls(model, input_shape, threads=threads, example=example)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the network.

@@ -12,16 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dirprune.errors import MissingPackageError, UsageError
+from dirprune.errors import UsageError, from_extra
 
-try:
+with from_extra("hub", "a network for the hub"):
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-except ModuleNotFoundError as error:
-    raise MissingPackageError(
-        f"a network for the hub needs {error.name}: pip install 'directional-pruning[hub]'",
-        name=error.name,
-    ) from error
 
 from dirprune import __version__
 from dirprune.core.atomic import atomic_write

@@ -4,19 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dirprune.errors import MissingPackageError
+from dirprune.errors import from_extra
 
 try:
     from lightning.pytorch import Callback
 except ModuleNotFoundError:
-    try:
+    with from_extra("lightning", "the callback for Lightning", "lightning or pytorch-lightning"):
         from pytorch_lightning import Callback
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "the callback for Lightning needs lightning or pytorch-lightning: "
-            "pip install 'directional-pruning[lightning]'",
-            name=error.name,
-        ) from error
 
 from dirprune.core.sparsity import sparsity_report
 from dirprune.integrations.metrics import sparsity_metrics

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
 from dirprune.core.sparsity import SparsityReport
 from dirprune.core.wording import percent, size
-from dirprune.errors import RunFolderError, UsageError
+from dirprune.errors import RunFolderError, UsageError, from_extra
 from dirprune.export.packing import Values
 from dirprune.export.sparse_file import SparseFileInfo
+
+with from_extra("hub", "the page of a network"):
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 _PAPER = "[Directional Pruning of Deep Neural Networks](https://arxiv.org/abs/2006.09358)"
 

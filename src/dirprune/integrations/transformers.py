@@ -6,16 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from dirprune.errors import MissingPackageError
+from dirprune.errors import from_extra
 
-try:
+with from_extra("transformers", "gRDA in the Trainer"):
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-except ModuleNotFoundError as error:
-    raise MissingPackageError(
-        f"gRDA in the Trainer needs {error.name}: pip install 'directional-pruning[transformers]'",
-        name=error.name,
-    ) from error
 
 from dirprune.core.prunable import Include, prunable_groups
 from dirprune.core.sparsity import sparsity_report

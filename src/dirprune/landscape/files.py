@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -37,13 +38,14 @@ class Result:
     kind: ClassVar[str]
     request: Json
 
-    def save(self, folder: Path, environment: Mapping[str, Any]) -> Path:
+    def save(self, folder: str | os.PathLike[str], environment: Mapping[str, Any]) -> Path:
         """Write ``KIND.json``, and ``KIND.safetensors`` if there are tensors, whole or not at all.
 
         Args:
             folder: Made if it is missing.
             environment: Where, when and by what command the result was made.
         """
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
@@ -57,12 +59,13 @@ class Result:
         return path
 
     @classmethod
-    def load(cls, folder: Path) -> Self | None:
+    def load(cls, folder: str | os.PathLike[str]) -> Self | None:
         """Read what :meth:`save` wrote, or return None if there is nothing.
 
         Raises:
             RunFolderError: A file is damaged.
         """
+        folder = Path(folder)
         path = folder / f"{cls.kind}.json"
         if not path.is_file():
             return None
@@ -79,14 +82,18 @@ class Result:
         return cls(**values)
 
     @classmethod
-    def environment(cls, folder: Path) -> Json:
+    def environment(cls, folder: str | os.PathLike[str]) -> Json:
         """Return where and how the result in a folder was made."""
-        environment: Json = _read_json(folder / f"{cls.kind}.json").get("environment", {})
+        environment: Json = _read_json(Path(folder) / f"{cls.kind}.json").get("environment", {})
         return environment
 
 
 def keep(
-    kind: type[R], folder: Path, request: Json, environment: Mapping[str, Any], make: Callable[["Store"], R]
+    kind: type[R],
+    folder: str | os.PathLike[str],
+    request: Json,
+    environment: Mapping[str, Any],
+    make: Callable[["Store"], R],
 ) -> R:
     """Return the result of a request from its folder, or make it, going on from where a stop came.
 
@@ -100,6 +107,7 @@ def keep(
     Raises:
         RunFolderError: The folder holds the result of another request.
     """
+    folder = Path(folder)
     held = kind.load(folder)
     if held is not None:
         wanted = json.loads(json.dumps(_plain(request)))
@@ -126,9 +134,9 @@ class Store:
         name: Of the computation.
     """
 
-    def __init__(self, folder: Path | None, request: Mapping[str, Any], name: str) -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None, request: Mapping[str, Any], name: str) -> None:
         key = hashlib.sha256(json.dumps(_plain(request), sort_keys=True).encode()).hexdigest()[:12]
-        self._path = folder / f".{name}-{key}.partial" if folder else None
+        self._path = Path(folder) / f".{name}-{key}.partial" if folder else None
         self.values: Json = {}
         self.tensors: dict[str, Tensor] = {}
         if self._path and self._path.is_file():

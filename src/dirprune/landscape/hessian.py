@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dirprune.errors import DataError, DirpruneError, UsageError
+from dirprune.errors import DataError, DirpruneError, UsageError, from_extra
 from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
 from dirprune.landscape.objective import Objective, State
 from dirprune.landscape.replay import Replay
@@ -226,6 +226,7 @@ def top_eigenpairs(
     Raises:
         NotConvergedError: Not all came within the tolerance, or the Hessian has fewer positive eigenvalues.
         UsageError: k is out of range, or the weights are neither float32 nor float64.
+        MissingPackageError: scipy is not installed.
         DataError: The data or the network differ between two passes.
 
     Example:
@@ -336,7 +337,8 @@ class _Search:
 
     def _lanczos(self, k: int, tolerance: float, krylov: int, shift: float) -> Array:
         """Return eigenvectors [d, k] of the greatest eigenvalues of H + shift outside of what is found."""
-        from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
+        with from_extra("landscape", "finding eigenvalues"):
+            from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
         d, known = self._operator.numel, self._vectors
         floor = 2 * float(np.abs(self._values).max(initial=0.0))

@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from dirprune.errors import UsageError, unknown
+from dirprune.errors import UsageError, from_extra, unknown
 from dirprune.models.lenet import lenet5, lenet_300_100
 from dirprune.models.shape import InputShape
 from dirprune.models.vgg import vgg16
@@ -38,6 +38,7 @@ def create_model(
 
     Raises:
         UsageError: the name is unknown, a number is out of range, or the network cannot take such images.
+        MissingPackageError: torchvision or timm, which the network comes from, is not installed.
 
     Example:
         >>> model = create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=28)
@@ -74,10 +75,8 @@ def _factory(name: str) -> Factory:
 
 def _resnet50(shape: InputShape, num_classes: int, width: float) -> nn.Module:
     """Build torchvision's ResNet-50, which has one width and one kind of input."""
-    try:
+    with from_extra("train", "resnet50"):
         from torchvision.models import resnet50
-    except ModuleNotFoundError:
-        raise UsageError("resnet50 needs torchvision: pip install 'directional-pruning[train]'") from None
     if shape.channels != 3 or shape.size < 32 or width != 1:
         raise UsageError(
             f"resnet50 needs images of 3 channels and 32 pixels or more, and width 1; "
@@ -89,10 +88,8 @@ def _resnet50(shape: InputShape, num_classes: int, width: float) -> nn.Module:
 
 def _timm(name: str, shape: InputShape, num_classes: int, width: float) -> nn.Module:
     """Build a network of timm's, with fresh weights; nothing is downloaded."""
-    try:
+    with from_extra("timm", f"timm/{name}"):
         import timm
-    except ModuleNotFoundError:
-        raise UsageError(f"timm/{name} needs timm: pip install 'directional-pruning[timm]'") from None
     if not timm.is_model(name):  # also keeps out names by which timm would fetch a network from elsewhere
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() gives the names"

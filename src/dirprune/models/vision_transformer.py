@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from dirprune.errors import UsageError
+from dirprune.errors import UsageError, from_extra
 from dirprune.models.shape import InputShape
 
 _HEAD = 16  # features of an attention head
@@ -28,8 +28,8 @@ def vision_transformer(
         A network from [b, channels, size, size] to [b, num_classes].
 
     Raises:
-        UsageError: the image does not divide into patches, the features not into heads, or torchvision is
-            not installed.
+        UsageError: the image does not divide into patches, or the features not into heads.
+        MissingPackageError: torchvision is not installed.
 
     Example:
         >>> shape = InputShape(channels=1, size=28)
@@ -40,10 +40,8 @@ def vision_transformer(
     Source:
         Dosovitskiy et al. 2021, "An image is worth 16x16 words", section 3.1.
     """
-    try:
+    with from_extra("train", "vit"):
         from torchvision.models import VisionTransformer
-    except ModuleNotFoundError:
-        raise UsageError("vit needs torchvision: pip install 'directional-pruning[train]'") from None
     features = max(_HEAD, round(dim * width / _HEAD) * _HEAD) if width != 1 else dim
     if depth < 1 or patch < 1 or shape.size % patch:
         raise UsageError(

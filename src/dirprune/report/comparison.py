@@ -1,6 +1,7 @@
 """The comparison of methods: what the runs of `dirprune compare` ended with, put into numbers."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ class _Done:
     train_loss: float
 
 
-def read_comparison(folder: Path) -> Results | None:
+def read_comparison(folder: str | os.PathLike[str]) -> Results | None:
     """Read what `dirprune compare` wrote into a folder.
 
     Args:
@@ -109,6 +110,7 @@ def read_comparison(folder: Path) -> Results | None:
     Raises:
         RunFolderError: A file is damaged.
     """
+    folder = Path(folder)
     path = folder / "comparison.json"
     if not path.is_file():
         return None
@@ -122,10 +124,10 @@ def read_comparison(folder: Path) -> Results | None:
         ) from None
 
 
-def write_results(folder: Path, results: Results, environment: Mapping[str, Any]) -> Path:
+def write_results(folder: str | os.PathLike[str], results: Results, environment: Mapping[str, Any]) -> Path:
     """Write the results as JSON and return the path."""
     content = {**asdict(results), "environment": environment}
-    path = folder / "comparison-results.json"
+    path = Path(folder) / "comparison-results.json"
     write_json(path, _finite(content))
     return path
 

@@ -1,5 +1,6 @@
 """One self-contained page: no script, no request, nothing but the file itself."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class LayerChart:
     tensors: tuple[Bars, ...]
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` into an experiment folder.
 
     The page is made from the run folders alone, and equal folders give an equal page.
@@ -60,6 +61,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         RunFolderError: The folder holds no runs, or one of them is damaged.
     """
+    folder = Path(folder)
     page = render(summarise(folder), landscape_sections(folder), read_comparison(folder))
     path = folder / "report.html"
     with atomic_write(path) as file:

@@ -1,5 +1,6 @@
 """Run folders, read and checked: past this module every field is there and of its type."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class Run:
         return int(self.epochs[-1]) if self.epochs.size else 0
 
 
-def read_runs(folder: Path) -> list[Run]:
+def read_runs(folder: str | os.PathLike[str]) -> list[Run]:
     """Read every run of an experiment folder.
 
     Args:

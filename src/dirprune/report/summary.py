@@ -1,9 +1,9 @@
 """Variants: the runs of one configuration over seeds, put into numbers."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ class VariantSummary:
         return tuple(run.seed for run in self.runs if run.status == status)
 
 
-def summarise(folder: Path) -> tuple[VariantSummary, ...]:
+def summarise(folder: str | os.PathLike[str]) -> tuple[VariantSummary, ...]:
     """Group the runs of an experiment folder into variants: SGD first, then from dense to sparse.
 
     Args:

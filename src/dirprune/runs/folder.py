@@ -69,7 +69,7 @@ class Checkpoint:
     state: Json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class RunFolder:
     """Reads and writes the files of one run.
 
@@ -78,6 +78,9 @@ class RunFolder:
     """
 
     path: Path
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "path", Path(path))
 
     @property
     def sparse_file(self) -> Path:
@@ -380,8 +383,9 @@ def _of_the_file(error: Exception) -> bool:
     return not machine and out_of_memory(error) is None
 
 
-def is_of_a_run(path: Path) -> bool:
+def is_of_a_run(path: str | os.PathLike[str]) -> bool:
     """Whether a file is one that a run is made of."""
+    path = Path(path)
     if path.parent.name in _OWN_FOLDERS:
         return _is_run(path.parent.parent)
     return path.name in _OWN_FILES and _is_run(path.parent)
@@ -392,12 +396,13 @@ def _is_run(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("config.json", "environment.json"))
 
 
-def find_runs(folder: Path) -> list[RunFolder]:
+def find_runs(folder: str | os.PathLike[str]) -> list[RunFolder]:
     """Return the runs in a folder, by name: the folder itself if it is one, else those directly in it.
 
     Raises:
         RunFolderError: There is no such folder, or no run in it.
     """
+    folder = Path(folder)
     if (folder / "config.json").is_file():
         return [RunFolder(folder)]
     runs = [RunFolder(path.parent) for path in sorted(folder.glob("*/config.json"))]

@@ -1,5 +1,6 @@
 """A set of runs that belong together: methods, settings of gRDA, and seeds of one configuration."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -87,9 +88,9 @@ class Experiment:
 
     def jobs(
         self,
-        folder: Path,
+        folder: str | os.PathLike[str],
         *,
-        data_dir: str | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
         checkpoint_every: Duration = Duration(1, "ep"),  # noqa: B008 - frozen
         command: str = "",
         execution: Execution = Execution(),  # noqa: B008 - frozen
@@ -110,8 +111,8 @@ class Experiment:
         return [
             Job(
                 config=config,
-                folder=folder / config.run_name,
-                data_dir=data_dir,
+                folder=Path(folder) / config.run_name,
+                data_dir=None if data_dir is None else os.fspath(data_dir),
                 threads=self.threads,
                 checkpoint_every=checkpoint_every,
                 command=command,
@@ -126,7 +127,7 @@ class Experiment:
 def run_experiment(
     experiment: Experiment,
     dataset: ImageDataset | EncodedDataset,
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     callbacks: Sequence[Callback] = (),
     checkpoint_every: Duration = Duration(1, "ep"),  # noqa: B008 - frozen

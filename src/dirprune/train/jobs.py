@@ -71,6 +71,9 @@ class Job:
     execution: Execution = Execution()  # noqa: RUF009 - frozen
     trackers: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))  # who has no type checker may give a str
+
     @property
     def name(self) -> str:
         """Name of the run: that of its folder."""
@@ -119,7 +122,8 @@ class Outcome:
         error = self.error
         kind = None if error is None else type(error).__name__
         system = None
-        if isinstance(error, OSError):  # of libraries, it may have a message and no number
+        if isinstance(error, OSError) and not isinstance(error, DirpruneError):
+            # of libraries, it may have a message and no number
             numbered = error.errno is not None
             system = [error.errno, error.strerror, error.filename] if numbered else [str(error)]
         return {

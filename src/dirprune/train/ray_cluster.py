@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dirprune.data import load_dataset
-from dirprune.errors import FailedRunsError, UsageError
+from dirprune.errors import FailedRunsError, UsageError, from_extra
 from dirprune.runs import RunFolder
 from dirprune.train.diagnosis import Diagnosis
 from dirprune.train.display import ProgressDisplay
@@ -35,15 +35,14 @@ def run_on_ray(jobs: Sequence[Job], address: str, display: ProgressDisplay) -> l
         What became of each, in their order.
 
     Raises:
-        UsageError: ray is not installed, there is no such cluster, or the request cannot be met. A machine
-            without the data, or whose disk fails, is a failure of its run alone.
+        MissingPackageError: ray is not installed.
+        UsageError: There is no such cluster, or the request cannot be met. A machine without the data, or
+            whose disk fails, is a failure of its run alone.
         StopRequested: Ctrl-C or SIGTERM came; the runs were asked to save.
         OSError: A run's folder could not be read here.
     """
-    try:
+    with from_extra("ray", "--ray"):
         import ray
-    except ModuleNotFoundError as error:
-        raise UsageError("--ray needs ray: pip install 'directional-pruning[ray]'") from error
     ours = not ray.is_initialized()
     if ours:
         try:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dirprune.core.sparsity import SparsityReport
-from dirprune.errors import UsageError, unknown
+from dirprune.errors import MissingPackageError, UsageError, unknown
 from dirprune.train.callbacks import Callback, Run
 
 TENSORBOARD = "tensorboard"
@@ -34,7 +34,8 @@ class Tracking(Callback):
         names: Of :func:`known_trackers`. TensorBoard's files lie in the run's folder, under ``tensorboard``.
 
     Raises:
-        UsageError: There is no such tracker, or its package is not installed.
+        UsageError: There is no such tracker.
+        MissingPackageError: Its package is not installed.
 
     Example:
         >>> import tempfile
@@ -107,7 +108,8 @@ def check_tracker(name: str) -> None:
     """Say at once what would fail later.
 
     Raises:
-        UsageError: There is no such tracker, or its package is not installed.
+        UsageError: There is no such tracker.
+        MissingPackageError: Its package is not installed.
     """
     from accelerate.tracking import get_available_trackers
 
@@ -115,7 +117,9 @@ def check_tracker(name: str) -> None:
         raise UsageError(unknown("tracker", name, known_trackers()))
     if name not in map(str, get_available_trackers()):
         package = "'directional-pruning[tracking]'" if name == TENSORBOARD else name
-        raise UsageError(f"--tracker {name} needs a package that is not installed: pip install {package}")
+        raise MissingPackageError(
+            f"--tracker {name} needs a package that is not installed: pip install {package}", name=name
+        )
 
 
 def _open(name: str, run: Run, held: dict[str, Any] | None) -> _Shown:

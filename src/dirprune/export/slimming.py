@@ -36,7 +36,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Slim:
+class SlimResult:
     """What `slim` returns.
 
     Attributes:
@@ -54,7 +54,7 @@ class Slim:
     difference: float
 
 
-def slim(model: nn.Module, input_shape: Shape, *, example: Tensor | None = None) -> Slim:
+def slim(model: nn.Module, input_shape: Shape, *, example: Tensor | None = None) -> SlimResult:
     """Remove every channel without which the network computes the same, in evaluation mode.
 
     A channel goes if every layer that reads it has zero weights for it, or if it is constant (its own weights
@@ -91,7 +91,7 @@ def slim(model: nn.Module, input_shape: Shape, *, example: Tensor | None = None)
     graph = read_graph(model, tuple(input_shape))
     dead = find_dead(graph)
     smaller = copy.deepcopy(model)
-    fit_shapes(smaller, _state(graph, dead, model))
+    load_slim(_state(graph, dead, model), smaller)
     expected = dense_outputs(model, example)
     try:
         actual = dense_outputs(smaller, example)
@@ -106,15 +106,15 @@ def slim(model: nn.Module, input_shape: Shape, *, example: Tensor | None = None)
     }
     one = example[:1]
     small_graph = read_graph(smaller, tuple(input_shape))
-    return Slim(smaller, _size(model, graph, one), _size(smaller, small_graph, one), layers, difference)
+    return SlimResult(smaller, _size(model, graph, one), _size(smaller, small_graph, one), layers, difference)
 
 
-def fit_shapes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give the layers of a network the shapes of a state dict that `slim` made smaller, and load it.
+def load_slim(state: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Load a state dict that `slim` made smaller into a network, whose layers take its shapes.
 
     Args:
-        model: A module of the architecture before it was made smaller; it is changed.
         state: State dict of the smaller one, such as `load_sparse` returns.
+        model: A module of the architecture before it was made smaller; it is changed.
 
     Raises:
         ExportError: It is not the state of such a network.
@@ -122,7 +122,7 @@ def fit_shapes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> smaller = nn.Sequential(nn.Linear(4, 1), nn.ReLU(), nn.Linear(1, 2))
-        >>> fit_shapes(model, smaller.state_dict())
+        >>> load_slim(smaller.state_dict(), model)
         >>> model[0]
         Linear(in_features=4, out_features=1, bias=True)
     """
