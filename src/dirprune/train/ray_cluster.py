@@ -43,13 +43,15 @@ def run_on_ray(jobs: Sequence[Job], address: str, display: ProgressDisplay) -> l
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise UsageError("--ray needs ray: pip install 'directional-pruning[ray]'") from error
+        raise UsageError(
+            "`ray` needs a package that is not installed: pip install 'directional-pruning[ray]'"
+        ) from error
     ours = not ray.is_initialized()
     if ours:
         try:
             ray.init(address=address, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
-            raise UsageError(f"no ray cluster at --ray {address}: {error}") from error
+            raise UsageError(f"no ray cluster at `ray` {address}: {error}") from error
     try:
         return _run(ray, [_shared(job) for job in jobs], display)
     finally:
@@ -96,7 +98,7 @@ def _check_cpus(ray: Any, jobs: Sequence[Job]) -> None:
     wanted = max((job.threads or 1 for job in jobs), default=0)
     if 0 < most < wanted:
         raise UsageError(
-            f"--threads {wanted}: the largest machine of the ray cluster has {most:g} CPUs; ask for fewer"
+            f"`threads` {wanted}: the largest machine of the ray cluster has {most:g} CPUs; ask for fewer"
         )
 
 

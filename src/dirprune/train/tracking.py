@@ -115,7 +115,7 @@ def check_tracker(name: str) -> None:
         raise UsageError(unknown("tracker", name, known_trackers()))
     if name not in map(str, get_available_trackers()):
         package = "'directional-pruning[tracking]'" if name == TENSORBOARD else name
-        raise UsageError(f"--tracker {name} needs a package that is not installed: pip install {package}")
+        raise UsageError(f"tracker {name} needs a package that is not installed: pip install {package}")
 
 
 def _open(name: str, run: Run, held: dict[str, Any] | None) -> _Shown:
