@@ -49,6 +49,46 @@ def test_imports_follow_the_arrows(package):
     assert imported == documented_arrows()[package]
 
 
+def texts_with_flags(source):
+    """Strings that name a flag, but for docstrings; a style sheet's variables are no flags."""
+    tree = ast.parse(source)
+    passed = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+    texts = []
+    for node in ast.walk(tree):  # an f-string comes before its parts
+        if isinstance(node, ast.JoinedStr):
+            passed |= {id(part) for part in node.values}
+            texts.append(
+                "".join(part.value if isinstance(part, ast.Constant) else "x" for part in node.values)
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in passed:
+            texts.append(node.value)
+    return [text for text in texts if re.search(r"(?<!var\()(?<!-)--[a-z]", text)]
+
+
+@pytest.mark.parametrize("package", ["", *sorted(set(PACKAGES) - {"cli"})], ids=lambda name: name or "top")
+def test_only_the_command_line_speaks_of_flags(package):
+    """What the library says names settings as `batch_size`, which the command line makes flags of."""
+    folder = SOURCE / package
+    for path in folder.rglob("*.py") if package else folder.glob("*.py"):
+        assert texts_with_flags(path.read_text()) == [], path.relative_to(ROOT)
+
+
+def test_a_flag_in_a_message_is_found():
+    source = '''
+def check(name, jobs):
+    """What --jobs says."""
+    if jobs < 1:
+        raise ValueError(f"--jobs must be >= 1, got {jobs}")
+    if not name:
+        raise ValueError(f"--{name} is nothing: `jobs` is meant")
+    return "var(--paper) -- or not"
+'''
+    assert texts_with_flags(source) == [
+        "--jobs must be >= 1, got x",
+        "--x is nothing: `jobs` is meant",
+    ]
+
+
 def test_arrows_have_no_cycle():
     arrows = documented_arrows()
     while arrows:

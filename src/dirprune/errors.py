@@ -1,4 +1,7 @@
-"""Exceptions and warnings: each says what was expected, what came, and what to do."""
+"""Exceptions and warnings: each says what was expected, what came, and what to do.
+
+A message names a setting in backquotes, by its name in Python; the command line makes flags of them.
+"""
 
 import difflib
 import re
@@ -89,14 +92,14 @@ def out_of_memory(error: BaseException, remedy: str | None = None) -> str | None
 
     Example:
         >>> out_of_memory(MemoryError())
-        'out of memory: lower --batch-size, --width or --jobs, or raise --accumulation'
+        'out of memory: lower `batch_size`, `width` or `at_once`, or raise `accumulation`'
         >>> out_of_memory(ValueError("memory"))
     """
     # torch's own class by its name: what only prints help does not import torch.
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if not named and not (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
         return None
-    return f"out of memory: {remedy or 'lower --batch-size, --width or --jobs, or raise --accumulation'}"
+    return f"out of memory: {remedy or 'lower `batch_size`, `width` or `at_once`, or raise `accumulation`'}"
 
 
 @contextmanager

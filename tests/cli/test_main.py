@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -96,6 +97,7 @@ def test_bad_input_is_one_line(arguments, code, message, capsys):
     assert main(arguments) == code
     error = capsys.readouterr().err
     assert message in error
+    assert re.search(r"`\w+`", error) is None  # a setting is named by its flag
     assert error.count("\n") == 1
     assert "Traceback" not in error
 

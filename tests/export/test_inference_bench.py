@@ -84,10 +84,10 @@ def test_what_computes_something_else_is_no_gain(monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"rounds": 0}, r"^rounds must be >= 1, got 0$"),
-        ({"batches": [4, 0]}, r"^batches must be >= 1, got 4 0$"),
-        ({"batches": []}, r"^batches must be >= 1, got nothing$"),
-        ({"threads": [0]}, r"^threads must be >= 1, got 0$"),
+        ({"rounds": 0}, r"^`rounds` must be >= 1, got 0$"),
+        ({"batches": [4, 0]}, r"^`batches` must be >= 1, got 4 0$"),
+        ({"batches": []}, r"^`batches` must be >= 1, got nothing$"),
+        ({"threads": [0]}, r"^`threads` must be >= 1, got 0$"),
         ({"contenders": ["torhc"]}, r"^unknown program 'torhc'; did you mean 'torch'\?"),
     ],
 )
@@ -96,9 +96,9 @@ def test_what_cannot_be_measured_is_said(wrong, message):
         measure_inference(nn.Linear(2, 2), (2,), **{"batches": [1], "threads": [1], "rounds": 2, **wrong})
 
 
-def test_too_many_threads_are_refused_and_an_option_is_named_as_such():
-    with pytest.raises(UsageError, match=r"^--threads must be <= 4096, got 5000$"):
-        check_request([1], [1, 5000], 2, ["torch"], dashes="--")
+def test_too_many_threads_are_refused():
+    with pytest.raises(UsageError, match=r"^`threads` must be <= 4096, got 5000$"):
+        check_request([1], [1, 5000], 2, ["torch"])
 
 
 def test_verdicts():

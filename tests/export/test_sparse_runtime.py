@@ -276,7 +276,7 @@ def test_bad_calls():
         with pytest.raises(UsageError, match="expected float32"):
             runtime(x)
     for threads in (0, 5000):
-        with pytest.raises(UsageError, match=rf"^threads must be .* got {threads}$"):
+        with pytest.raises(UsageError, match=rf"^`threads` must be .* got {threads}$"):
             SparseModel(nn.Conv2d(1, 1, 1), (1, 4, 4), threads=threads)
 
 

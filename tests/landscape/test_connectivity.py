@@ -142,7 +142,7 @@ def test_another_seed_is_another_curve():
 
 def test_a_loss_that_is_not_finite_stops_it():
     objective, first, last = ring()
-    with pytest.raises(DivergenceError, match="lower --lr"):
+    with pytest.raises(DivergenceError, match="lower `lr`"):
         connect(objective, first, last, CurveSettings(epochs=20, lr=1e8))
 
 

@@ -340,7 +340,7 @@ def test_a_network_that_is_random_in_evaluation_mode_is_refused(capsys):
 
 @pytest.mark.parametrize("settings", [{"k": 0}, {"tolerance": 0.0}, {"max_restarts": 0}])
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(UsageError, match="--k and --max-restarts"):
+    with pytest.raises(UsageError, match="`k` and `max_restarts`"):
         EigenSettings(**settings)
 
 

@@ -98,5 +98,5 @@ def test_points_on_a_line_are_refused():
 
 @pytest.mark.parametrize("settings", [{"size": 1}, {"margin": -0.1}, {"margin": float("nan")}])
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(UsageError, match="--size"):
+    with pytest.raises(UsageError, match="`size`"):
         PlaneSettings(**settings)

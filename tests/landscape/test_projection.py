@@ -117,7 +117,7 @@ def test_a_stopped_series_keeps_every_epoch_that_is_done(tmp_path):
 
 
 def test_a_series_of_nothing_is_refused():
-    with pytest.raises(UsageError, match="--snapshots"):
+    with pytest.raises(UsageError, match="`snapshots`"):
         project(quadratic(CURVATURES), (), lambda _: None)
 
 
@@ -178,7 +178,7 @@ def test_one_shot_at_given_strengths_and_beside_the_twin(tmp_path):
     assert held.twin == result.twin
     assert (held.eigenvalues, held.residuals) == (pairs.values, pairs.residuals)
     assert OneShotSettings(strengths=(1.0,)).sparsities == ()
-    with pytest.raises(UsageError, match="--strengths"):
+    with pytest.raises(UsageError, match="`strengths`"):
         OneShotSettings(strengths=(-1.0,))
 
 
@@ -210,5 +210,5 @@ def test_eigenpairs_of_other_weights_are_refused():
 
 @pytest.mark.parametrize("sparsities", [(1.1,), (-0.1,), (float("nan"),)])
 def test_sparsities_out_of_range_are_refused(sparsities):
-    with pytest.raises(UsageError, match="--sparsities"):
+    with pytest.raises(UsageError, match="`sparsities`"):
         OneShotSettings(sparsities=sparsities)

@@ -14,28 +14,28 @@ BASE = TrainConfig(recipe="mine", dataset="digits", model="lenet-300-100")
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("c", -1.0, "--c must be a finite number >= 0, got -1.0"),
-        ("c", float("nan"), "--c must be"),
-        ("mu", 0.0, r"--mu must be in \(0, 1\], got 0.0"),
-        ("mu", 1.5, "--mu must be"),
-        ("penalty", "l2", "--penalty must be one of l1, l0, group, rescaled, got l2"),
-        ("lr", -0.1, "--lr must be"),
-        ("lr", float("inf"), "--lr must be"),
-        ("lr", 1e39, "--lr must be"),
-        ("momentum", 1.0, "--momentum must be"),
-        ("nesterov", True, "--nesterov must be used together with --momentum > 0"),
-        ("weight_decay", -1.0, "--weight-decay must be"),
-        ("prune", "some", "--prune must be all or weights, got some"),
-        ("precision", "bf17", "--precision must be one of no, bf16, fp16, got bf17"),
-        ("batch_size", 0, "--batch-size must be >= 1, got 0"),
-        ("epochs", 0, "--epochs must be"),
-        ("schedule_epochs", -5, "--schedule-epochs must be >= 1, got -5"),
-        ("width", 0.0, "--width must be"),
-        ("crop_padding", -1, "--crop-padding must be"),
-        ("mean", (0.1, 0.2), "--mean must be as long as --std"),
-        ("std", (0.0,), "--std must be > 0"),
-        ("validation", 1.0, "--validation must be"),
-        ("seed", -1, "--seed must be"),
+        ("c", -1.0, "`c` must be a finite number >= 0, got -1.0"),
+        ("c", float("nan"), "`c` must be"),
+        ("mu", 0.0, r"`mu` must be in \(0, 1\], got 0.0"),
+        ("mu", 1.5, "`mu` must be"),
+        ("penalty", "l2", "`penalty` must be one of l1, l0, group, rescaled, got l2"),
+        ("lr", -0.1, "`lr` must be"),
+        ("lr", float("inf"), "`lr` must be"),
+        ("lr", 1e39, "`lr` must be"),
+        ("momentum", 1.0, "`momentum` must be"),
+        ("nesterov", True, "`nesterov` must be used together with `momentum` > 0"),
+        ("weight_decay", -1.0, "`weight_decay` must be"),
+        ("prune", "some", "`prune` must be all or weights, got some"),
+        ("precision", "bf17", "`precision` must be one of no, bf16, fp16, got bf17"),
+        ("batch_size", 0, "`batch_size` must be >= 1, got 0"),
+        ("epochs", 0, "`epochs` must be"),
+        ("schedule_epochs", -5, "`schedule_epochs` must be >= 1, got -5"),
+        ("width", 0.0, "`width` must be"),
+        ("crop_padding", -1, "`crop_padding` must be"),
+        ("mean", (0.1, 0.2), "`mean` must be as long as `std`"),
+        ("std", (0.0,), "`std` must be > 0"),
+        ("validation", 1.0, "`validation` must be"),
+        ("seed", -1, "`seed` must be"),
     ],
 )
 def test_refused_values(field, value, message):
@@ -44,12 +44,12 @@ def test_refused_values(field, value, message):
 
 
 def test_an_unknown_way_to_divide_a_run_is_refused():
-    with pytest.raises(UsageError, match="--parallel must be ddp or fsdp2, got dp"):
+    with pytest.raises(UsageError, match="`parallel` must be ddp or fsdp2, got dp"):
         Execution(parallel="dp")
 
 
 def test_a_schedule_is_at_least_as_long_as_the_training_and_a_constant_one_has_no_end():
-    with pytest.raises(UsageError, match="--schedule-epochs must be at least --epochs, which is 100, got 99"):
+    with pytest.raises(UsageError, match="`schedule_epochs` must be at least `epochs`, which is 100, got 99"):
         replace(BASE, schedule="half-linear", schedule_epochs=99)
     assert replace(BASE, schedule_epochs=99).rate_factor(100) == 1
 
@@ -67,9 +67,9 @@ def test_runs_of_an_experiment_are_paired_by_seed():
 
 
 def test_experiments_of_nothing_are_refused():
-    with pytest.raises(UsageError, match="--seeds"):
+    with pytest.raises(UsageError, match="`seeds`"):
         Experiment(config=BASE, seeds=0)
-    with pytest.raises(UsageError, match="--methods"):
+    with pytest.raises(UsageError, match="`methods`"):
         Experiment(config=BASE, methods=())
 
 

@@ -77,7 +77,7 @@ def test_a_layer_whose_weights_are_all_zero_is_named_once_and_its_bias_is_not(wa
     for _ in range(2):
         diagnosis.on_epoch({"test_accuracy": 0.9}, empty)
     assert kinds(folder) == [("dead layer", "0.weight")]
-    assert "lower --c or --mu" in said[0]
+    assert "lower `c` or `mu`" in said[0]
 
 
 def test_outputs_that_are_zero_on_all_of_the_data_are_found_and_on_some_of_it_are_not(watch):
@@ -149,14 +149,14 @@ def test_a_network_that_does_not_begin_to_learn(watch, epochs, sparsity, expecte
     assert [kind for kind, _ in kinds(folder) if kind != "collapse"] == ["not learning"] * expected
     if expected:
         assert "after 3 epochs the training accuracy is that of chance (10.00 %) and 50.0 % are" in said[0]
-        assert said[0].endswith("has not begun to learn under this threshold; lower --c or --mu")
+        assert said[0].endswith("has not begun to learn under this threshold; lower `c` or `mu`")
 
 
 def test_chance_is_that_of_the_classes_and_the_remedy_that_of_the_method(watch):
     config = replace(CONFIG, sparsity=0.9, method="magnitude")
     diagnosis, folder, said = watch(network(), config, c=0.0, classes=100)
     tell(diagnosis, folder, [(0.0105, math.log(100))] * 3)
-    assert said[0].endswith("has not begun to learn at this sparsity; lower --sparsity or --lr")
+    assert said[0].endswith("has not begun to learn at this sparsity; lower `sparsity` or `lr`")
 
 
 COMMITTED = {
@@ -195,7 +195,7 @@ def test_training_that_waits_for_its_images_is_told_what_to_do(watch, training, 
     assert kinds(folder) == [("slow input", "")] * expected
     if expected:
         assert "11 % of the training time" in said[0]
-        assert "--workers" in said[0]
+        assert "`workers`" in said[0]
 
 
 def test_the_time_that_a_run_waits_for_images_is_recorded(tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_thresholded_normalisation_is_told_and_plain_sgd_is_not_bothered(watch):
     assert kinds(folder) == []
     _, folder, said = watch(model)
     assert kinds(folder) == [("normalisation", "")]
-    assert "--prune weights" in said[0]
+    assert "`prune` weights" in said[0]
 
 
 def test_normalisation_that_stays_dense_needs_no_warning(watch):
@@ -269,9 +269,9 @@ def test_schedules(schedule, epochs, arguments, words):
 @pytest.mark.parametrize(
     ("changes", "suits"),
     [
-        ({}, "--schedule constant, half-linear or drop"),
-        ({"penalty": "l0"}, "--schedule half-linear"),
-        ({"momentum": 0.9}, "--schedule half-linear"),
+        ({}, "`schedule` constant, half-linear or drop"),
+        ({"penalty": "l0"}, "`schedule` half-linear"),
+        ({"momentum": 0.9}, "`schedule` half-linear"),
     ],
 )
 @pytest.mark.parametrize("schedule", ["cosine", "steps"])
@@ -303,7 +303,7 @@ def test_the_remedy_is_one_that_the_method_has(watch):
     diagnosis.on_epoch({"test_accuracy": 0.9}, HEALTHY)
     diagnosis.on_epoch({"test_accuracy": 0.1}, SparsityReport((LayerSparsity("0.weight", (100,), 100),)))
     messages = [warning["message"] for warning in folder.warnings()]
-    assert [message.rpartition("; ")[2] for message in messages] == ["lower --sparsity or --lr"] * 2
+    assert [message.rpartition("; ")[2] for message in messages] == ["lower `sparsity` or `lr`"] * 2
 
 
 def test_a_layer_with_parametrisations_is_watched_and_they_are_not(watch):

@@ -1,4 +1,4 @@
-"""Settings that do not suit the data are refused in one line; --validation divides both kinds of data."""
+"""Settings that do not suit the data are refused in one line; `validation` divides both kinds of data."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -37,7 +37,7 @@ def test_validation_is_held_back_from_the_training_images(dataset):
     assert sorted(trained + held) == list(range(24))
     assert len(held) == 6
     assert inputs.evaluated.source is dataset.train.source
-    with pytest.raises(DataError, match="--validation"):
+    with pytest.raises(DataError, match="`validation`"):
         make_inputs(replace(CONFIG, validation=1e-6), dataset, CPU, Execution())
 
 
@@ -55,15 +55,15 @@ def test_all_runs_hold_back_the_same_images():
 
 
 def test_settings_that_do_not_suit(dataset):
-    with pytest.raises(UsageError, match="--crop-padding does not apply to imagenet"):
+    with pytest.raises(UsageError, match="`crop_padding` does not apply to imagenet"):
         make_inputs(replace(CONFIG, crop_padding=4), dataset, CPU, Execution())
     with pytest.raises(DataError, match="images of 8 x 8 pixels cannot be averaged down to 20 x 20"):
         make_inputs(replace(CONFIG, dataset="digits"), load_dataset("digits"), CPU, Execution())
-    with pytest.raises(UsageError, match="--image-size must be >= 1, got 0"):
+    with pytest.raises(UsageError, match="`image_size` must be >= 1, got 0"):
         replace(CONFIG, image_size=0)
-    with pytest.raises(UsageError, match="--accumulation must be >= 1, got 0"):
+    with pytest.raises(UsageError, match="`accumulation` must be >= 1, got 0"):
         Execution(accumulation=0)
-    with pytest.raises(UsageError, match="--workers must be >= 0, got -1"):
+    with pytest.raises(UsageError, match="`workers` must be >= 0, got -1"):
         Execution(workers=-1)
 
 

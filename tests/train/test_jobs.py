@@ -80,7 +80,7 @@ def test_without_values_those_of_the_configuration_are_run():
 
 
 def test_a_value_out_of_range_is_found_at_once():
-    with pytest.raises(UsageError, match=r"--mu must be in \(0, 1\], got 0\.0"):
+    with pytest.raises(UsageError, match=r"`mu` must be in \(0, 1\], got 0\.0"):
         Experiment(config=CONFIG, mu=(0.6, 0.0))
 
 
@@ -92,7 +92,7 @@ def test_no_memory_is_said_as_what_to_do_and_so_from_another_process_too(digits,
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))).message.startswith(
         "out of memory: lower"
     )
-    assert RunFolder(job.folder).failure()["message"].startswith("out of memory: lower --batch-size")
+    assert RunFolder(job.folder).failure()["message"].startswith("out of memory: lower `batch_size`")
 
 
 def test_a_job_goes_through_json():

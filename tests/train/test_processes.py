@@ -226,7 +226,7 @@ def test_all_runs_are_saved_when_the_command_is_stopped_or_killed(number, tmp_pa
 def test_snapshots_of_a_divided_model_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     divided = Experiment(config=CONFIG).jobs(tmp_path, execution=Execution(parallel="fsdp2"), snapshots=(1,))
-    with pytest.raises(UsageError, match="--snapshots need --parallel ddp"):
+    with pytest.raises(UsageError, match="`snapshots` need `parallel` ddp"):
         run_jobs(divided, load_dataset("digits"), display())
     assert list(tmp_path.iterdir()) == []
 

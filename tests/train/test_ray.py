@@ -149,8 +149,8 @@ def test_a_machine_that_lacks_data_or_disk_fails_its_own_run_alone(error, two_jo
 
 
 def test_a_wrong_request_ends_the_set(two_jobs):
-    ray = StubRay({"bad": UsageError("--sparsity must be in [0, 1)")})
-    with pytest.raises(UsageError, match="--sparsity must be"):
+    ray = StubRay({"bad": UsageError("`sparsity` must be in [0, 1)")})
+    with pytest.raises(UsageError, match="`sparsity` must be"):
         _run(ray, two_jobs, display(2))
     assert ray.cancelled == ["good"]
 
@@ -161,7 +161,7 @@ def test_more_threads_than_any_machine_has_are_refused_before_anything_starts(tm
         return SimpleNamespace(nodes=lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 64.0}}])
 
     jobs = [Job(config=CONFIG, folder=tmp_path / str(threads), threads=threads) for threads in (1, 3)]
-    with pytest.raises(UsageError, match="--threads 3: the largest machine of the ray cluster has 2 CPUs"):
+    with pytest.raises(UsageError, match="`threads` 3: the largest machine of the ray cluster has 2 CPUs"):
         _check_cpus(cluster(0, 1.0, 2.0), jobs)
     _check_cpus(cluster(0, 4.0), jobs)
     _check_cpus(cluster(0), jobs)  # it may grow

@@ -351,7 +351,7 @@ def test_validation_measures_on_held_back_training_images(digits, tmp_path):
     assert len(held) + len(trained) == len(digits.train)
     together = torch.cat([trained, held]).double()
     assert together.sum() == digits.train.images.double().sum()
-    with pytest.raises(DataError, match="--validation"):
+    with pytest.raises(DataError, match="`validation`"):
         Trainer(replace(CONFIG, validation=1e-6), digits, RunFolder(tmp_path))
 
 
@@ -426,7 +426,7 @@ def test_callbacks_see_the_model_and_the_optimiser(digits, tmp_path):
 
 def test_fp16_on_a_cpu_is_refused(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
-    with pytest.raises(UsageError, match="--precision fp16 needs a GPU"):
+    with pytest.raises(UsageError, match="`precision` fp16 needs a GPU"):
         Trainer(replace(CONFIG, precision="fp16"), digits, RunFolder(tmp_path))
 
 
@@ -448,5 +448,5 @@ def test_the_environment_of_another_launcher_does_not_change_a_run(digits, tmp_p
 
 
 def test_channels_of_mean_must_fit(digits, tmp_path):
-    with pytest.raises(UsageError, match="--mean must have 1 value"):
+    with pytest.raises(UsageError, match="`mean` must have 1 value"):
         Trainer(replace(CONFIG, mean=(0.5,) * 3, std=(0.5,) * 3), digits, RunFolder(tmp_path))

@@ -85,12 +85,12 @@ def test_a_target_is_found_from_the_beginnings_of_runs(penalty, bench):
 
 @pytest.mark.parametrize("target", [0, 1])
 def test_a_target_out_of_range_is_refused(target, bench):
-    with pytest.raises(UsageError, match="--target-sparsity must be in"):
+    with pytest.raises(UsageError, match="`target` must be in"):
         c_for_sparsity(CONFIG, (0.6,), target, 4, bench)
 
 
 def test_a_target_with_another_penalty_is_refused(bench):
-    with pytest.raises(UsageError, match="of --penalty l1, l0, rescaled, not those of --penalty group"):
+    with pytest.raises(UsageError, match="of `penalty` l1, l0, rescaled, not those of `penalty` group"):
         c_for_sparsity(replace(CONFIG, penalty="group"), [0.6], 0.9, 4, bench)
 
 
@@ -127,7 +127,7 @@ def test_accuracies_are_measured_on_held_back_images(bench):
 
 
 def test_without_held_back_images_nothing_is_compared(bench):
-    with pytest.raises(UsageError, match="--validation must be > 0"):
+    with pytest.raises(UsageError, match="`validation` must be > 0"):
         greatest_comparable_c(CONFIG, 1, 0.005, bench)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dirprune import __version__
+from dirprune.cli.flags import as_flags
 from dirprune.errors import DirpruneError, UsageError, from_extra, out_of_memory, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -25,7 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 _FORMATWARNING = warnings.formatwarning
 _GOES_ON = ("train", "tune", "compare", "landscape")
-_NO_MEMORY = {  # for the commands that have not all the options of `train`
+_NO_MEMORY = {  # by the options that each command has
+    "train": "lower --batch-size, --width or --jobs, or raise --accumulation",
     "tune": "lower --batch-size, --width or --jobs",
     "compare": "lower --batch-size, --width or --jobs",
     "landscape": "lower --batch or --images",
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = 1
     finally:
         warnings.formatwarning = _FORMATWARNING
-    print(f"dirprune: {' '.join(line.split())}", file=sys.stderr)
+    print(f"dirprune: {' '.join(as_flags(line).split())}", file=sys.stderr)
     return code
 
 
@@ -89,7 +91,7 @@ def _one_line(
 ) -> str:
     """Return a warning of our own as a note, without the place in the source; any other as it is usual."""
     if Path(__file__).parents[1] in Path(filename).parents:
-        return f"dirprune: note: {' '.join(str(message).split())}\n"
+        return f"dirprune: note: {' '.join(as_flags(str(message)).split())}\n"
     return _FORMATWARNING(message, category, filename, lineno, line)
 
 

@@ -3,12 +3,15 @@
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 
+from dirprune.cli.flags import take
 from dirprune.core.threads import check_threads
 from dirprune.errors import UsageError
 from dirprune.runs import is_of_a_run
@@ -19,7 +22,12 @@ _RULE = re.compile(r"[\s\u2500-\u257f-]*[\u2500-\u257f-]{3,}[\s\u2500-\u257f-]*"
 
 
 def parse(
-    options: type[Options], arguments: Sequence[str], *, prog: str, default: Options | None = None
+    options: type[Options],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    default: Options | None = None,
+    before: type | None = None,
 ) -> Options:
     """Read arguments into a dataclass.
 
@@ -28,6 +36,7 @@ def parse(
         arguments: What the user typed after ``prog``.
         prog: The command so far, for the help.
         default: Values of the options that are not given.
+        before: Options of the command that made what this one reads; messages may name them too.
 
     Returns:
         An instance of the dataclass.
@@ -36,6 +45,7 @@ def parse(
         UsageError: An argument is unknown or unreadable.
         SystemExit: Help was asked for and printed.
     """
+    take(chain(_settings(options), _settings(before) if before else ()))
 
     def read(given: Sequence[str]) -> Options:
         start = tyro.MISSING_NONPROP if default is None else default
@@ -51,12 +61,22 @@ def parse(
         raise UsageError(f"{_in_one_line(complaint.getvalue())} ({prog} --help lists the options)") from None
 
 
+def _settings(options: Any) -> Iterator[str]:
+    """Names of the fields that have flags, those of dataclasses within included."""
+    for field in fields(options):
+        marks = get_args(field.type)
+        if is_dataclass(field.type):
+            yield from _settings(field.type)
+        elif tyro.conf.Suppress not in marks and tyro.conf.Positional not in marks:
+            yield field.name
+
+
 def at_least_one(**options: int | None) -> None:
     """Raise UsageError for an option, named as its field, that is given and below 1, or too many threads."""
     check_threads(options.pop("threads", None))
     for name, value in options.items():
         if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be >= 1, got {value}")
+            raise UsageError(f"`{name}` must be >= 1, got {value}")
 
 
 def in_a_folder(**options: Path | None) -> None:
@@ -73,7 +93,8 @@ def in_a_folder(**options: Path | None) -> None:
 def _in_one_line(complaint: str) -> str:
     """Take tyro's box apart: a title, the message, and perhaps options of a similar name."""
     _, message, *more = (" ".join(block.split()) for block in _RULE.split(complaint))
-    message = re.sub(r"^Error parsing [\w.]+: (?=--|unknown )", "", message)  # ours names the option already
+    # ours names the option already
+    message = re.sub(r"^Error parsing [\w.]+: (?=--|`|unknown )", "", message)
     similar = [
         option for block in more if "Perhaps you meant" in block for option in re.findall(r"--[\w-]+", block)
     ]

@@ -40,7 +40,7 @@ class BenchInferenceOptions:
 def bench_inference(arguments: list[str]) -> int:
     """Time a finished network in every program that is installed."""
     options = parse(BenchInferenceOptions, arguments, prog="dirprune bench inference")
-    check_request(options.batches, options.threads, options.rounds, options.programs, dashes="--")
+    check_request(options.batches, options.threads, options.rounds, options.programs)
     model, shape = load_network(one_run(options.run))
     console = Console()
     with console.status("timing"):

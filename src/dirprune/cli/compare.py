@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from dirprune.cli.arguments import at_least_one, in_a_folder, parse
 from dirprune.cli.compute import choose
+from dirprune.cli.terminal import Terminal
 from dirprune.cli.train import recipe_list
 from dirprune.compare import Comparison, Protocol
 from dirprune.core.prunable import prunable_parameters
@@ -95,7 +95,7 @@ def compare(arguments: list[str]) -> int:
         trial_seeds=options.trial_seeds,
         reference=options.reference,
     )
-    console = Console()
+    console = Terminal()
 
     def folder_of(chosen: TrainConfig) -> Path:
         return options.out / f"compare-{chosen.experiment_name(config)}"

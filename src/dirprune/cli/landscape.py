@@ -13,6 +13,7 @@ from rich.console import Console
 from dirprune import landscape as ls
 from dirprune.cli.arguments import at_least_one, in_a_folder, parse
 from dirprune.cli.bars import StageBars
+from dirprune.cli.train import TrainOptions
 from dirprune.cli.twins import Common, Pair, PairOptions, first_of, objective_of, open_run
 from dirprune.errors import UsageError, unknown
 from dirprune.export import save_sparse
@@ -86,7 +87,7 @@ def landscape(arguments: Arguments) -> int:
     if name not in TOPICS:
         raise UsageError(unknown("topic", name, TOPICS))
     kind, run = TOPICS[name]
-    options = parse(kind, rest, prog=f"dirprune landscape {name}")
+    options = parse(kind, rest, prog=f"dirprune landscape {name}", before=TrainOptions)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     command = shlex.join(["dirprune", "landscape", *arguments])

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from dirprune.cli.arguments import parse
-from dirprune.cli.train import show
+from dirprune.cli.terminal import Terminal
+from dirprune.cli.train import TrainOptions, show
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class ReportOptions:
 
 def report(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
-    options = parse(ReportOptions, arguments, prog="dirprune report")
-    show(Console(), options.folder)
+    options = parse(ReportOptions, arguments, prog="dirprune report", before=TrainOptions)
+    show(Terminal(), options.folder)
     return 0

@@ -10,6 +10,7 @@ from rich.console import Console
 from dirprune.cli.arguments import at_least_one, parse
 from dirprune.cli.compute import choose
 from dirprune.cli.dry_run import print_estimates
+from dirprune.cli.terminal import Terminal
 from dirprune.data import load_dataset
 from dirprune.errors import DivergenceError, UsageError
 from dirprune.methods import METHODS
@@ -94,7 +95,7 @@ def train(arguments: list[str]) -> int:
         return 0
     for name in options.tracker:
         check_tracker(name)
-    console = Console(quiet=not first_process())
+    console = Terminal(quiet=not first_process())
     if config.stops_early:
         console.print(
             f"note: trains the first {config.epochs} of {config.schedule_epochs} epochs that the rate's "

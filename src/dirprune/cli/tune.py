@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from dirprune.cli.arguments import at_least_one, parse
 from dirprune.cli.compute import choose
+from dirprune.cli.terminal import Terminal
 from dirprune.cli.train import recipe_list
 from dirprune.core.atomic import atomic_write
 from dirprune.data import load_dataset
@@ -88,7 +88,7 @@ def tune(arguments: list[str]) -> int:
             "tune knows what c is worth with SGD's direction: leave --beta2 at 0, or compare instead"
         )
     command = shlex.join(["dirprune", "tune", *arguments])
-    console = Console(quiet=not first_process())
+    console = Terminal(quiet=not first_process())
     with console.status(f"reading {options.config.dataset}"):
         dataset = load_dataset(options.config.dataset, options.data_dir)
 

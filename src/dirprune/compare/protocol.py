@@ -72,36 +72,36 @@ class Protocol:
             if method not in METHODS:
                 raise UsageError(unknown("method", method, METHODS))
             if self.config.beta2 and not METHODS[method].facts.adaptive:
-                raise UsageError(f"{method} has no form with Adam's direction: leave it out, or --beta2 at 0")
+                raise UsageError(f"{method} has no form with Adam's direction: leave it out, or `beta2` at 0")
         for name in ("methods", "sparsities"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise UsageError(f"--{name} must name something, and nothing twice; got {values}")
+                raise UsageError(f"`{name}` must name something, and nothing twice; got {values}")
         if not all(0 < s < 1 for s in self.sparsities):
-            raise UsageError(f"--sparsities must be in (0, 1), got {self.sparsities}")
+            raise UsageError(f"`sparsities` must be in (0, 1), got {self.sparsities}")
         if self.reference not in (None, *self.methods):
-            raise UsageError(f"--reference must be among the methods, got {self.reference!r}")
+            raise UsageError(f"`reference` must be among the methods, got {self.reference!r}")
         for name in ("seeds", "trials", "trial_seeds"):
             if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
+                raise UsageError(f"`{name}` must be >= 1, got {getattr(self, name)}")
         if not 0 < self.prunable <= 1:
             raise UsageError(
                 f"the part of the parameters that is pruned must be in (0, 1], got {self.prunable}"
             )
         if self.config.prune != "weights":
-            raise UsageError("--prune must be weights: some methods prune nothing else")
+            raise UsageError("`prune` must be weights: some methods prune nothing else")
         if "grda" in self.methods and self.config.penalty != "l1":
             raise UsageError(
-                f"grda is compared as published, with --penalty l1, not {self.config.penalty}: "
+                f"grda is compared as published, with `penalty` l1, not {self.config.penalty}: "
                 "grda-l0 and grda-rescaled are methods of their own"
             )
         if self.config.sparsity is not None or self.config.settings:
-            raise UsageError("--sparsity and --settings are searched here: leave them out")
+            raise UsageError("`sparsity` and `settings` are searched here: leave them out")
         for name in ("lr", "c") if "grda" in self.methods else ("lr",):
             if not getattr(self.config, name) > 0:
-                raise UsageError(f"--{name} must be > 0, for multiples of it are tried; it is 0")
+                raise UsageError(f"`{name}` must be > 0, for multiples of it are tried; it is 0")
         if not self.config.validation > 0:
-            raise UsageError(f"--validation must be > 0 for tuning, got {self.config.validation}")
+            raise UsageError(f"`validation` must be > 0 for tuning, got {self.config.validation}")
 
     @property
     def paired_with(self) -> str:

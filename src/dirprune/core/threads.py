@@ -5,12 +5,11 @@ from dirprune.errors import UsageError
 MOST_THREADS = 4096  # more than machines have; OpenMP ends the process where it cannot start as many
 
 
-def check_threads(*threads: int | None, name: str = "--threads") -> None:
+def check_threads(*threads: int | None) -> None:
     """Refuse numbers of threads that torch cannot start; None is its own choice.
 
     Args:
         threads: What was asked for.
-        name: Of the option or argument that said so.
 
     Raises:
         UsageError: One is below 1 or above `MOST_THREADS`.
@@ -19,10 +18,10 @@ def check_threads(*threads: int | None, name: str = "--threads") -> None:
         >>> check_threads(2, None)
         >>> check_threads(10**14)
         Traceback (most recent call last):
-        dirprune.errors.UsageError: --threads must be <= 4096, got 100000000000000
+        dirprune.errors.UsageError: `threads` must be <= 4096, got 100000000000000
     """
     for number in threads:
         if number is not None and number < 1:
-            raise UsageError(f"{name} must be >= 1, got {number}")
+            raise UsageError(f"`threads` must be >= 1, got {number}")
         if number is not None and number > MOST_THREADS:
-            raise UsageError(f"{name} must be <= {MOST_THREADS}, got {number}")
+            raise UsageError(f"`threads` must be <= {MOST_THREADS}, got {number}")

@@ -103,7 +103,7 @@ def _hub_tables(spec: DatasetSpec, hub_name: str, splits: tuple[str, str]) -> tu
     except Exception as error:  # network, hub, disk and format errors of several libraries
         raise DataError(
             f"{hub_name!r} is no local folder, and as a hub data set it could not be downloaded "
-            f"({first_line(error)}); give a folder (--data-dir) that holds {wanted}"
+            f"({first_line(error)}); give a folder (`data_dir`) that holds {wanted}"
         ) from error
     for split in splits:
         if split not in found:

@@ -102,9 +102,7 @@ def measure_inference(
     return rows
 
 
-def check_request(
-    batches: Sequence[int], threads: Sequence[int], rounds: int, names: Sequence[str], *, dashes: str = ""
-) -> None:
+def check_request(batches: Sequence[int], threads: Sequence[int], rounds: int, names: Sequence[str]) -> None:
     """Refuse what cannot be measured, before a network is loaded for it.
 
     Args:
@@ -112,7 +110,6 @@ def check_request(
         threads: Numbers of threads.
         rounds: How often each contender is timed.
         names: Of contenders.
-        dashes: What messages write before the name of a number, ``"--"`` for an option.
 
     Raises:
         UsageError: A number is below 1, there is none, there are too many threads, or a name is unknown.
@@ -120,15 +117,15 @@ def check_request(
     Example:
         >>> check_request([1], [1], 0, [])
         Traceback (most recent call last):
-        dirprune.errors.UsageError: rounds must be >= 1, got 0
+        dirprune.errors.UsageError: `rounds` must be >= 1, got 0
     """
     for what, numbers in (("batches", batches), ("threads", threads), ("rounds", [rounds])):
         if not numbers or min(numbers) < 1:
-            raise UsageError(f"{dashes}{what} must be >= 1, got {' '.join(map(str, numbers)) or 'nothing'}")
+            raise UsageError(f"`{what}` must be >= 1, got {' '.join(map(str, numbers)) or 'nothing'}")
     for name in names:
         if name not in CONTENDERS:
             raise UsageError(unknown("program", name, CONTENDERS))
-    check_threads(*threads, name=f"{dashes}threads")
+    check_threads(*threads)
 
 
 def verdicts(rows: Sequence[Timing]) -> list[str]:

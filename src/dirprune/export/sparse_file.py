@@ -265,7 +265,7 @@ def _check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
     ]
     slim = ""
     if misshapen:
-        slim = "; made by --to slim? then dirprune.export.load_slim(load_sparse(file), model) loads it"
+        slim = "; made by dirprune.export.slim? then its load_slim(load_sparse(file), model) loads it"
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise SparseFileError(f"does not fit the model: {'; '.join(faults[:3])}{more}{slim}")

@@ -124,7 +124,7 @@ class SparseModel:
             UsageError: Another shape, dtype or device.
         """
         _check_samples(x, self.input_shape)
-        check_threads(self.threads, name="threads")
+        check_threads(self.threads)
         result = torch.empty(len(x), *self.output_shape)
         with self._lock:  # buffers are shared between calls
             for part, target in zip(

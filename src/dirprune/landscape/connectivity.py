@@ -103,10 +103,10 @@ class CurveSettings:
             ("points", self.points, 2),
         ):
             if value < least:
-                raise UsageError(f"--{name} must be {least} or more; it is {value}")
+                raise UsageError(f"`{name}` must be {least} or more; it is {value}")
         if not (self.lr > 0 and 0 <= self.momentum < 1):
             raise UsageError(
-                f"--lr must be > 0 and --momentum in [0, 1); they are {self.lr} and {self.momentum}"
+                f"`lr` must be > 0 and `momentum` in [0, 1); they are {self.lr} and {self.momentum}"
             )
 
     def rate(self, epoch: int) -> float:
@@ -247,7 +247,7 @@ def _train_bends(
             batches_of_epoch = objective.to_train_on(data)
             losses.append(_epoch(objective, state, ends, settings.curve, bends, optimizer, batches_of_epoch))
         if not math.isfinite(losses[-1]):
-            raise DivergenceError(f"the loss on the curve is not finite in epoch {epoch}: lower --lr")
+            raise DivergenceError(f"the loss on the curve is not finite in epoch {epoch}: lower `lr`")
         velocity = optimizer.state[bends]["momentum_buffer"]
         store.tensors = {"bends": bends.detach(), "velocity": velocity}
         store.save()

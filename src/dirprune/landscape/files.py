@@ -115,7 +115,7 @@ def keep(
             if wanted.get(key) != held.request.get(key):
                 raise RunFolderError(
                     f"{folder / kind.kind}.json was made with {key}={held.request.get(key)!r}, "
-                    f"not {wanted.get(key)!r}: choose another --out, or delete that file"
+                    f"not {wanted.get(key)!r}: choose another `folder`, or delete that file"
                 )
         return held
     store = Store(folder, request, kind.kind)

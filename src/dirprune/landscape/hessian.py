@@ -59,7 +59,7 @@ class EigenSettings:
     def __post_init__(self) -> None:
         if self.k < 1 or self.max_restarts < 1 or not 0 < self.tolerance < 1:
             raise UsageError(
-                "--k and --max-restarts must be 1 or more and --tolerance in (0, 1); "
+                "`k` and `max_restarts` must be 1 or more and `tolerance` in (0, 1); "
                 f"they are {self.k}, {self.max_restarts} and {self.tolerance}"
             )
 
@@ -243,7 +243,7 @@ def top_eigenpairs(
     settings = settings or EigenSettings()
     k, tolerance = settings.k, settings.tolerance
     if k >= objective.numel:
-        raise UsageError(f"--k must be less than the number of weights, {objective.numel}; it is {k}")
+        raise UsageError(f"`k` must be less than the number of weights, {objective.numel}; it is {k}")
     if objective.dtype not in _PRECISIONS:
         raise UsageError(
             f"eigenpairs need a network in float32 or float64; its weights are {objective.dtype}: "
@@ -262,7 +262,7 @@ def top_eigenpairs(
     if values[-1] <= noise:
         positive = int((values > noise).sum())
         raise NotConvergedError(
-            f"the Hessian has only {positive} positive eigenvalues, {k} were asked for: ask for fewer (--k)"
+            f"the Hessian has only {positive} positive eigenvalues, {k} were asked for: ask for fewer (`k`)"
         )
     late = int((residuals > tolerance * values).sum())
     if late:

@@ -40,9 +40,9 @@ class OneShotSettings:
         if not self.sparsities and not self.strengths:
             object.__setattr__(self, "sparsities", _TENTHS)
         if not all(0 <= sparsity <= 1 for sparsity in self.sparsities):
-            raise UsageError(f"--sparsities must be fractions in [0, 1]; they are {self.sparsities}")
+            raise UsageError(f"`sparsities` must be fractions in [0, 1]; they are {self.sparsities}")
         if not all(0 <= strength < math.inf for strength in self.strengths):
-            raise UsageError(f"--strengths must be finite and >= 0; they are {self.strengths}")
+            raise UsageError(f"`strengths` must be finite and >= 0; they are {self.strengths}")
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class PlaneSettings:
     def __post_init__(self) -> None:
         if self.size < 2 or not self.margin >= 0:
             raise UsageError(
-                f"--size must be 2 or more, --margin >= 0; they are {self.size} and {self.margin}"
+                f"`size` must be 2 or more, `margin` >= 0; they are {self.size} and {self.margin}"
             )
 
 

@@ -133,7 +133,7 @@ def project(
     """
     settings = settings or EigenSettings()
     if not epochs:
-        raise UsageError("no epoch has a snapshot of both runs: train both with --snapshots from the start")
+        raise UsageError("no epoch has a snapshot of both runs: train both with `snapshots` from the start")
     request = projection_request(objective, epochs, load, settings)
     store = store or Store(None, request, "project")
     done: dict[str, dict[str, Any]] = store.values.setdefault("steps", {})

@@ -93,7 +93,7 @@ class Directional(OneShot[DirectionalSettings]):
             pairs = top_eigenpairs(objective, network.state_dict(), settings)
         except (NotConvergedError, DataError) as error:  # a network that has died, or is about to overflow
             raise DivergenceError(
-                f"there are no {self.settings.sharp} sharp directions to prune by ({error}); lower --lr"
+                f"there are no {self.settings.sharp} sharp directions to prune by ({error}); lower `lr`"
             ) from None
         self._products = pairs.products
         return pairs.vectors

@@ -51,7 +51,8 @@ def print_table(summaries: Sequence[VariantSummary], console: Console) -> None:
     console.print(Text(encodable(note, console), style="dim"))
     found = wording.warnings(summaries)
     for warning in found[:_MOST_WARNINGS]:
-        console.print(Text(encodable(f"warning: {warning}", console), style="yellow"))
+        line = encodable(f"warning: {warning}", console)
+        console.print(line, style="yellow", markup=False, highlight=False, emoji=False)
     if len(found) > _MOST_WARNINGS:
         console.print(f"and {len(found) - _MOST_WARNINGS} more warnings: the report lists them")
 

@@ -199,7 +199,7 @@ class RunFolder:
                 held.enter_context(filelock.FileLock(self.path / ".lock", timeout=0))
             except filelock.Timeout:
                 raise RunInUseError(
-                    f"{self.path} is being written by another process: wait for it, or choose another --out"
+                    f"{self.path} is written by another process: wait for it, or choose another `folder`"
                 ) from None
             yield
 
@@ -234,7 +234,7 @@ class RunFolder:
             if wanted.get(key) != held.get(key):
                 raise OtherRunError(
                     f"{self.path} holds a run with {key}={held.get(key)!r}, not {wanted.get(key)!r}: "
-                    "choose another --out, or delete that folder"
+                    "choose another `folder`, or delete that folder"
                 )
 
     def write_config(self, config: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if config.precision == "bf16" and not is_bf16_available():
         raise UsageError(
             "this device cannot compute in bf16: train this run elsewhere, or a run of its own with "
-            "--precision no"
+            "`precision` no"
         )
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.precision:
         AcceleratorState._reset_state()  # one process may train runs of several precisions
@@ -42,7 +42,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         dynamo_backend="no",
     )
     if config.precision == "fp16" and accelerator.device.type == "cpu":
-        raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16, or no for float32")
+        raise UsageError("`precision` fp16 needs a GPU; on a CPU use bf16, or no for float32")
     return accelerator
 
 

@@ -108,32 +108,31 @@ class TrainConfig:
             ("settings", all("=" in pair for pair in self.settings), "of the form name=value"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("beta2", 0 <= self.beta2 < 1, "in [0, 1)"),
-            ("nesterov", not self.nesterov or self.momentum > 0, "used together with --momentum > 0"),
-            ("nesterov", not (self.nesterov and self.beta2), "left out with --beta2"),
-            ("weight-decay", 0 <= self.weight_decay < math.inf, "a finite number >= 0"),
+            ("nesterov", not self.nesterov or self.momentum > 0, "used together with `momentum` > 0"),
+            ("nesterov", not (self.nesterov and self.beta2), "left out with `beta2`"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number >= 0"),
             ("prune", self.prune in ("all", "weights"), "all or weights"),
             ("precision", self.precision in ("no", "bf16", "fp16"), "one of no, bf16, fp16"),
-            ("batch-size", self.batch_size >= 1, ">= 1"),
+            ("batch_size", self.batch_size >= 1, ">= 1"),
             ("epochs", self.epochs >= 1, ">= 1"),
-            ("schedule-epochs", self.schedule_epochs is None or self.schedule_epochs >= 1, ">= 1"),
+            ("schedule_epochs", self.schedule_epochs is None or self.schedule_epochs >= 1, ">= 1"),
             (
-                "schedule-epochs",
+                "schedule_epochs",
                 self.schedule == "constant"
                 or self.schedule_epochs is None
                 or self.schedule_epochs >= self.epochs,
-                f"at least --epochs, which is {self.epochs}",
+                f"at least `epochs`, which is {self.epochs}",
             ),
-            ("image-size", self.image_size is None or self.image_size >= 1, ">= 1"),
-            ("crop-padding", self.crop_padding >= 0, ">= 0"),
-            ("mean", len(self.mean) == len(self.std), "as long as --std"),
+            ("image_size", self.image_size is None or self.image_size >= 1, ">= 1"),
+            ("crop_padding", self.crop_padding >= 0, ">= 0"),
+            ("mean", len(self.mean) == len(self.std), "as long as `std`"),
             ("std", all(deviation > 0 for deviation in self.std), "> 0 in every channel"),
             ("validation", 0 <= self.validation < 1, "in [0, 1)"),
             ("seed", 0 <= self.seed < 2**63, "in [0, 2^63)"),
         ]
         for name, holds, expected in checks:
             if not holds:
-                value = getattr(self, name.replace("-", "_"))
-                raise UsageError(f"--{name} must be {expected}, got {value}")
+                raise UsageError(f"`{name}` must be {expected}, got {getattr(self, name)}")
         if self.method not in METHODS:
             raise UsageError(unknown("method", self.method, METHODS))
         check_schedule(self.schedule, self.schedule_args, self.schedule_epochs or self.epochs)
@@ -176,7 +175,7 @@ class TrainConfig:
             raise UsageError(unknown("method", method, METHODS))
         entry = METHODS[method]
         if entry.facts.needs_target and self.sparsity is None:
-            raise UsageError(f"{method} needs the final sparsity in advance: --sparsity 0.9, for instance")
+            raise UsageError(f"{method} needs the final sparsity in advance: `sparsity` 0.9, for instance")
         grda = method == "grda"
         known = set() if grda else {field.name for field in fields(entry.settings)}
         return replace(

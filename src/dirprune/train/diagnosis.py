@@ -64,9 +64,9 @@ class Diagnosis(Callback):
         accuracies = [record["test_accuracy"] for record in run.folder.metrics()]
         self._best = max(accuracies, default=0.0)
         self._thresholds = any(group.get("c", 0) > 0 for group in run.optimizer.param_groups)
-        self._remedy = "lower --lr" if run.config.sparsity is None else "lower --sparsity or --lr"
+        self._remedy = "lower `lr`" if run.config.sparsity is None else "lower `sparsity` or `lr`"
         if self._thresholds:
-            self._remedy = "lower --c or --mu"
+            self._remedy = "lower `c` or `mu`"
         self._learnt = _LEARNT / run.num_classes
         self._begun = False
         self._silent: set[str] = set()
@@ -81,7 +81,7 @@ class Diagnosis(Callback):
                 "normalisation",
                 "",
                 f"the scales and shifts of {len(norms)} normalisation layers are thresholded too (the "
-                "paper's setting), and a scale at zero removes its channel; --prune weights keeps them dense",
+                "paper's setting), and a scale at zero removes its channel; `prune` weights keeps them dense",
             )
 
     def on_epoch(self, metrics: dict[str, Any], sparsity: SparsityReport) -> None:
@@ -99,7 +99,7 @@ class Diagnosis(Callback):
                 "dead outputs",
                 name,
                 f"all outputs of {name} are zero on every evaluated image: nothing gets past it; "
-                f"{self._remedy}" + (", or --lr" if self._thresholds else ""),
+                f"{self._remedy}" + (", or `lr`" if self._thresholds else ""),
             )
         self._silent.clear()
         accuracy = metrics["test_accuracy"]
@@ -108,7 +108,7 @@ class Diagnosis(Callback):
                 "outgrown",
                 "",
                 f"sparsity is {100 * sparsity.sparsity:.3f} %: the threshold has outgrown the weights; "
-                "lower --mu, or --c, or train for fewer epochs",
+                "lower `mu`, or `c`, or train for fewer epochs",
             )
         if accuracy < COLLAPSE * self._best and self._best >= self._learnt:
             self._warn(
@@ -143,7 +143,7 @@ class Diagnosis(Callback):
                     "slow input",
                     "",
                     f"{100 * waiting / training:.0f} % of the training time was spent waiting for images; "
-                    "give more --workers, or keep the images on a faster disk",
+                    "give more `workers`, or keep the images on a faster disk",
                 )
 
     def close(self) -> None:
@@ -210,7 +210,7 @@ def unsuitable_schedule(config: TrainConfig) -> str | None:
     rates = [config.lr, *(config.learning_rate(epoch) for epoch in range(1, epochs + 1))]
     # Under a constant rate the threshold grows to the end: what momentum and the hard threshold gain is lost.
     published = config.penalty == "l1" and config.momentum == 0
-    suits = "--schedule constant, half-linear or drop" if published else "--schedule half-linear"
+    suits = "`schedule` constant, half-linear or drop" if published else "`schedule` half-linear"
     remedy = f"keep it for the first half at least: {suits}"
     for epoch in range(2, epochs + 1):
         if rates[epoch] > rates[epoch - 1]:

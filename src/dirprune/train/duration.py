@@ -31,7 +31,7 @@ class Duration:
         match = _FORM.fullmatch(text)
         if not match:
             raise UsageError(
-                f"--checkpoint-every must be epochs or iterations such as '1ep' or '500it', got {text!r}"
+                f"`checkpoint_every` must be epochs or iterations such as '1ep' or '500it', got {text!r}"
             )
         return cls(int(match[1]), "ep" if match[2] == "ep" else "it")
 

@@ -45,17 +45,19 @@ def run_jobs(
         OSError: Something could not be written.
     """
     if at_once is not None and at_once < 1:
-        raise UsageError(f"--jobs must be >= 1, got {at_once}")
+        raise UsageError(f"`at_once` must be >= 1, got {at_once}")
     if processes() > 1:
         if ray is not None or (at_once or 1) > 1:
             raise UsageError(
-                "under torchrun all processes train one run at a time: leave out --jobs and --ray"
+                "under torchrun all processes train one run at a time: leave out `at_once` and `ray`"
             )
         if any(job.execution.parallel == "fsdp2" and (job.snapshots or job.accumulators) for job in jobs):
-            raise UsageError("snapshots are of a whole model in one process: --snapshots need --parallel ddp")
+            raise UsageError("snapshots are of a whole model in one process: `snapshots` need `parallel` ddp")
         return _one_after_the_other(jobs, dataset, display)
     if ray is not None and at_once is not None:
-        raise UsageError("--ray: the cluster's CPUs and GPUs say how many runs fit at once; leave out --jobs")
+        raise UsageError(
+            "`ray`: the cluster's CPUs and GPUs say how many runs fit at once; leave out `at_once`"
+        )
     done, left = dict[str, Outcome](), list[Job]()
     for job in jobs:
         outcome = _done(job, dataset.digest)

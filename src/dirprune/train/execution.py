@@ -32,11 +32,11 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.parallel not in ("ddp", "fsdp2"):
-            raise UsageError(f"--parallel must be ddp or fsdp2, got {self.parallel}")
+            raise UsageError(f"`parallel` must be ddp or fsdp2, got {self.parallel}")
         if self.accumulation < 1:
-            raise UsageError(f"--accumulation must be >= 1, got {self.accumulation}")
+            raise UsageError(f"`accumulation` must be >= 1, got {self.accumulation}")
         if self.workers is not None and self.workers < 0:
-            raise UsageError(f"--workers must be >= 0, got {self.workers}")
+            raise UsageError(f"`workers` must be >= 0, got {self.workers}")
 
     def micro_batches(self, images: int, processes: int) -> int:
         """Return in how many parts each process takes a batch: the same number for all of them."""

@@ -52,10 +52,10 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
-            raise UsageError(f"--seeds must be >= 1, got {self.seeds}")
+            raise UsageError(f"`seeds` must be >= 1, got {self.seeds}")
         check_threads(self.threads)
         if not self.methods:
-            raise UsageError(f"--methods must name at least one of {', '.join(METHODS)}")
+            raise UsageError(f"`methods` must name at least one of {', '.join(METHODS)}")
         for method in self.methods:
             if method in METHODS and (penalty := penalty_of_form(method)):
                 raise UsageError(
@@ -68,12 +68,12 @@ class Experiment:
         taken = {pair for run in runs for pair in run.settings}
         if self.config.sparsity is not None and not any(METHODS[m].facts.needs_target for m in self.methods):
             raise UsageError(
-                f"--sparsity belongs to none of {', '.join(self.methods)}, which take no target; "
-                "`dirprune tune RECIPE --target-sparsity` looks for gRDA's c"
+                f"`sparsity` belongs to none of {', '.join(self.methods)}, which take no target; "
+                "`dirprune tune`, or dirprune.tune.c_for_sparsity, looks for gRDA's c"
             )
         for pair in self.config.settings:
             if pair not in taken:
-                raise UsageError(f"--settings {pair} belongs to none of {', '.join(self.methods)}")
+                raise UsageError(f"`settings` {pair} belongs to none of {', '.join(self.methods)}")
 
     def runs(self) -> list[TrainConfig]:
         """Return the configuration of every run, those of one seed side by side."""

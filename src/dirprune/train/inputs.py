@@ -87,7 +87,7 @@ def make_inputs(
     channels, height, _ = dataset.image_shape
     if len(config.mean) not in (1, channels):
         raise UsageError(
-            f"--mean must have 1 value, or one for each of the {channels} channels of {config.dataset}, "
+            f"`mean` must have 1 value, or one for each of the {channels} channels of {config.dataset}, "
             f"got {len(config.mean)}"
         )
     augmentation = Augmentation(config.crop_padding, config.flip, config.mean, config.std)
@@ -104,7 +104,7 @@ def make_inputs(
         )
     if config.crop_padding:
         raise UsageError(
-            f"--crop-padding does not apply to {config.dataset}: its images are cropped and resized"
+            f"`crop_padding` does not apply to {config.dataset}: its images are cropped and resized"
         )
     size = config.image_size or height
     encoded, held = splits(dataset.train, dataset.test, config.validation)
@@ -154,7 +154,7 @@ def held_back_of(images: int, validation: float) -> int:
     held_back = round(images * validation)
     if validation and not 0 < held_back < images:
         raise DataError(
-            f"--validation {validation} of {images} images leaves nothing to train or to measure on"
+            f"`validation` {validation} of {images} images leaves nothing to train or to measure on"
         )
     return held_back
 

@@ -33,7 +33,7 @@ def make_method(config: TrainConfig) -> Method[Any]:
     """
     if config.method == "grda":
         if config.settings:
-            raise UsageError("gRDA's settings are --c, --mu and --penalty, not --settings")
+            raise UsageError("gRDA's settings are `c`, `mu` and `penalty`, not `settings`")
         return create_method("grda", c=config.c, mu=config.mu, penalty=config.penalty)
     return create_method(config.method, **typed_settings(config.method, config.settings))
 
@@ -202,6 +202,6 @@ def _like(default: Any, name: str, text: str) -> Any:
         value = float(value)
     if type(value) is not type(default):
         raise HyperparameterError(
-            f"--settings {name} must be of type {type(default).__name__}, such as {default}; got {text}"
+            f"`settings` {name} must be of type {type(default).__name__}, such as {default}; got {text}"
         )
     return value

@@ -159,7 +159,7 @@ class _Worker:
         if code < 0:
             message = f"its process was killed by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL:
-                message += ", perhaps for want of memory: fewer --jobs take less"
+                message += ", perhaps for want of memory: a lower `at_once` takes less"
         else:
             self._errors.seek(0)
             lines = self._errors.read().decode(errors="replace").strip().splitlines()

@@ -41,14 +41,14 @@ def run_on_ray(jobs: Sequence[Job], address: str, display: ProgressDisplay) -> l
         StopRequested: Ctrl-C or SIGTERM came; the runs were asked to save.
         OSError: A run's folder could not be read here.
     """
-    with from_extra("ray", "--ray"):
+    with from_extra("ray", "`ray`"):
         import ray
     ours = not ray.is_initialized()
     if ours:
         try:
             ray.init(address=address, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
-            raise UsageError(f"no ray cluster at --ray {address}: {error}") from error
+            raise UsageError(f"no ray cluster at `ray` {address}: {error}") from error
     try:
         return _run(ray, [_shared(job) for job in jobs], display)
     finally:
@@ -95,7 +95,7 @@ def _check_cpus(ray: Any, jobs: Sequence[Job]) -> None:
     wanted = max((job.threads or 1 for job in jobs), default=0)
     if 0 < most < wanted:
         raise UsageError(
-            f"--threads {wanted}: the largest machine of the ray cluster has {most:g} CPUs; ask for fewer"
+            f"`threads` {wanted}: the largest machine of the ray cluster has {most:g} CPUs; ask for fewer"
         )
 
 

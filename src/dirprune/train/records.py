@@ -99,7 +99,7 @@ def threshold_in_force(optimizer: torch.optim.Optimizer) -> float:
 
 def diverged(what: str, config: TrainConfig, position: Position, where: str) -> str:
     """Say in one line what is not finite, where, and what to do."""
-    remedy = "lower --lr, --mu or --c" if config.method == "grda" else "lower --lr"
+    remedy = "lower `lr`, `mu` or `c`" if config.method == "grda" else "lower `lr`"
     return f"{what} is not finite in epoch {position.epoch} after {position.step} steps ({where}); {remedy}"
 
 

@@ -78,7 +78,7 @@ class TrainedRun:
         path = self.folder.snapshots().get(epoch)
         if path is None:
             raise RunFolderError(
-                f"{self.folder.path} has no snapshot of epoch {epoch}: train with --snapshots"
+                f"{self.folder.path} has no snapshot of epoch {epoch}: train with `snapshots`"
             )
         return load_sparse(path)
 

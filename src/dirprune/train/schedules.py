@@ -75,9 +75,9 @@ def check_schedule(name: str, arguments: tuple[str, ...], epochs: int) -> None:
     if name not in SCHEDULES:
         learning_rate_factor(name, arguments, 1, epochs)
     elif arguments:
-        raise UsageError(f"--schedule-args belong to a torch scheduler; --schedule {name} takes none")
+        raise UsageError(f"`schedule_args` belong to a torch scheduler; `schedule` {name} takes none")
     elif not SCHEDULES[name](1 / epochs):
-        raise UsageError(f"--schedule {name} ends at a rate of 0, which would be the only one: train longer")
+        raise UsageError(f"`schedule` {name} ends at a rate of 0, which would be the only one: train longer")
 
 
 def learning_rate_factor(name: str, arguments: tuple[str, ...], epoch: int, epochs: int) -> float:
@@ -113,9 +113,9 @@ def _torch_factors(name: str, arguments: tuple[str, ...], epochs: int) -> list[f
         try:
             scheduler.step()
         except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise UsageError(f"--schedule {name} fails after epoch {len(factors)}: {error}") from error
+            raise UsageError(f"`schedule` {name} fails after epoch {len(factors)}: {error}") from error
     if wrong := [factor for factor in factors if not 0 <= factor < math.inf]:
-        raise UsageError(f"--schedule {name}: a rate cannot be {wrong[0]:g} times the base rate")
+        raise UsageError(f"`schedule` {name}: a rate cannot be {wrong[0]:g} times the base rate")
     return factors
 
 
@@ -133,7 +133,7 @@ def _torch_scheduler(
     }
     if name in _NOT_BY_NAME:
         raise UsageError(
-            f"--schedule {name} takes functions, schedulers or measurements, which a run's "
+            f"`schedule` {name} takes functions, schedulers or measurements, which a run's "
             "settings cannot hold: name another, or write a loop of your own"
         )
     if name not in known:
@@ -144,7 +144,7 @@ def _torch_scheduler(
         scheduler: torch.optim.lr_scheduler.LRScheduler = known[name](optimizer, **keywords)
     except (TypeError, ValueError, SyntaxError) as error:
         raise UsageError(
-            f"--schedule-args {' '.join(arguments) or '(none)'} do not suit {name}: {error}; "
+            f"`schedule_args` {' '.join(arguments) or '(none)'} do not suit {name}: {error}; "
             "give name=value for each"
         ) from error
     return scheduler

@@ -118,7 +118,7 @@ def check_tracker(name: str) -> None:
     if name not in map(str, get_available_trackers()):
         package = "'directional-pruning[tracking]'" if name == TENSORBOARD else name
         raise MissingPackageError(
-            f"--tracker {name} needs a package that is not installed: pip install {package}", name=name
+            f"`tracker` {name} needs a package that is not installed: pip install {package}", name=name
         )
 
 

@@ -312,7 +312,7 @@ class Trainer:
         state, digest = self._ranks.on_main(lambda: (self._read_checkpoint(), self._inputs.digest))
         with self._ranks.together():
             if digest != self._inputs.digest:
-                raise RunFolderError("the processes see different data: give all of them the same --data-dir")
+                raise RunFolderError("the processes see different data: give all of them the same `data_dir`")
         if state is not None:
             restore(state, self._accelerator, self._bare, self._optimizer, self._method)
             self._progress.load_state_dict(state)

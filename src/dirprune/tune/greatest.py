@@ -82,10 +82,10 @@ def greatest_comparable_c(
         Chao et al. 2020, "Directional Pruning of Deep Neural Networks", section 3.
     """
     if not config.validation > 0:
-        raise UsageError(f"--validation must be > 0 for tuning, got {config.validation}")
+        raise UsageError(f"`validation` must be > 0 for tuning, got {config.validation}")
     reference = _correct(config.with_method("sgd"), seeds, bench)
     if reference is None:
-        raise DivergenceError(f"SGD diverged in a short run in {bench.folder}; lower --lr")
+        raise DivergenceError(f"SGD diverged in a short run in {bench.folder}; lower `lr`")
     values = grid()
     low, high = -1, len(values)
     while high - low > 1:

@@ -43,7 +43,7 @@ def epochs_to_keep(epochs: int) -> tuple[int, ...]:
     """
     if epochs < _EARLIEST:
         raise UsageError(
-            f"a sparsity is predicted from {_EARLIEST} --trial-epochs of --epochs at least, got {epochs}"
+            f"a sparsity is predicted from {_EARLIEST} `trial_epochs` of `epochs` at least, got {epochs}"
         )
     halvings = 4 if epochs >= 16 else 2
     return tuple(math.floor(epochs / 2**k + (0.5 if halvings == 2 else 0)) for k in range(halvings, -1, -1))
@@ -81,11 +81,11 @@ def c_for_sparsity(
     """
     if config.penalty not in PENALTIES:
         raise UsageError(
-            f"--target-sparsity predicts the zeros of --penalty {', '.join(PENALTIES)}, not those of "
-            f"--penalty {config.penalty}: leave one of them out"
+            f"`target` predicts the zeros of `penalty` {', '.join(PENALTIES)}, not those of "
+            f"`penalty` {config.penalty}: leave one of them out"
         )
     if not 0 < target < 1:
-        raise UsageError(f"--target-sparsity must be in (0, 1), got {target}")
+        raise UsageError(f"`target` must be in (0, 1), got {target}")
     epochs = epochs_to_keep(trial_epochs)
     trials: dict[float, list[Trial]] = {mu: [] for mu in mus}
     start = config.c or 1e-3
@@ -100,7 +100,7 @@ def c_for_sparsity(
             break
     best = [closest for done in trials.values() if (closest := _closest(done, target)) is not None]
     if not best:
-        raise UsageError("every short run diverged: lower --lr or --mu")
+        raise UsageError("every short run diverged: lower `lr` or `mu`")
     return sorted(best, key=lambda trial: trial.train_loss or 0.0)
 
 
