@@ -30,10 +30,10 @@ def run(tmp_path_factory):
     quick = ["--seeds", "1", "--epochs", "2", "--threads", "1", "--methods", "grda", "--c", "0.03"]
     assert main(["train", "digits", *quick, "--out", str(out)]) == 0
     folder = next(out.glob("*/grda*"))
-    state = load_sparse(folder / "model.safetensors")
+    state = load_sparse(folder / "model.sparse.safetensors")
     for name in ("fc1.weight", "fc1.bias"):
         state[name][:50] = 0  # two epochs leave no unit without weights
-    save_sparse(state, folder / "model.safetensors")
+    save_sparse(state, folder / "model.sparse.safetensors")
     return folder
 
 
@@ -49,7 +49,7 @@ def test_a_run_whose_method_narrows_the_network_is_opened_again(tmp_path):
     quick = ["--seeds", "1", "--epochs", "1", "--threads", "1", "--width", "0.5", "--out", str(tmp_path)]
     assert main(["train", "digits", "--methods", "small-dense", "--sparsity", "0.9", *quick]) == 0
     folder = next(tmp_path.glob("*/small-dense*"))
-    trained = load_sparse(folder / "model.safetensors")
+    trained = load_sparse(folder / "model.sparse.safetensors")
     assert len(trained["fc1.bias"]) < 100  # 150 at the width that was asked for
     model, _ = load_network(one_run(folder))
     assert all(torch.equal(trained[name], tensor) for name, tensor in model.state_dict().items())
@@ -65,7 +65,7 @@ def test_a_run_of_an_earlier_version_is_opened_again(run, tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({key: config[key] for key in config.keys() - {"sparsity", "settings", "penalty"}})
     )
-    (tmp_path / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+    (tmp_path / "model.sparse.safetensors").write_bytes((run / "model.sparse.safetensors").read_bytes())
     assert architecture(one_run(tmp_path)) == architecture(one_run(run))
     assert load_network(one_run(tmp_path))[1] == (1, 8, 8)
 
@@ -87,7 +87,7 @@ def test_folder_for_the_hub(run, tmp_path, capsys):
 
 def test_nothing_is_written_over_a_run_or_over_other_people_s_files(run, tmp_path, capsys):
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    for words in (["sparse", run / "model.safetensors"], ["onnx", run / "result.json"], ["hub", run]):
+    for words in (["sparse", run / "model.sparse.safetensors"], ["onnx", run / "result.json"], ["hub", run]):
         kind, out = map(str, words)
         assert main(["export", str(run), "--to", kind, "--out", out]) == 2
     assert {path: path.read_bytes() for path in before} == before
@@ -111,11 +111,13 @@ def test_a_lost_network_is_made_again_from_the_checkpoint_or_said_to_be_lost(tmp
     words = ["train", "digits", "--seeds", "1", "--epochs", "2", "--threads", "1", "--methods", "sgd"]
     assert main([*words, "--out", str(tmp_path)]) == 0
     folder = next(tmp_path.glob("*/sgd*"))
-    network, result = folder / "model.safetensors", json.loads((folder / "result.json").read_text())
+    network, result = folder / "model.sparse.safetensors", json.loads((folder / "result.json").read_text())
     written = network.read_bytes()
     network.unlink()
     assert main(["inspect", str(folder)]) == 2
-    assert "no finished network, model.safetensors: start its training again" in capsys.readouterr().err
+    assert (
+        "no finished network, model.sparse.safetensors: start its training again" in capsys.readouterr().err
+    )
     assert main([*words, "--out", str(tmp_path)]) == 0
     assert network.read_bytes() == written
     again = json.loads((folder / "result.json").read_text())
@@ -219,8 +221,8 @@ def test_the_difference_that_is_told_is_that_of_the_file(run, kind, tmp_path, ca
 
 def test_slim_says_the_same_of_a_network_that_it_leaves_as_it_is(run, tmp_path, capsys):
     whole = shutil.copytree(run, tmp_path / run.name)
-    save_sparse({name: torch.randn(x.shape) for name, x in load_sparse(whole / "model.safetensors").items()},
-                whole / "model.safetensors")  # fmt: skip
+    network = whole / "model.sparse.safetensors"
+    save_sparse({name: torch.randn(x.shape) for name, x in load_sparse(network).items()}, network)
     assert main(["export", str(whole), "--to", "slim"]) == 0
     out = capsys.readouterr().out
     for part in (
@@ -262,7 +264,7 @@ def test_inspect_a_run_and_a_file(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["inspect", str(run)]) == 0
     of_run = capsys.readouterr().out
-    assert main(["inspect", str(run / "model.safetensors")]) == 0
+    assert main(["inspect", str(run / "model.sparse.safetensors")]) == 0
     assert of_run.endswith(capsys.readouterr().out)
     model, _ = load_network(one_run(run))
     zeros = sum(int((tensor == 0).sum()) for tensor in model.state_dict().values())
@@ -331,7 +333,7 @@ def test_unfinished_and_several_runs(tmp_path, capsys):
     assert "holds 2 runs: name one of them, a, b" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "a")]) == 2
     assert "has no finished network" in capsys.readouterr().err
-    (tmp_path / "a" / "model.safetensors").touch()
+    (tmp_path / "a" / "model.sparse.safetensors").touch()
     assert main(["export", str(tmp_path / "a"), "--to", "dense"]) == 2
     assert "does not say which network" in capsys.readouterr().err
 
@@ -364,9 +366,9 @@ def test_a_name_from_a_stranger_is_text(tmp_path, capsys):
 
 def test_onnx_with_zeros_stored_or_not(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / run.name)
-    state = load_sparse(copy / "model.safetensors")
+    state = load_sparse(copy / "model.sparse.safetensors")
     state["fc1.weight"][70:] = 0  # of 300 rows 20 are left: worth storing without zeros
-    save_sparse(state, copy / "model.safetensors")
+    save_sparse(state, copy / "model.sparse.safetensors")
     for more, sparse in (([], True), (["--dense-weights"], False)):
         assert main(["export", str(copy), "--to", "onnx", "--out", str(tmp_path / "file.onnx"), *more]) == 0
         assert bool(onnx.load(tmp_path / "file.onnx").graph.sparse_initializer) == sparse

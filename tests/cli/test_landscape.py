@@ -73,7 +73,7 @@ def test_all_topics_and_the_report(pair, capsys):
     assert norms.epochs == (0, 1, 2)
     assert norms.sgd[0] == norms.grda[0]
     assert norms.grda[2].l0 == sum(
-        x.numel() - zeros(x) for x in load_sparse(grda / "model.safetensors").values()
+        x.numel() - zeros(x) for x in load_sparse(grda / "model.sparse.safetensors").values()
     )
     assert OneShot.load(sgd / "landscape").sparsities == pytest.approx((0.5,), abs=1e-3)
     assert run("directional", sgd, grda, "--k", "2", "--strengths", "0.01", "--save", sgd / "pruned") == 0
@@ -216,7 +216,7 @@ def test_the_last_snapshot_is_the_finished_network_and_the_first_the_start(pair)
         ]
         last, finished = (
             load_sparse(folder / "epoch-000002.safetensors"),
-            load_sparse(folder.parent / "model.safetensors"),
+            load_sparse(folder.parent / "model.sparse.safetensors"),
         )
         assert all(torch.equal(last[name], finished[name]) for name in finished)
     starts = [load_sparse(folder / "epoch-000000.safetensors") for folder in folders]
@@ -231,8 +231,8 @@ def test_runs_that_differ_in_the_penalty_are_twins(pair):
 
 def test_the_run_s_own_network_is_not_written_over(pair, capsys):
     sgd, _ = pair
-    before = (sgd / "model.safetensors").read_bytes()
-    out = sgd / "model.safetensors"
+    before = (sgd / "model.sparse.safetensors").read_bytes()
+    out = sgd / "model.sparse.safetensors"
     assert run("directional", sgd, "--k", "2", "--sparsities", "0.5", "--save", out) == 2
     assert "is a file of the run in that folder: name another one" in capsys.readouterr().err
     assert out.read_bytes() == before

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import dirprune
 from dirprune.cli import COMMANDS, main
-from dirprune.runs import find_runs
+from dirprune.runs import RunFolder, find_runs
 
 QUICK = ["--seeds", "1", "--epochs", "2", "--threads", "1", "--jobs", "1"]
 
@@ -301,7 +301,7 @@ def test_disk_full_at_any_write_is_one_line_and_nothing_is_lost(tmp_path, capsys
         assert "no space left" in error
         assert error.count("\n") == 1
         assert main([*short, "--out", out]) == 0
-        model = "digits-epochs1/grda-c0.01-mu0.6-seed0/model.safetensors"
+        model = "digits-epochs1/grda-c0.01-mu0.6-seed0/model.sparse.safetensors"
         assert (tmp_path / out / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
     else:
         pytest.fail("more than 39 writes: the last ones were not tried")
@@ -334,7 +334,7 @@ def test_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path):
     assert list(left.rglob("*.tmp")) == []
     assert not (left / "result.json").exists()
     assert main(["train", "digits", *QUICK, "--methods", "grda", "--out", "full"]) == 0
-    assert (left / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert RunFolder(left).sparse_file.read_bytes() == RunFolder(whole).sparse_file.read_bytes()
 
 
 @pytest.fixture

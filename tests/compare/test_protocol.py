@@ -221,7 +221,7 @@ def test_an_interrupted_comparison_goes_on(compared, tmp_path, monkeypatch):
     again = Comparison(protocol, bench(tmp_path)).run()
     assert [c.candidate for c in again] == [c.candidate for c in choices if c.method == "grda"]
     for name in (name for choice in again for name in choice.runs):
-        model = "model.safetensors"
+        model = "model.sparse.safetensors"
         assert (tmp_path / name / model).read_bytes() == (folder / name / model).read_bytes()
 
 

@@ -81,7 +81,7 @@ def test_every_method_trains_ends_plain_and_sparse(digits, tmp_path, name):
     config = CONFIG.with_method(name)
     result = Trainer(config, digits, RunFolder(tmp_path)).run()
     assert result["status"] == "finished"
-    saved = load_sparse(tmp_path / "model.safetensors")
+    saved = load_sparse(tmp_path / "model.sparse.safetensors")
     weights = {key: tensor for key, tensor in saved.items() if key.endswith("weight")}
     zeros = sum(int((tensor == 0).sum()) for tensor in saved.values())
     assert zeros == result["zeros"]
@@ -99,7 +99,7 @@ def test_every_method_trains_ends_plain_and_sparse(digits, tmp_path, name):
 def test_with_the_group_penalty_whole_channels_become_zero(digits, tmp_path):
     config = replace(CONFIG.with_method("grda"), penalty="group", c=0.12)
     assert Trainer(config, digits, RunFolder(tmp_path)).run()["status"] == "finished"
-    saved = load_sparse(tmp_path / "model.safetensors")
+    saved = load_sparse(tmp_path / "model.sparse.safetensors")
     rows = [
         (row == 0).double().mean().item() for key, w in saved.items() if key.endswith("weight") for row in w
     ]
@@ -114,7 +114,7 @@ def test_a_killed_run_ends_with_the_same_bits(digits, tmp_path, name):
     Trainer(config, digits, RunFolder(tmp_path / "whole")).run()
     killed({"killed": config}, tmp_path, 18)  # in the second epoch; saved after 16 steps
     Trainer(config, digits, RunFolder(tmp_path / "killed")).run()
-    for file in ("model.safetensors", "metrics.jsonl"):
+    for file in ("model.sparse.safetensors", "metrics.jsonl"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes()
 
 
@@ -152,7 +152,7 @@ def test_equals_a_plain_loop(digits, tmp_path, name):
             optimizer.step()
             method.after_step(step)
     method.finish()
-    saved = load_sparse(tmp_path / "model.safetensors")
+    saved = load_sparse(tmp_path / "model.sparse.safetensors")
     assert all(torch.equal(saved[key], tensor) for key, tensor in model.state_dict().items())
 
 
@@ -180,7 +180,7 @@ def test_a_folder_of_an_earlier_version_is_the_same_run(digits, tmp_path):
             del group["initial_lr"]
         torch.save(state, file)
     Trainer(config, digits, RunFolder(tmp_path / "old")).run()
-    model = "model.safetensors"
+    model = "model.sparse.safetensors"
     assert (tmp_path / "whole" / model).read_bytes() == (tmp_path / "old" / model).read_bytes()
     assert run_config(RunFolder(tmp_path / "old")) == config
 

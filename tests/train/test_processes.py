@@ -74,7 +74,7 @@ def test_same_bits_as_in_one_process_and_nothing_is_done_twice(tmp_path, monkeyp
     outcomes = run_jobs(together, digits, display(), at_once=2)
     assert [outcome.status for outcome in outcomes] == ["finished", "finished"]
     for one, other in zip(alone, together, strict=True):
-        for name in ("model.safetensors", "metrics.jsonl"):
+        for name in ("model.sparse.safetensors", "metrics.jsonl"):
             assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes()
         assert "epoch 2/2" in RunFolder(other.folder).log.read_text()
 
@@ -92,7 +92,7 @@ def test_a_process_trains_one_run_after_the_other_and_each_has_its_log(tmp_path)
     assert all(log.count("starts") == log.count("finished") == 1 for log in logs)
     last = replace(jobs[-1], folder=tmp_path / "alone" / jobs[-1].name)
     run_jobs([last], load_dataset("digits"), display(1), at_once=1)
-    for name in ("model.safetensors", "metrics.jsonl"):
+    for name in ("model.sparse.safetensors", "metrics.jsonl"):
         assert (last.folder / name).read_bytes() == (jobs[-1].folder / name).read_bytes()
 
 

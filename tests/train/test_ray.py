@@ -77,7 +77,7 @@ def test_a_lost_worker_loses_nothing(cluster, tmp_path):
     alone = experiment.jobs(tmp_path / "alone", checkpoint_every=Duration(8, "ep"))
     run_jobs(alone, load_dataset("digits"), display(3), at_once=1)
     for one, other in zip(jobs, alone, strict=True):
-        for name in ("model.safetensors", "metrics.jsonl"):
+        for name in ("model.sparse.safetensors", "metrics.jsonl"):
             assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes()
     resumed = [len(RunFolder(job.folder).environment().get("resumed", [])) for job in jobs]
     assert max(resumed) >= 1

@@ -103,7 +103,7 @@ def test_tracking_changes_neither_the_run_nor_its_folder(digits, tmp_path):
     train(digits, RunFolder(tmp_path / "a"))
     train(digits, RunFolder(tmp_path / "b"), trackers=())
     assert (tmp_path / "a" / "config.json").read_bytes() == (tmp_path / "b" / "config.json").read_bytes()
-    files = [tmp_path / name / "model.safetensors" for name in "ab"]
+    files = [tmp_path / name / "model.sparse.safetensors" for name in "ab"]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 

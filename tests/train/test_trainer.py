@@ -63,7 +63,7 @@ def test_equals_a_plain_loop(digits, tmp_path):
     with torch.no_grad():
         accuracy = (model(images).argmax(1) == digits.test.labels).double().mean().item()
 
-    saved = load_sparse(tmp_path / "model.safetensors")
+    saved = load_sparse(tmp_path / "model.sparse.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
     assert result["train_loss"] == pytest.approx(total / len(digits.train), rel=1e-9)
     assert result["test_accuracy"] == pytest.approx(accuracy, abs=1e-9)
@@ -104,7 +104,7 @@ def test_every_option_reaches_the_optimiser(digits, tmp_path, name):
         optimizer.zero_grad()
         functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
-    saved = load_sparse(tmp_path / "model.safetensors")
+    saved = load_sparse(tmp_path / "model.sparse.safetensors")
     assert all(torch.equal(saved[key], tensor) for key, tensor in model.state_dict().items())
     assert any((tensor == 0).any() for tensor in saved.values()) == (method == "grda")
 
@@ -132,10 +132,10 @@ def test_twins_start_alike_and_differ_only_by_the_method(digits, tmp_path):
 def test_result_agrees_with_the_sparse_file(digits, tmp_path):
     result = Trainer(CONFIG, digits, RunFolder(tmp_path)).run()
     model = create_model("lenet-300-100", num_classes=10, in_channels=1, image_size=8)
-    load_sparse(tmp_path / "model.safetensors", model)
+    load_sparse(tmp_path / "model.sparse.safetensors", model)
     report = sparsity_report(model)
     assert (result["zeros"], result["parameters"]) == (report.zeros, report.numel)
-    assert result["sparse_bytes"] == (tmp_path / "model.safetensors").stat().st_size
+    assert result["sparse_bytes"] == (tmp_path / "model.sparse.safetensors").stat().st_size
     test = evaluate(model, Batches.evaluation(digits.test, Augmentation(mean=(0.5,), std=(0.5,))))
     assert (test.loss, test.accuracy) == (result["test_loss"], result["test_accuracy"])
     best = max(RunFolder(tmp_path).metrics(), key=lambda record: record["test_accuracy"])
@@ -257,7 +257,9 @@ def test_first_stop_request_saves_and_the_run_resumes_to_the_same_end(digits, tm
     assert signal.getsignal(signal.SIGINT) is handler
     Trainer(config, digits, interrupted).run()
     Trainer(config, digits, RunFolder(tmp_path / "whole")).run()
-    assert interrupted.sparse_file.read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (
+        interrupted.sparse_file.read_bytes() == (tmp_path / "whole" / "model.sparse.safetensors").read_bytes()
+    )
 
 
 def test_a_run_goes_on_without_the_record_of_where_it_began(digits, tmp_path):
@@ -315,7 +317,7 @@ def test_divergence_in_the_last_step_is_not_a_finished_run(digits, tmp_path):
     config = replace(CONFIG, lr=3e38, batch_size=2000, epochs=1).with_method("sgd")
     result = Trainer(config, digits, RunFolder(tmp_path)).run()
     assert result["status"] == "diverged"
-    assert not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "model.sparse.safetensors").exists()
 
 
 def test_divergence_of_one_run_does_not_lose_the_others(digits, tmp_path):

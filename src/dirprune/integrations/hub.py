@@ -20,10 +20,10 @@ with from_extra("hub", "a network for the hub"):
 
 from dirprune import __version__
 from dirprune.core.atomic import atomic_write
+from dirprune.core.names import SPARSE_FILE
 from dirprune.core.sparsity import sparsity_report
 from dirprune.export.sparse_file import SparseFileInfo, load_sparse, save_sparse
 from dirprune.integrations.model_card import Provenance, model_card
-from dirprune.integrations.weights import SPARSE_FILE
 from dirprune.models import create_model
 
 __all__ = ["Provenance", "from_pretrained", "push_to_hub", "save_pretrained"]

@@ -12,9 +12,10 @@ except ModuleNotFoundError:
     with from_extra("lightning", "the callback for Lightning", "lightning or pytorch-lightning"):
         from pytorch_lightning import Callback
 
+from dirprune.core.names import SPARSE_FILE
 from dirprune.core.sparsity import sparsity_report
 from dirprune.integrations.metrics import sparsity_metrics
-from dirprune.integrations.weights import SPARSE_FILE, write_sparse
+from dirprune.integrations.weights import write_sparse
 
 
 class SparsityCallback(Callback):  # type: ignore[misc] # without types where Lightning is not installed

@@ -12,10 +12,11 @@ with from_extra("transformers", "gRDA in the Trainer"):
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from dirprune.core.names import SPARSE_FILE
 from dirprune.core.prunable import Include, prunable_groups
 from dirprune.core.sparsity import sparsity_report
 from dirprune.integrations.metrics import sparsity_metrics
-from dirprune.integrations.weights import SPARSE_FILE, write_sparse
+from dirprune.integrations.weights import write_sparse
 from dirprune.optim import GRDA
 
 

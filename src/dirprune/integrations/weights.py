@@ -9,9 +9,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from dirprune.export.sparse_file import save_sparse
 
-SPARSE_FILE = "model.sparse.safetensors"
-"""Name of the sparse file where other programs expect their own `model.safetensors`."""
-
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """State dict of a network without the wrappers of distributed training and compilation.

@@ -2,19 +2,20 @@
 
 ::
 
-    config.json         what was asked: every setting that the result depends on
-    network.json        which network: the arguments of ``create_model``, with the data's number of classes
-    environment.json    where it ran: versions, machine, threads, command, date
-    metrics.jsonl       a line for each epoch; equal for equal configurations, interrupted or not
-    timing.jsonl        a line for each epoch: seconds
-    warnings.jsonl      a line for each warning: epoch, kind, where, message
-    tracking.json       trackers that show the run: its identity there, and the last epoch that each has
-    checkpoints/        step-00000123.pt, the newest is the one to resume from
-    snapshots/          epoch-000005.safetensors, the weights after chosen epochs as sparse files
-    model.safetensors   the finished network as a sparse file
-    result.json         how it ended; its presence says that the run is over
-    failure.json        why the last attempt failed, until another one begins
-    log.txt             what was said while it ran; traceback of a failure
+    config.json               what was asked: every setting that the result depends on
+    network.json              which network: the arguments of ``create_model``, with the data's number of classes
+    environment.json          where it ran: versions, machine, threads, command, date
+    metrics.jsonl             a line for each epoch; equal for equal configurations, interrupted or not
+    timing.jsonl              a line for each epoch: seconds
+    warnings.jsonl            a line for each warning: epoch, kind, where, message
+    tracking.json             trackers that show the run: its identity there, and the last epoch that each has
+    checkpoints/              step-00000123.pt, the newest is the one to resume from
+    snapshots/                epoch-000005.safetensors, the weights after chosen epochs as sparse files
+    accumulators/             gRDA's sums beside the weights, of runs that a prediction is made from
+    model.sparse.safetensors  the finished network as a sparse file
+    result.json               how it ended; its presence says that the run is over
+    failure.json              why the last attempt failed, until another one begins
+    log.txt                   what was said while it ran; traceback of a failure
 """
 
 import datetime
@@ -35,6 +36,7 @@ import filelock
 import torch
 
 from dirprune.core.atomic import atomic_write
+from dirprune.core.names import SPARSE_FILE
 from dirprune.errors import OtherRunError, RunFolderError, RunInUseError, out_of_memory
 
 # What `dirprune export` and others must not write over: the run would then tell of another network.
@@ -46,7 +48,7 @@ _OWN_FILES = {
     "timing.jsonl",
     "warnings.jsonl",
     "tracking.json",
-    "model.safetensors",
+    SPARSE_FILE,
     "result.json",
     "failure.json",
     "log.txt",
@@ -85,7 +87,7 @@ class RunFolder:
     @property
     def sparse_file(self) -> Path:
         """Where the finished network lies."""
-        return self.path / "model.safetensors"
+        return self.path / SPARSE_FILE
 
     @property
     def log(self) -> Path:
