@@ -3,7 +3,7 @@
 ::
 
     config.json               what was asked: every setting that the result depends on
-    network.json              which network: the arguments of ``create_model``, with the data's number of classes
+    network.json              which network: the arguments of ``create_model``, and the number of classes
     environment.json          where it ran: versions, machine, threads, command, date
     metrics.jsonl             a line for each epoch; equal for equal configurations, interrupted or not
     timing.jsonl              a line for each epoch: seconds
