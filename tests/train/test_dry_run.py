@@ -97,7 +97,7 @@ def test_threads_and_runs_at_once_are_those_of_the_training(asked, threads, at_o
 
     found = digits(CONFIG)
     monkeypatch.setattr(cli_dry_run, "estimate", estimated)
-    monkeypatch.setattr(engines, "_cores", lambda: 8)
+    monkeypatch.setattr(engines, "usable_cores", lambda: 8)
     monkeypatch.setattr(engines, "_cuda_devices", list)
     before = torch.get_num_threads()
     try:

@@ -232,7 +232,7 @@ def test_snapshots_of_a_divided_model_are_refused_before_anything_is_trained(tmp
 
 
 def test_how_many_fit(monkeypatch):
-    monkeypatch.setattr(engines, "_cores", lambda: 8)
+    monkeypatch.setattr(engines, "usable_cores", lambda: 8)
     monkeypatch.setattr(engines, "_cuda_devices", list)
     assert [engines.fitting(threads) for threads in (None, 1, 3, 16)] == [1, 8, 2, 1]
     monkeypatch.setattr(engines, "_cuda_devices", lambda: ["0", "1"])
@@ -241,7 +241,7 @@ def test_how_many_fit(monkeypatch):
 
 @pytest.mark.parametrize(("workers", "each"), [(None, 4), (5, 5), (0, 0)])
 def test_runs_that_would_each_take_all_cores_share_them(tmp_path, monkeypatch, workers, each):
-    monkeypatch.setattr(engines, "_cores", lambda: 8)
+    monkeypatch.setattr(engines, "usable_cores", lambda: 8)
     monkeypatch.setattr(Execution, "decoders", lambda self: 8 if self.workers is None else self.workers)
     monkeypatch.setattr(engines, "_cuda_devices", list)
     seen = []

@@ -1,8 +1,20 @@
-"""How many threads may be asked for."""
+"""How many cores there are, and how many threads may be asked for."""
+
+import os
 
 from dirprune.errors import UsageError
 
 MOST_THREADS = 4096  # more than machines have; OpenMP ends the process where it cannot start as many
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use, which in a container are fewer than the machine's.
+
+    Example:
+        >>> usable_cores() >= 1
+        True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_threads(*threads: int | None) -> None:

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict, _use_grad_for_differentiable
 
 from dirprune.core.dtypes import wide
+from dirprune.core.sharding import local, placed_like
 from dirprune.core.threshold import RULES, Penalty, ThresholdRule
 from dirprune.errors import LostShadowWarning, UsageError
 from dirprune.optim.gathering import Gathering
@@ -278,10 +279,9 @@ class GRDA(Optimizer):
         self._init_group(group, params, grads, accumulators, buffers, steps, thresholds, squares)
         if any(isinstance(p, DTensor) for p in params):
             # Of a sharded tensor each rank updates its own part, which has all that the rule looks at.
-            grads = [_placed_like(p, grad) for p, grad in zip(params, grads, strict=True)]
+            grads = [placed_like(grad, p) for p, grad in zip(params, grads, strict=True)]
             params, grads, accumulators, buffers, squares = (
-                [_local(tensor) for tensor in held]
-                for held in (params, grads, accumulators, buffers, squares)
+                [local(tensor) for tensor in held] for held in (params, grads, accumulators, buffers, squares)
             )
             return Tensors(params, grads, accumulators, buffers, steps, thresholds, squares)
         tensors = Tensors(params, grads, accumulators, buffers, steps, thresholds, squares)
@@ -343,7 +343,7 @@ class GRDA(Optimizer):
         if group["c"] == 0 or _is_zero_on_host(group["lr"]):  # nothing is thresholded yet
             return
         fresh = self._unchecked.pop(id(group))
-        sparse = fraction_already_sparse([_local(p) for p in fresh])
+        sparse = fraction_already_sparse([local(p) for p in fresh])
         if sparse is not None and not self._warned:
             self._warned = True
             warnings.warn(
@@ -368,19 +368,3 @@ def _refuse_sparse(gradients: list[list[Tensor | None]]) -> None:
 def _is_zero_on_host(lr: float | Tensor) -> bool:
     """Whether a learning rate is 0; a tensor on a device is taken for positive, not waited for."""
     return not (isinstance(lr, Tensor) and lr.device.type != "cpu") and host_float(lr) == 0
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a sharded tensor, and any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _placed_like(parameter: Tensor, grad: Tensor) -> Tensor:
-    """Return a gradient sharded as its parameter is: tensor parallelism leaves some as unfinished sums."""
-    if (
-        isinstance(parameter, DTensor)
-        and isinstance(grad, DTensor)
-        and grad.placements != parameter.placements
-    ):
-        return grad.redistribute(placements=parameter.placements)
-    return grad

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dirprune.core.wording import counted, plain
 from dirprune.core.wording import percent as percent  # noqa: PLC0414 - handed on
-from dirprune.core.wording import plain
 from dirprune.core.wording import size as size  # noqa: PLC0414 - handed on
 from dirprune.report.reading import Status
 from dirprune.report.summary import Spread, VariantSummary
@@ -229,7 +229,7 @@ def _percentage(value: Spread | None) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number}{_NBSP}{noun}{'' if number == 1 else 's'}"
+    return counted(number, noun).replace(" ", _NBSP)
 
 
 def _signed(fraction: float) -> str:

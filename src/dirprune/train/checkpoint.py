@@ -6,8 +6,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from dirprune.core.sharding import placed_like, whole
 from dirprune.methods import Method
-from dirprune.train.ranks import placed_like, whole
 
 
 def state_of(

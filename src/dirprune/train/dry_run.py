@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from dirprune.core.sharding import local
 from dirprune.data import DatasetSpec
 from dirprune.train.build import build_model, make_accelerator, place_model
 from dirprune.train.config import TrainConfig
 from dirprune.train.execution import Execution
 from dirprune.train.memory import peak_bytes, reset_peak
 from dirprune.train.method import start_method
-from dirprune.train.ranks import Ranks, local
+from dirprune.train.ranks import Ranks
 
 _LONG_ENOUGH = 1.0  # seconds; a step this long is not measured with more images
 _STEPS = 3

@@ -8,6 +8,7 @@ from itertools import chain
 
 import torch
 
+from dirprune.core.threads import usable_cores
 from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import RunFolderError, UsageError
 from dirprune.runs import RunFolder
@@ -95,7 +96,7 @@ def fitting(threads: int | None) -> int:
         threads: Threads of each run; None where a run takes all cores.
     """
     devices = len(_cuda_devices())
-    return devices or (max(1, _cores() // threads) if threads else 1)
+    return devices or (max(1, usable_cores() // threads) if threads else 1)
 
 
 def _done(job: Job, digest: str) -> Outcome | None:
@@ -123,12 +124,7 @@ def _sharing(job: Job, count: int) -> Job:
 
 def share_of_cores(count: int) -> int:
     """Return the threads of each of some runs at once that would each take all cores."""
-    return max(1, _cores() // count)
-
-
-def _cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable_cores() // count)
 
 
 def _cuda_devices() -> list[str]:

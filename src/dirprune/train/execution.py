@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from dirprune.core.threads import usable_cores
 from dirprune.errors import UsageError
 
 Parallel = Literal["ddp", "fsdp2"]
@@ -61,5 +62,4 @@ class Execution:
         """Return the number of worker processes for this one."""
         if self.workers is not None:
             return self.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dirprune.train.ranks import Ranks, local, whole
+from dirprune.core.sharding import local, whole
+from dirprune.train.ranks import Ranks
 
 TOP = 5
 _ONE_PROCESS = Ranks(count=1, rank=0)

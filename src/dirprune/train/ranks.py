@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dirprune.errors import LostPeerError, PeerError, RunInUseError
@@ -189,24 +188,3 @@ def without_exchange(model: nn.Module, last: bool) -> ContextManager[None]:
         context: ContextManager[None] = model.no_sync()
         return context
     return nullcontext()
-
-
-def whole(tree: Any) -> Any:
-    """Return a state with every sharded tensor gathered; all processes have to ask."""
-    if isinstance(tree, dict):
-        return {key: whole(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [whole(value) for value in tree]
-    return tree.full_tensor() if isinstance(tree, DTensor) else tree
-
-
-def placed_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """Return a whole tensor divided as another one of its shape is; every process holds the whole one."""
-    if not isinstance(model, DTensor) or tensor.shape != model.shape:
-        return tensor
-    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements, src_data_rank=None)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Return this process's part of a sharded tensor, and any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dirprune.core.sharding import whole
 from dirprune.data import EncodedDataset, ImageDataset
 from dirprune.errors import DivergenceError, RunFolderError, UsageError
 from dirprune.export import save_sparse
@@ -35,7 +36,7 @@ from dirprune.train.measures import all_finite, evaluate, first_non_finite
 from dirprune.train.memory import peak_bytes, reset_peak
 from dirprune.train.method import Cost, start_method
 from dirprune.train.progress import Progress
-from dirprune.train.ranks import Ranks, whole
+from dirprune.train.ranks import Ranks
 from dirprune.train.records import diverged, epoch_record, result_record, timing_record
 
 # On an accelerator reading the loss makes the host wait, so it is read once in so many steps.

@@ -1,6 +1,5 @@
 """How sparse a run will end, from how the accumulators of its beginning move."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +10,7 @@ from torch import Tensor
 from dirprune.core.threshold import threshold_increment
 from dirprune.errors import UsageError
 from dirprune.train import Accumulators, TrainConfig
+from dirprune.tune.odds import from_log_odds, log_odds
 
 # Of the interval at least, in log odds to either side: at 90 % zeros about 2 points, l0 5 up and 9 down.
 _WIDTHS = {"l1": 0.25, "l0": 0.75, "rescaled": 0.6}
@@ -65,12 +65,12 @@ def predict_sparsity(
     last = accumulators[-1]
     thresholds = thresholds_after(config, steps_per_epoch)
     sparsity = _follow(accumulators[-3:], thresholds, config.epochs * steps_per_epoch)
-    width = _WIDTHS[config.penalty]
+    width, margin = _WIDTHS[config.penalty], 0.5 / last.numel  # half a weight
     if len(accumulators) >= 5:
         hindcast = _follow(accumulators[-5:-2], thresholds, last.step)
-        width = max(width, abs(_log_odds(hindcast, last.numel) - _log_odds(last.sparsity, last.numel)))
-    odds = _log_odds(sparsity, last.numel)
-    return Prediction(sparsity, _from_log_odds(odds - width), _from_log_odds(odds + width))
+        width = max(width, abs(log_odds(hindcast, margin) - log_odds(last.sparsity, margin)))
+    odds = log_odds(sparsity, margin)
+    return Prediction(sparsity, from_log_odds(odds - width), from_log_odds(odds + width))
 
 
 def thresholds_after(config: TrainConfig, steps_per_epoch: int) -> Tensor:
@@ -124,12 +124,3 @@ def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
         return 1.0, 0.0
     a = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
     return a, float(y.mean()) - a * float(x.mean())
-
-
-def _log_odds(fraction: float, numel: int) -> float:
-    fraction = min(max(fraction, 0.5 / numel), 1 - 0.5 / numel)
-    return math.log(fraction / (1 - fraction))
-
-
-def _from_log_odds(odds: float) -> float:
-    return 1 / (1 + math.exp(-odds))

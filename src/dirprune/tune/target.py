@@ -8,12 +8,14 @@ from typing import Any
 from dirprune.errors import UsageError
 from dirprune.train import TrainConfig, read_accumulators
 from dirprune.tune.crossing import PENALTIES, Prediction, predict_sparsity
+from dirprune.tune.odds import log_odds
 from dirprune.tune.trials import Bench
 
 _SLOPE = 1.8  # log odds of the sparsity over log c: where the search begins, before it has measured its own
 _LARGEST_FACTOR = 4.0
 _TOLERANCE = 0.005  # finer than the prediction is
 _MOST_TRIALS = 6
+_MARGIN = 1e-6  # of sparsities to none and all
 _EARLIEST = 4  # epochs of a short run at least: its accumulators are at a quarter, half and all of it
 
 
@@ -133,7 +135,9 @@ def next_c(trials: Sequence[Trial], target: float) -> float | None:
         good = max((trial.c for trial in trials if trial.prediction and trial.c < c), default=c / 4)
         return _rounded(math.sqrt(good * c))
     points = sorted(
-        (math.log(t.c), _odds(t.prediction.sparsity) - _odds(target)) for t in trials if t.prediction
+        (math.log(t.c), log_odds(t.prediction.sparsity, _MARGIN) - log_odds(target, _MARGIN))
+        for t in trials
+        if t.prediction
     )
     closest = _closest(trials, target)
     assert closest is not None
@@ -187,11 +191,6 @@ def _is_close(prediction: Prediction, target: float) -> bool:
 def _closest(trials: Sequence[Trial], target: float) -> Trial | None:
     predicted = [(abs(t.prediction.sparsity - target), t) for t in trials if t.prediction]
     return min(predicted, key=lambda pair: pair[0])[1] if predicted else None
-
-
-def _odds(fraction: float) -> float:
-    fraction = min(max(fraction, 1e-6), 1 - 1e-6)
-    return math.log(fraction / (1 - fraction))
 
 
 def _rounded(c: float) -> float:
