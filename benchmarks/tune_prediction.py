@@ -27,7 +27,7 @@ from dirprune.train import TrainConfig, describe_environment
 from dirprune.tune import Trial, c_for_sparsity
 from dirprune.tune.crossing import PENALTIES
 from dirprune.tune.target import epochs_to_keep, predicted_ends
-from dirprune.tune.trials import Bench
+from dirprune.tune.trials import TrialRunner
 from record import own_command, public_command
 
 TARGETS = (0.8, 0.9, 0.95)
@@ -43,8 +43,8 @@ MOMENTUM = {  # what docs/frontier.md recommends, beside the penalty
 }
 
 
-def bench_for(config: TrainConfig, arguments: argparse.Namespace, kind: str) -> Bench:
-    return Bench(
+def runner_for(config: TrainConfig, arguments: argparse.Namespace, kind: str) -> TrialRunner:
+    return TrialRunner(
         dataset=load_dataset(config.dataset, arguments.data_dir),
         folder=arguments.runs / f"{config.recipe}-{config.schedule}-{config.penalty}-{kind}",
         console=Console(),
@@ -83,10 +83,10 @@ def by_target(
     short = max(4, round(FRACTION * config.epochs))
     for target in TARGETS:
         trials: list[Trial] = []
-        bench = bench_for(config, arguments, "short")
-        best = c_for_sparsity(config, mus, target, short, bench, trials.append)
+        runner = runner_for(config, arguments, "short")
+        best = c_for_sparsity(config, mus, target, short, runner, trials.append)
         configs = [replace(config, c=trial.c, mu=trial.mu) for trial in best]
-        runs = bench_for(config, arguments, "whole").train(configs)
+        runs = runner_for(config, arguments, "whole").train(configs)
         for trial, whole, run in zip(best, configs, runs, strict=True):
             result = run.result() or {}
             tried = sum(each.mu == trial.mu for each in trials)
@@ -103,7 +103,7 @@ def by_known(path: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         if config.method != "grda":
             continue
         epochs = epochs_to_keep(max(4, round(FRACTION * config.epochs)))
-        (trial,) = predicted_ends([config], epochs, bench_for(config, arguments, "short"))
+        (trial,) = predicted_ends([config], epochs, runner_for(config, arguments, "short"))
         cases.append(case(trial, record["result"]["sparsity"], config, known=path.name))
         print(json.dumps(cases[-1]), flush=True)
     return cases

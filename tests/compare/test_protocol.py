@@ -24,7 +24,7 @@ from dirprune.report.comparison_page import comparison_sections
 from dirprune.runs import RunFolder, find_runs
 from dirprune.train import TrainConfig
 from dirprune.train.trainer import Trainer
-from dirprune.tune.trials import Bench
+from dirprune.tune.trials import TrialRunner
 
 CONFIG = TrainConfig(
     recipe="test",
@@ -49,7 +49,7 @@ def compared(tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("compare") / "runs"
-    choices = Comparison(PROTOCOL, bench(folder)).run()
+    choices = Comparison(PROTOCOL, runner(folder)).run()
     yield folder, choices
     torch.set_num_threads(threads)
 
@@ -59,8 +59,8 @@ def read_trials(folder, method):
     return [Trial(Candidate(**t.pop("candidate")), **t) for t in trials if t["candidate"]["method"] == method]
 
 
-def bench(folder):
-    return Bench(dataset=load_dataset("digits"), folder=folder, console=Console(quiet=True), at_once=1)
+def runner(folder):
+    return TrialRunner(dataset=load_dataset("digits"), folder=folder, console=Console(quiet=True), at_once=1)
 
 
 def test_every_method_has_the_same_number_of_trials_and_none_sees_the_test_set(compared):
@@ -110,7 +110,7 @@ def test_settings_are_chosen_at_the_middle_sparsity(tmp_path, monkeypatch):
     monkeypatch.setattr(Comparison, "_train", results)
     monkeypatch.setattr("dirprune.compare.search.PRICE", 0.2)
     protocol = replace(PROTOCOL, methods=("grda",), trials=3, sparsities=(0.5, 0.8))
-    choices = Comparison(protocol, bench(tmp_path)).run()
+    choices = Comparison(protocol, runner(tmp_path)).run()
     assert {choice.candidate.values["lr"] == CONFIG.lr for choice in choices} == {False}
 
 
@@ -123,7 +123,7 @@ def test_a_trial_of_several_seeds_is_their_mean(tmp_path):
     protocol = replace(PROTOCOL, methods=("sgd",), trials=2, trial_seeds=2, seeds=1)
     assert protocol.runs == (4, 1)
     assert "2 trials, each the mean over 2 seeds." in protocol.words()[0]
-    (choice,) = Comparison(protocol, bench(tmp_path)).run()
+    (choice,) = Comparison(protocol, runner(tmp_path)).run()
     assert [RunFolder(tmp_path / name).config()["seed"] for name in choice.runs] == [2]
     for trial in read_trials(tmp_path, "sgd"):
         runs = [RunFolder(tmp_path / "trials" / name) for name in trial.runs]
@@ -144,7 +144,7 @@ def test_a_trial_whose_second_seed_diverged_is_not_chosen(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Comparison, "_train", results)
     protocol = replace(PROTOCOL, methods=("sgd",), trials=3, trial_seeds=2, seeds=2)
-    (choice,) = Comparison(protocol, bench(tmp_path)).run()
+    (choice,) = Comparison(protocol, runner(tmp_path)).run()
     first, *_ = read_trials(tmp_path, "sgd")
     assert first.accuracy is None
     assert choice.candidate.values["lr"] != CONFIG.lr
@@ -160,7 +160,7 @@ def test_a_wanted_sparsity_is_that_of_the_weights_that_are_pruned(tmp_path, monk
     monkeypatch.setattr(Comparison, "_train", results)
     for prunable, among_them in ((1.0, 0.6), (0.75, 0.8), (0.5, 1.0)):
         protocol = replace(PROTOCOL, methods=("grda",), sparsities=(0.8,), prunable=prunable)
-        Comparison(protocol, bench(tmp_path)).run()
+        Comparison(protocol, runner(tmp_path)).run()
         assert [trial.sparsity for trial in read_trials(tmp_path, "grda")] == [pytest.approx(among_them)] * 4
         assert json.loads((tmp_path / "comparison.json").read_text())["prunable"] == prunable
     assert "50.00 % of all parameters" in protocol.words()[-1]
@@ -199,7 +199,7 @@ def test_the_same_call_trains_nothing_again(compared, monkeypatch):
     folder, choices = compared
     before = {path: path.read_bytes() for path in folder.rglob("*.json")}
     monkeypatch.setattr(Trainer, "_train", lambda *_: pytest.fail("trained again"))
-    assert Comparison(PROTOCOL, bench(folder)).run() == choices
+    assert Comparison(PROTOCOL, runner(folder)).run() == choices
     assert before == {path: path.read_bytes() for path in folder.rglob("*.json")}
 
 
@@ -217,8 +217,8 @@ def test_an_interrupted_comparison_goes_on(compared, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_train", stopping)
     with pytest.raises(KeyboardInterrupt):
-        Comparison(protocol, bench(tmp_path)).run()
-    again = Comparison(protocol, bench(tmp_path)).run()
+        Comparison(protocol, runner(tmp_path)).run()
+    again = Comparison(protocol, runner(tmp_path)).run()
     assert [c.candidate for c in again] == [c.candidate for c in choices if c.method == "grda"]
     for name in (name for choice in again for name in choice.runs):
         model = "model.sparse.safetensors"
@@ -240,9 +240,9 @@ def test_another_machine_goes_on_from_the_archive(compared, tmp_path, monkeypatc
         Trainer, "_train", lambda self, stop: (trained.append(self._folder.path.name), train(self, stop))[1]
     )
     elsewhere = tmp_path / "elsewhere"
-    assert Comparison(PROTOCOL, bench(elsewhere), archive).run() == [
+    assert Comparison(PROTOCOL, runner(elsewhere), archive).run() == [
         replace(choice, trial=again.trial)  # the seconds of a trial that was made again differ
-        for choice, again in zip(choices, Comparison(PROTOCOL, bench(elsewhere)).run(), strict=True)
+        for choice, again in zip(choices, Comparison(PROTOCOL, runner(elsewhere)).run(), strict=True)
     ]
     assert sorted(trained) == sorted(Path(name).name for name in lost)
     assert archive.read_text().count("\n") == len(lines) + 1
@@ -263,7 +263,7 @@ def test_the_archive_of_another_experiment_is_refused_and_left_alone(compared, t
     save_runs(folder, archive, folder.name)
     before = archive.read_bytes()
     with pytest.raises(RunFolderError, match=r"keeps the runs of runs, not of other: name another file"):
-        Comparison(PROTOCOL, bench(tmp_path / "other"), archive).run()
+        Comparison(PROTOCOL, runner(tmp_path / "other"), archive).run()
     assert archive.read_bytes() == before
     assert not (tmp_path / "other").exists()
     assert restore_runs(archive, tmp_path / "anywhere") > 20
@@ -271,16 +271,16 @@ def test_the_archive_of_another_experiment_is_refused_and_left_alone(compared, t
 
 def test_what_another_machine_adds_meanwhile_stays_in_the_archive(compared, tmp_path, monkeypatch):
     folder, _ = compared
-    archive, train = tmp_path / "runs.jsonl", Bench.train
+    archive, train = tmp_path / "runs.jsonl", TrialRunner.train
 
     def beside_another(self, *arguments, **options):
         if not archive.exists():
             save_runs(folder, archive)
         return train(self, *arguments, **options)
 
-    monkeypatch.setattr(Bench, "train", beside_another)
+    monkeypatch.setattr(TrialRunner, "train", beside_another)
     alone = replace(PROTOCOL, methods=("sgd",), seeds=1, trials=1)
-    Comparison(alone, bench(tmp_path / "elsewhere"), archive).run()
+    Comparison(alone, runner(tmp_path / "elsewhere"), archive).run()
     kept = {json.loads(line)["run"] for line in archive.read_text().splitlines()[1:]}
     assert kept >= {str(path.parent.relative_to(folder)) for path in folder.rglob("result.json")}
 

@@ -11,7 +11,7 @@ from scipy.special import logit
 from dirprune.compare import Candidate, Protocol, Space, Trial
 from dirprune.compare.search import best
 from dirprune.core.threshold import tuning_function
-from dirprune.methods import METHODS, Plan
+from dirprune.methods import METHODS, TrainingPlan
 from dirprune.train import TrainConfig
 from dirprune.train.method import make_method
 
@@ -74,7 +74,7 @@ def test_settings_with_the_other_momentum_do_much_the_same(method):
         config = Candidate(method, None, values).config(replace(BASE, prune="weights"))
         torch.manual_seed(0)
         model = torch.nn.Linear(40, 20, bias=False).double()
-        plan = Plan(
+        plan = TrainingPlan(
             total_steps=400,
             steps_per_epoch=400,
             examples=1,

@@ -11,7 +11,7 @@ from torch import nn
 
 from dirprune.errors import UsageError
 from dirprune.landscape import Store, TheoremSettings, check_theorem, theorem_request
-from dirprune.landscape.theorem import compare, finite_time_scores
+from dirprune.landscape.theorem import agreement, finite_time_scores
 from tests.landscape.problems import blobs, mlp, with_batchnorm
 
 
@@ -86,7 +86,7 @@ def test_the_terms_of_the_comparison():
     sgd = torch.tensor([2.0, -1.0, 0.5, 0.6], dtype=torch.float64)
     grda = torch.tensor([1.5, 0.0, 0.0, 0.6], dtype=torch.float64)
     hessian = torch.diag(torch.tensor([0.0, 0.0, 0.0, 5.0], dtype=torch.float64))
-    found = compare(sgd, grda, hessian, rate=1.0, time=1.0, settings=TheoremSettings(c=0.8))
+    found = agreement(sgd, grda, hessian, rate=1.0, time=1.0, settings=TheoremSettings(c=0.8))
     v = np.array([1.2, -0.2, 0.0, 0.6])  # s = (1, 1, 1, 0), lambda = 0.8
     assert found["zeros_directional"] == 0.25
     assert found["zeros_grda"] == 0.5

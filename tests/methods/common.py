@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from dirprune.methods import METHODS, Plan, create_method
+from dirprune.methods import METHODS, TrainingPlan, create_method
 from dirprune.methods.base import cross_entropy
 
 STEPS, EPOCH, BATCH, CLASSES = 40, 10, 32, 4
@@ -61,7 +61,7 @@ def batch(step, dtype=torch.float32):
 
 def plan_for(name, dtype=torch.float32, **changes):
     """The plan of a run of a method."""
-    plan = Plan(
+    plan = TrainingPlan(
         total_steps=STEPS,
         steps_per_epoch=EPOCH,
         examples=EPOCH * BATCH,

@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 
 from dirprune.core.masks import Masks
 from dirprune.errors import UsageError
-from dirprune.methods import METHODS, Plan, create_method
+from dirprune.methods import METHODS, TrainingPlan, create_method
 from dirprune.methods.acdc import AcdcSettings
 from dirprune.methods.bregman import AdaBregOptimizer, LinBregOptimizer
 from dirprune.methods.dense import matching_width
@@ -654,7 +654,7 @@ def test_the_registry_names_every_method_of_the_comparison():
 
 def test_plans_out_of_range_are_refused():
     with pytest.raises(ValueError, match="total_steps must be a finite number >= 1, got 0"):
-        Plan(total_steps=0, steps_per_epoch=1, examples=1, lr=0.1, batches=lambda: iter([]))
+        TrainingPlan(total_steps=0, steps_per_epoch=1, examples=1, lr=0.1, batches=lambda: iter([]))
     with pytest.raises(ValueError, match=r"target sparsity must be in \[0, 1\), got 1"):
         plan_for("rigl", sparsity=1)
     with pytest.raises(ValueError, match="nesterov=True does not go with beta2"):

@@ -336,7 +336,7 @@ def test_a_search_for_a_sparsity_costs_no_more_than_is_said():
     """Where no c comes near the target, it ends after as many short runs as the pages say."""
     tried = []
 
-    class Bench:
+    class TrialRunner:
         def train(self, configs, _):
             tried.extend(configs)
             return [Diverged() for _ in configs]
@@ -347,5 +347,5 @@ def test_a_search_for_a_sparsity_costs_no_more_than_is_said():
 
     config = get_recipe("digits").config
     with pytest.raises(UsageError, match="every short run diverged"):
-        c_for_sparsity(config, (0.6,), 0.9, round(config.epochs / 4), Bench())
+        c_for_sparsity(config, (0.6,), 0.9, round(config.epochs / 4), TrialRunner())
     assert f"up to {len(tried)} are tried for each mu" in told_on("docs/choosing.md")

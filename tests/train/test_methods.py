@@ -16,7 +16,7 @@ from torch.nn import functional
 from dirprune.data import Augmentation, Batches
 from dirprune.errors import HyperparameterError, UsageError
 from dirprune.export import load_sparse
-from dirprune.methods import METHODS, Plan, create_method
+from dirprune.methods import METHODS, TrainingPlan, create_method
 from dirprune.models import create_model
 from dirprune.runs import RunFolder
 from dirprune.train import Experiment, TrainConfig, Trainer
@@ -128,7 +128,7 @@ def test_equals_a_plain_loop(digits, tmp_path, name):
     batches = Batches(digits.train, 128, 0, Augmentation(mean=(0.5,), std=(0.5,)))
     method = create_method(name, **({"every": 3} if name == "rigl" else {}))
     steps = math.ceil(len(digits.train) / 128)
-    plan = Plan(
+    plan = TrainingPlan(
         total_steps=2 * steps,
         steps_per_epoch=steps,
         examples=len(digits.train),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from dirprune.tune import compare
+from dirprune.tune import non_inferiority
 
 
 def test_one_seed_is_mcnemar():
@@ -15,7 +15,7 @@ def test_one_seed_is_mcnemar():
     reference = correct.clone()
     correct[0, :only_reference] = False
     reference[0, only_reference : only_reference + only_method] = False
-    found = compare(correct, reference, margin=0.005)
+    found = non_inferiority(correct, reference, margin=0.005)
     difference = (only_method - only_reference) / n
     error = math.sqrt(only_method + only_reference - (only_method - only_reference) ** 2 / n) / n
     assert found.difference == pytest.approx(difference)
@@ -28,7 +28,7 @@ def test_one_seed_is_mcnemar():
 def test_answers_that_are_all_alike_show_no_more_than_their_number_allows(n, seeds):
     """The bound is the loss at which no difference among all answers has a probability of 5 %."""
     right = torch.ones(seeds, n, dtype=torch.bool)
-    found = compare(right, right, margin=0.005)
+    found = non_inferiority(right, right, margin=0.005)
     assert binom.pmf(0, seeds * n, -found.lower) == pytest.approx(0.05)
     assert found.difference == 0
     assert found.upper == -found.lower
@@ -42,7 +42,7 @@ def test_verdicts(lost, n, verdict):
     reference = torch.ones(2, n, dtype=torch.bool)
     correct = reference.clone()
     correct[:, :lost] = False
-    assert compare(correct, reference, margin=0.005).verdict == verdict
+    assert non_inferiority(correct, reference, margin=0.005).verdict == verdict
 
 
 def test_seeds_that_disagree_widen_the_interval():
@@ -51,7 +51,7 @@ def test_seeds_that_disagree_widen_the_interval():
     for seed, (same, other) in enumerate(((20, 0), (20, 20), (20, 40))):
         alike[seed, :same] = False
         apart[seed, :other] = False
-    widths = [compare(each, reference, margin=0.005) for each in (alike, apart)]
+    widths = [non_inferiority(each, reference, margin=0.005) for each in (alike, apart)]
     assert widths[0].difference == widths[1].difference
     assert widths[1].upper - widths[1].lower > 2 * (widths[0].upper - widths[0].lower)
 
@@ -66,6 +66,6 @@ def test_the_lower_bound_holds_in_at_least_95_of_100_experiments():
         reference = torch.rand(3, 400, generator=draw) < ease
         correct = torch.rand(3, 400, generator=draw) < ease - 0.03 + shift
         held += (
-            compare(correct, reference, margin=0.01).lower <= -0.03 + 0.0015
+            non_inferiority(correct, reference, margin=0.01).lower <= -0.03 + 0.0015
         )  # clipping at 1 costs a little
     assert held >= 0.95 * 400

@@ -22,7 +22,7 @@ from dirprune.report import print_comparison, read_comparison, wording, write_re
 from dirprune.train import Execution, TrainConfig, describe_environment, estimate, fitting, shape_of
 from dirprune.train.build import build_model, model_arguments
 from dirprune.train.ranks import processes
-from dirprune.tune.trials import Bench
+from dirprune.tune.trials import TrialRunner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def compare(arguments: list[str]) -> int:
     with console.status(f"reading {options.config.dataset}"):
         dataset = load_dataset(options.config.dataset, options.data_dir)
     folder = folder_of(protocol.config)
-    bench = Bench(
+    runner = TrialRunner(
         dataset=dataset,
         folder=folder,
         console=console,
@@ -127,7 +127,7 @@ def compare(arguments: list[str]) -> int:
         at_once=options.jobs,
         command=command,
     )
-    comparison = Comparison(protocol, bench, options.archive)
+    comparison = Comparison(protocol, runner, options.archive)
     if comparison.replaces_another():
         console.print(
             f"note: {folder / 'comparison.json'} and its pages, of another request, will be replaced; "

@@ -20,7 +20,7 @@ from dirprune.recipes import get_recipe
 from dirprune.train import Experiment, TrainConfig, describe_environment, first_process, leave
 from dirprune.train.config import short
 from dirprune.tune import Candidate, Trial, c_for_sparsity, greatest_comparable_c, reaches
-from dirprune.tune.trials import Bench
+from dirprune.tune.trials import TrialRunner
 
 _VALIDATION = 0.2
 _EPOCHS = 3
@@ -107,7 +107,7 @@ def tune(arguments: list[str]) -> int:
         config=replace(options.config, precision=config.precision, channels_last=config.channels_last),
     )
     folder = folder_of(config)
-    bench = Bench(
+    runner = TrialRunner(
         dataset=dataset,
         # Predictions need runs that kept their accumulators.
         folder=folder if options.target_sparsity is None else folder / "predictions",
@@ -118,7 +118,7 @@ def tune(arguments: list[str]) -> int:
         command=command,
     )
     search = _by_accuracy if options.target_sparsity is None else _by_sparsity
-    chosen, record = search(options, config, bench)
+    chosen, record = search(options, config, runner)
     lines = [_train_command(each, options, recipe) for each in chosen]
     path = folder / f"{_question(options, recipe.config)}.json"
     content = {**record, "train": lines, "environment": describe_environment(command)}
@@ -160,14 +160,14 @@ def _short(options: TuneOptions) -> TrainConfig:
 
 
 def _by_accuracy(
-    options: TuneOptions, config: TrainConfig, bench: Bench
+    options: TuneOptions, config: TrainConfig, runner: TrialRunner
 ) -> tuple[list[TrainConfig], dict[str, Any]]:
     """Search by the paper's rule; print each c, and return what was chosen."""
     tried: list[Candidate] = []
     chosen = []
     for mu in options.mu:
         found = greatest_comparable_c(
-            replace(config, mu=mu), options.seeds, options.margin / 100, bench, tried.append
+            replace(config, mu=mu), options.seeds, options.margin / 100, runner, tried.append
         )
         if found is not None:
             chosen.append(replace(options.config, mu=mu, c=found))
@@ -176,14 +176,14 @@ def _by_accuracy(
         table.add_column(heading)
     for candidate in sorted(tried, key=lambda each: (each.mu, each.c)):
         table.add_row(*_accuracy_cells(candidate))
-    bench.console.print(table)
+    runner.console.print(table)
     if len(chosen) < len(options.mu):
-        bench.console.print(
+        runner.console.print(
             "no c of 1e-4 or more is shown to be comparable for some mu: more --seeds, or a greater "
             "--validation narrow the interval; --margin says what loss does not matter"
         )
     for mu, c in _undecided(tried, {config.mu: config.c for config in chosen}):
-        bench.console.print(
+        runner.console.print(
             f"mu {mu:g}: c = {c:g} is shown to be neither comparable nor worse; more --seeds, "
             "or a greater --validation, may allow it",
             soft_wrap=True,
@@ -222,13 +222,13 @@ def _accuracy_cells(candidate: Candidate) -> list[str]:
 
 
 def _by_sparsity(
-    options: TuneOptions, config: TrainConfig, bench: Bench
+    options: TuneOptions, config: TrainConfig, runner: TrialRunner
 ) -> tuple[list[TrainConfig], dict[str, Any]]:
     """Search for a sparsity; print each trial, and return what was chosen."""
     target = options.target_sparsity
     assert target is not None
     tried: list[Trial] = []
-    best = c_for_sparsity(options.config, options.mu, target, config.epochs, bench, tried.append)
+    best = c_for_sparsity(options.config, options.mu, target, config.epochs, runner, tried.append)
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("c", "mu", "predicted zeros % (interval)", "training loss of the short run"):
         table.add_column(heading)
@@ -241,11 +241,11 @@ def _by_sparsity(
         )
         loss = "-" if trial.train_loss is None else f"{trial.train_loss:.4f}"
         table.add_row(f"{trial.c:g}", f"{trial.mu:g}", interval, loss)
-    bench.console.print(table)
+    runner.console.print(table)
     reached = [trial for trial in best if reaches(trial, target)]
     for trial in best:
         if trial not in reached:
-            bench.console.print(_not_reached(trial, target), soft_wrap=True, highlight=False)
+            runner.console.print(_not_reached(trial, target), soft_wrap=True, highlight=False)
     rule = (
         f"for each mu the c whose training is predicted to end at {target:g} zeros, from "
         f"its first {config.epochs} of {options.config.epochs} epochs; lowest training loss first"

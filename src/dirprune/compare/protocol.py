@@ -17,7 +17,7 @@ from dirprune.core.wording import counted
 from dirprune.errors import UsageError, unknown
 from dirprune.methods import METHODS
 from dirprune.train import TrainConfig
-from dirprune.tune.trials import Bench
+from dirprune.tune.trials import TrialRunner
 
 _ANSWER = "comparison.json"
 
@@ -188,15 +188,15 @@ class Comparison:
 
     Args:
         protocol: What every method is given.
-        bench: Where runs are trained.
+        runner: Where runs are trained.
         archive: A file that finished runs are kept in, and taken from where their folders are not there.
     """
 
     def __init__(
-        self, protocol: Protocol, bench: Bench, archive: str | os.PathLike[str] | None = None
+        self, protocol: Protocol, runner: TrialRunner, archive: str | os.PathLike[str] | None = None
     ) -> None:
         self._protocol = protocol
-        self._bench = bench
+        self._runner = runner
         self._archive = None if archive is None else Path(archive)
         self._trials: list[Trial] = []
 
@@ -217,13 +217,13 @@ class Comparison:
         choices = self._choices()
         final = [self._final(choice) for choice in choices]
         for seed in range(self._protocol.seeds):  # all methods come equally far
-            self._train(self._bench, [configs[seed] for configs in final if configs])
+            self._train(self._runner, [configs[seed] for configs in final if configs])
         self._write(_ANSWER, self._record(choices))
         return choices
 
     def replaces_another(self) -> bool:
         """Whether the folder holds the answer to another protocol; what cannot be read is made anew."""
-        path = self._bench.folder / _ANSWER
+        path = self._runner.folder / _ANSWER
         asked = {key: value for key, value in self._record(()).items() if key != "choices"}
         with suppress(FileNotFoundError, ValueError, AttributeError):
             held = json.loads(path.read_text(encoding="utf-8"))
@@ -232,7 +232,7 @@ class Comparison:
 
     def _take_from_archive(self) -> None:
         if self._archive is not None and self._archive.is_file():
-            restore_runs(self._archive, self._bench.folder, self._bench.folder.name)
+            restore_runs(self._archive, self._runner.folder, self._runner.folder.name)
 
     def _round(self, index: int) -> None:
         """Try one more candidate for every method; record all trials."""
@@ -248,8 +248,8 @@ class Comparison:
             groups.append(group)
         seeds = range(protocol.trial_seeds)
         sets = [_seeded(candidate.config(protocol.config), seeds) for candidate in candidates]
-        bench = replace(self._bench, folder=self._bench.folder / "trials")
-        results = self._train(bench, [config for configs in sets for config in configs])
+        runner = replace(self._runner, folder=self._runner.folder / "trials")
+        results = self._train(runner, [config for configs in sets for config in configs])
         for candidate, group, configs in zip(candidates, groups, sets, strict=True):
             names = tuple(self._name(config) for config in configs)
             done = [results[name] for name in names]
@@ -259,15 +259,15 @@ class Comparison:
             self._trials.append(Trial(candidate, group, names, sparsity, accuracy, seconds))
         self._write("trials.json", {"trials": [trial.to_json() for trial in self._trials]})
 
-    def _train(self, bench: Bench, configs: Sequence[TrainConfig]) -> dict[str, Mapping[str, Any]]:
+    def _train(self, runner: TrialRunner, configs: Sequence[TrainConfig]) -> dict[str, Mapping[str, Any]]:
         """Train runs, equal ones once, and return their results by name; hundreds of checkpoints are many."""
         unique = {self._name(config): config for config in configs}
         try:
-            runs = bench.train(list(unique.values()), names=list(unique))
+            runs = runner.train(list(unique.values()), names=list(unique))
         finally:
             if self._archive is not None:
                 self._take_from_archive()  # what another machine has added must not be lost
-                save_runs(self._bench.folder, self._archive, self._bench.folder.name)
+                save_runs(self._runner.folder, self._archive, self._runner.folder.name)
         for run in runs:
             run.drop_checkpoints()
         return {name: run.result() or {} for name, run in zip(unique, runs, strict=True)}
@@ -324,8 +324,8 @@ class Comparison:
         }
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        self._bench.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._bench.folder / name, content)
+        self._runner.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._runner.folder / name, content)
 
 
 def _seeded(config: TrainConfig, seeds: range) -> list[TrainConfig]:

@@ -145,7 +145,7 @@ def finite_time_scores(weights: Tensor, values: Tensor, vectors: Tensor, *, time
     return signs * (vectors.double() @ (response * (vectors.double().T @ signs)))
 
 
-def compare(
+def agreement(
     sgd: Tensor, grda: Tensor, hessian: Tensor, *, rate: float, time: float, settings: TheoremSettings
 ) -> dict[str, float]:
     r"""Hold gRDA's weights against the directional pruning of SGD's.
@@ -168,7 +168,7 @@ def compare(
         >>> w = torch.tensor([2.0, -1.0], dtype=torch.float64)
         >>> pruned = torch.tensor([1.0, 0.0], dtype=torch.float64)
         >>> flat = torch.zeros(2, 2, dtype=torch.float64)
-        >>> found = compare(w, pruned, flat, rate=1.0, time=1.0, settings=TheoremSettings(c=1.0))
+        >>> found = agreement(w, pruned, flat, rate=1.0, time=1.0, settings=TheoremSettings(c=1.0))
         >>> found["overlap"], found["distance"]
         (1.0, 0.0)
 
@@ -302,7 +302,7 @@ def _row(
         raise DivergenceError(f"the loss is not finite at rate {rate:g}, t = {time:g}: take smaller rates")
     hessian = HessianOperator(objective, states[0]).dense()
     sgd, grda = (objective.vector(state) for state in states)
-    found = compare(sgd, grda, hessian, rate=rate, time=step * rate, settings=settings)
+    found = agreement(sgd, grda, hessian, rate=rate, time=step * rate, settings=settings)
     return Agreement(
         rate=rate,
         time=time,

@@ -1,6 +1,6 @@
 """Pruning methods behind one small protocol."""
 
-from dirprune.methods.base import Facts, Method, Plan, Search, Work
+from dirprune.methods.base import Facts, Method, Search, TrainingPlan, Work
 from dirprune.methods.registry import METHODS, Entry, create_method, penalty_of_form
 
 __all__ = [
@@ -8,8 +8,8 @@ __all__ = [
     "Entry",
     "Facts",
     "Method",
-    "Plan",
     "Search",
+    "TrainingPlan",
     "Work",
     "create_method",
     "penalty_of_form",

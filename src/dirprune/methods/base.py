@@ -26,7 +26,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """What the trainer tells a method before training.
 
     Args:
@@ -176,7 +176,7 @@ class Method(ABC, Generic[Settings]):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def width(self, build: Callable[[float], nn.Module], plan: Plan) -> float:  # noqa: ARG002
+    def width(self, build: Callable[[float], nn.Module], plan: TrainingPlan) -> float:  # noqa: ARG002
         """Return the factor on the network's widths that the run is to have; ``build`` makes one by width."""
         return 1.0
 
@@ -189,7 +189,7 @@ class Method(ABC, Generic[Settings]):
         return None
 
     @final
-    def start(self, model: nn.Module, plan: Plan) -> Optimizer:
+    def start(self, model: nn.Module, plan: TrainingPlan) -> Optimizer:
         """Prepare a network and return the optimiser that trains it.
 
         Args:

@@ -8,7 +8,7 @@ from torch import nn
 
 from dirprune.core.masks import number_kept
 from dirprune.core.prunable import prunable_parameters
-from dirprune.methods.base import Facts, Method, NoSettings, Plan
+from dirprune.methods.base import Facts, Method, NoSettings, TrainingPlan
 
 
 class Dense(Method[NoSettings]):
@@ -44,7 +44,7 @@ class SmallDense(Dense):
         needs_target=True,
     )
 
-    def width(self, build: Callable[[float], nn.Module], plan: Plan) -> float:
+    def width(self, build: Callable[[float], nn.Module], plan: TrainingPlan) -> float:
         """Return the factor at which the network has as many parameters as the pruned one non-zeros."""
 
         def built(width: float) -> nn.Module:

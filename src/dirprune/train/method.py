@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dirprune.core.prunable import prunable_parameters
 from dirprune.core.sparsity import SparsityReport
 from dirprune.errors import HyperparameterError, UsageError
-from dirprune.methods import METHODS, Method, Plan, create_method
+from dirprune.methods import METHODS, Method, TrainingPlan, create_method
 from dirprune.train.config import TrainConfig
 
 # Their optimisers are held to one process bit for bit by tests; the others see one process's part only.
@@ -58,7 +58,7 @@ def typed_settings(method: str, pairs: Sequence[str]) -> dict[str, Any]:
 
 def run_width(config: TrainConfig, build: Callable[[float], nn.Module]) -> float:
     """Return the width of a run's network; ``build`` makes one by its width."""
-    nothing_to_see = Plan(
+    nothing_to_see = TrainingPlan(
         total_steps=1,
         steps_per_epoch=1,
         examples=1,
@@ -102,7 +102,7 @@ def start_method(
     model.train()
     optimizer = method.start(
         model,
-        Plan(
+        TrainingPlan(
             total_steps=steps * config.epochs,
             steps_per_epoch=steps,
             examples=images,

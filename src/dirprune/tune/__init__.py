@@ -1,6 +1,6 @@
 """Choosing c: the greatest that keeps SGD's accuracy, or the one that ends at a sparsity asked for."""
 
-from dirprune.tune.comparable import Comparison, compare
+from dirprune.tune.comparable import Comparison, non_inferiority
 from dirprune.tune.crossing import Prediction, predict_sparsity
 from dirprune.tune.greatest import Candidate, greatest_comparable_c
 from dirprune.tune.target import Trial, c_for_sparsity, reaches
@@ -11,8 +11,8 @@ __all__ = [
     "Prediction",
     "Trial",
     "c_for_sparsity",
-    "compare",
     "greatest_comparable_c",
+    "non_inferiority",
     "predict_sparsity",
     "reaches",
 ]

@@ -28,7 +28,9 @@ class Comparison:
     verdict: Verdict
 
 
-def compare(correct: Tensor, reference: Tensor, *, margin: float, confidence: float = 0.95) -> Comparison:
+def non_inferiority(
+    correct: Tensor, reference: Tensor, *, margin: float, confidence: float = 0.95
+) -> Comparison:
     r"""Test for non-inferiority on the same images and seeds.
 
     With :math:`d_{si} = 1, 0, -1` where, for seed s and image i, only the method, both or neither, or only
@@ -58,7 +60,7 @@ def compare(correct: Tensor, reference: Tensor, *, margin: float, confidence: fl
     Example:
         >>> import torch
         >>> right = torch.arange(1000).expand(3, -1) % 10 > 0
-        >>> compare(right, right, margin=0.005).verdict
+        >>> non_inferiority(right, right, margin=0.005).verdict
         'comparable'
     """
     d = correct.double() - reference.double()

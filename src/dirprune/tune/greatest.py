@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dirprune.errors import DivergenceError, UsageError
 from dirprune.train import TrainConfig
-from dirprune.tune.comparable import Comparison, compare
-from dirprune.tune.trials import Bench
+from dirprune.tune.comparable import Comparison, non_inferiority
+from dirprune.tune.trials import TrialRunner
 
 STEPS = 13
 _FIRST, _STEPS_PER_DECADE = 1e-4, 4
@@ -52,7 +52,7 @@ def greatest_comparable_c(
     config: TrainConfig,
     seeds: int,
     margin: float,
-    bench: Bench,
+    runner: TrialRunner,
     tried: Callable[[Candidate], None] = lambda _: None,
 ) -> float | None:
     """Find the greatest c of the grid that is comparable with SGD, by bisection.
@@ -60,15 +60,16 @@ def greatest_comparable_c(
     For every c tried, and for SGD, ``seeds`` short runs of the configuration are trained from the same
     initial weights with the same order of the data. Accuracy is measured on the held-back part of the
     training set, never on the test set. Comparable means non-inferior: the one-sided lower 95 % bound of the
-    paired difference to SGD lies above minus the margin; see :func:`~dirprune.tune.comparable.compare`. A c
-    that is not shown to be comparable, or diverges, sends the search down: with few held-back images the
-    answer is therefore on the small side. It is assumed that every smaller c is comparable too.
+    paired difference to SGD lies above minus the margin; see
+    :func:`~dirprune.tune.comparable.non_inferiority`. A c that is not shown to be comparable, or diverges,
+    sends the search down: with few held-back images the answer is therefore on the small side. It is
+    assumed that every smaller c is comparable too.
 
     Args:
         config: Of the short runs: few epochs, the schedule of the whole training, ``validation`` above 0.
         seeds: Number of seeds.
         margin: The loss of accuracy that does not matter, a fraction.
-        bench: Where they are trained.
+        runner: Where they are trained.
         tried: Told about each c.
 
     Returns:
@@ -83,31 +84,31 @@ def greatest_comparable_c(
     """
     if not config.validation > 0:
         raise UsageError(f"`validation` must be > 0 for tuning, got {config.validation}")
-    reference = _correct(config.with_method("sgd"), seeds, bench)
+    reference = _correct(config.with_method("sgd"), seeds, runner)
     if reference is None:
-        raise DivergenceError(f"SGD diverged in a short run in {bench.folder}; lower `lr`")
+        raise DivergenceError(f"SGD diverged in a short run in {runner.folder}; lower `lr`")
     values = grid()
     low, high = -1, len(values)
     while high - low > 1:
         middle = (low + high) // 2
-        candidate = _try(replace(config, c=values[middle]), seeds, margin, bench, reference)
+        candidate = _try(replace(config, c=values[middle]), seeds, margin, runner, reference)
         tried(candidate)
         low, high = (middle, high) if candidate.comparable else (low, middle)
     return values[low] if low >= 0 else None
 
 
-def _try(config: TrainConfig, seeds: int, margin: float, bench: Bench, reference: Tensor) -> Candidate:
-    correct = _correct(config.with_method("grda"), seeds, bench)
+def _try(config: TrainConfig, seeds: int, margin: float, runner: TrialRunner, reference: Tensor) -> Candidate:
+    correct = _correct(config.with_method("grda"), seeds, runner)
     if correct is None:
         return Candidate(config.c, config.mu, None, None)
     accuracy = float(correct.double().mean())
-    return Candidate(config.c, config.mu, accuracy, compare(correct, reference, margin=margin))
+    return Candidate(config.c, config.mu, accuracy, non_inferiority(correct, reference, margin=margin))
 
 
-def _correct(config: TrainConfig, seeds: int, bench: Bench) -> Tensor | None:
+def _correct(config: TrainConfig, seeds: int, runner: TrialRunner) -> Tensor | None:
     """Train each seed; return which held-back images are right, bool [S, n], None if a seed diverged."""
     configs = [replace(config, seed=config.seed + seed) for seed in range(seeds)]
-    runs = bench.train(configs)
+    runs = runner.train(configs)
     if any((run.result() or {})["status"] == "diverged" for run in runs):
         return None
-    return torch.stack([bench.correct(each, run) for each, run in zip(configs, runs, strict=True)])
+    return torch.stack([runner.correct(each, run) for each, run in zip(configs, runs, strict=True)])

@@ -9,7 +9,7 @@ from dirprune.errors import UsageError
 from dirprune.train import TrainConfig, read_accumulators
 from dirprune.tune.crossing import PENALTIES, Prediction, predict_sparsity
 from dirprune.tune.odds import log_odds
-from dirprune.tune.trials import Bench
+from dirprune.tune.trials import TrialRunner
 
 _SLOPE = 1.8  # log odds of the sparsity over log c: where the search begins, before it has measured its own
 _LARGEST_FACTOR = 4.0
@@ -56,7 +56,7 @@ def c_for_sparsity(
     mus: Sequence[float],
     target: float,
     trial_epochs: int,
-    bench: Bench,
+    runner: TrialRunner,
     tried: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
     """Find, for each mu, the c whose whole run is predicted to end at a sparsity.
@@ -70,7 +70,7 @@ def c_for_sparsity(
         mus: Exponents to consider.
         target: The sparsity, in (0, 1).
         trial_epochs: Length of a short run.
-        bench: Where they are trained.
+        runner: Where they are trained.
         tried: Told about each trial.
 
     Returns:
@@ -94,7 +94,7 @@ def c_for_sparsity(
     open_ = dict.fromkeys(mus, start)
     for _ in range(_MOST_TRIALS):
         configs = [replace(config, c=c, mu=mu, method="grda") for mu, c in open_.items()]
-        for trial in predicted_ends(configs, epochs, bench):
+        for trial in predicted_ends(configs, epochs, runner):
             tried(trial)
             trials[trial.mu].append(trial)
         open_ = {mu: c for mu in open_ if (c := next_c(trials[mu], target)) is not None}
@@ -160,20 +160,22 @@ def next_c(trials: Sequence[Trial], target: float) -> float | None:
     return None if any(trial.c == c for trial in trials) else c
 
 
-def predicted_ends(configs: Sequence[TrainConfig], epochs: tuple[int, ...], bench: Bench) -> list[Trial]:
+def predicted_ends(
+    configs: Sequence[TrainConfig], epochs: tuple[int, ...], runner: TrialRunner
+) -> list[Trial]:
     """Train the first epochs of runs, and predict how each ends.
 
     Args:
         configs: Of the whole runs.
         epochs: From :func:`epochs_to_keep`; the last is where the short runs end.
-        bench: Where they are trained.
+        runner: Where they are trained.
     """
     short = [
         replace(config, epochs=epochs[-1], schedule_epochs=config.schedule_epochs or config.epochs)
         for config in configs
     ]
     trials = []
-    for config, run in zip(configs, bench.train(short, epochs), strict=True):
+    for config, run in zip(configs, runner.train(short, epochs), strict=True):
         result = run.result() or {}
         if result["status"] == "diverged":
             trials.append(Trial(config.c, config.mu, None, None))

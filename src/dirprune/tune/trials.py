@@ -19,7 +19,7 @@ from dirprune.train.inputs import make_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class TrialRunner:
     """Where and how short runs are trained.
 
     Args:
