@@ -89,9 +89,10 @@ paper: $(STAMP)
 	$(BIN)/dirprune train vgg16-cifar10 --epochs 2 --precision no --channels-last --threads 1 --data-dir $(DATA_DIR) --out runs/paper/vgg16 --mu 0.4 0.51 0.6 0.7
 	$(COLLECT) runs/paper/vgg16/* --merge --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-cifar10.json
 	$(QUARTER) --seeds 2 --c 0.001 --mu 0.4 0.51 0.6 0.7
+	$(QUARTER) --precision no --seed 2 --c 0.001 --mu 0.4
 	$(QUARTER) --methods grda --c 0.002 --mu 0.6
 	$(QUARTER) --methods grda --c 0.004 --mu 0.6 0.7
-	$(COLLECT) runs/paper/quarter/* --merge --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-width0.25-cifar10.json
+	$(COLLECT) runs/paper/quarter/* --merge --any-precision --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-width0.25-cifar10.json
 	$(BIN)/dirprune train wrn10x4-cifar100 --image-size 16 --epochs 30 --schedule-epochs 30 $(QUICK) --data-dir $(DATA_DIR) --out runs/paper/wrn10x4 --c 0.004 0.008 --mu 0.7
 	$(COLLECT) runs/paper/wrn10x4/* --merge --fit --data-dir $(DATA_DIR) --output $(PAPER)/wrn10x4-cifar100.json
 
