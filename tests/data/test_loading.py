@@ -107,7 +107,7 @@ def test_failing_download_says_why_and_what_to_do(monkeypatch: pytest.MonkeyPatc
     for part in (
         "uoft-cs/cifar10",
         "ConnectionError: no route to host",
-        "--data-dir",
+        "`data_dir`",
         "cifar10/train.parquet",
     ):
         assert part in message
