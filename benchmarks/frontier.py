@@ -183,7 +183,7 @@ def draw(variants: Sequence[dict[str, Any]]) -> Figure:
     told = [means(name) for name in TOLD if name in known]
     if told:
         low, high = ([choose(at) for at in zip(*told, strict=True)] for choose in (min, max))
-        axes.fill_between(logits, low, high, color="#9a9a9a", alpha=0.45, lw=0, label="_")
+        axes.fill_between(logits, low, high, color="#9a9a9a", alpha=0.45, lw=0)
         axes.plot(
             logits, [(a + b) / 2 for a, b in zip(low, high, strict=True)], color="#7a7a7a", ls=":", lw=1.2
         )

@@ -85,7 +85,7 @@ def reestimate(
         for inputs, targets in two_or_more(data):
             functional_call(module, {**weights, **statistics}, (inputs,))
             if targets.ndim == 1 and not targets.is_floating_point():
-                classes.append(torch.bincount(targets[targets >= 0]).cpu())
+                classes.append(torch.bincount(targets[targets >= 0].long()).cpu())
         if not well_mixed(classes):
             warnings.warn(
                 "the classes of the data are not mixed in the batches, so that BatchNorm's statistics are "
