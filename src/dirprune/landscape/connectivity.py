@@ -11,7 +11,8 @@ from torch import Tensor
 from dirprune.errors import DivergenceError, UsageError
 from dirprune.landscape.curves import CurveName, point_on_curve, straight_bends
 from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
-from dirprune.landscape.objective import Data, Objective, State, seed_of
+from dirprune.landscape.identity import seed_of
+from dirprune.landscape.objective import Data, Objective, State
 from dirprune.landscape.scan import Values, scan
 
 _SETTLED = 0.1  # relative change between the last two fifths of training that counts as none

@@ -2,10 +2,9 @@
 
 import copy
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from dirprune.landscape.batchnorm import (
     statistics_of,
     two_or_more,
 )
+from dirprune.landscape.identity import description, digest, held_tensors, setting_of
 
 Data = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -67,75 +67,6 @@ def wrong_classes(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(dim=1) != targets).sum()
 
 
-def seed_of(name: str, seed: int, index: int) -> int:
-    """Return a seed of its own for every step of a computation that has a name."""
-    digest = hashlib.sha256(repr((name, seed, index)).encode()).digest()
-    return int.from_bytes(digest[:8], "little", signed=True)
-
-
-def description(function: Any) -> str:
-    """Say which function or module this is: its name and settings.
-
-    Settings are the attributes, of a module and of all of its parts, that are numbers, words, functions,
-    tensors, or tuples and lists of such. Parameters and buffers are not among them.
-
-    Example:
-        >>> description(nn.functional.cross_entropy), description(nn.MSELoss())
-        ('torch.nn.functional.cross_entropy', "torch.nn.modules.loss.MSELoss(reduction='mean')")
-    """
-    if isinstance(function, partial):
-        given = [*map(repr, function.args), *(f"{name}={x!r}" for name, x in function.keywords.items())]
-        return f"{description(function.func)}({', '.join(given)})"
-    if not isinstance(function, nn.Module):
-        return _name(function) if hasattr(function, "__qualname__") else _settings(function)
-    parts = (
-        f"{name}: {_settings(part)}" if name else _settings(part) for name, part in function.named_modules()
-    )
-    return "; ".join(parts)
-
-
-def _settings(part: Any) -> str:
-    """Return the name of an object's class and its plain attributes."""
-    plain = {name: _plain(value) for name, value in vars(part).items() if not name.startswith("_")}
-    held = {name: text for name, text in plain.items() if text is not None}
-    if isinstance(part, nn.Module):
-        held.pop("training", None)
-    return f"{_name(type(part))}({', '.join(f'{name}={text}' for name, text in sorted(held.items()))})"
-
-
-def _setting(loss: Any, name: str) -> Any:
-    """Return what a loss is told: a module's attribute; a function's argument, given or by default."""
-    if isinstance(loss, nn.Module):
-        return getattr(loss, name, None)
-    try:
-        argument = inspect.signature(loss).parameters.get(name)
-    except (TypeError, ValueError):  # some built-in functions tell nothing of their arguments
-        return None
-    return None if argument is None or argument.default is inspect.Parameter.empty else argument.default
-
-
-def _held_tensors(function: Any) -> str:
-    """Write the hash of a loss's own parameters and buffers, if it has any."""
-    held = list(function.state_dict().values()) if isinstance(function, nn.Module) else []
-    return f" with tensors {_digest(held)[1]}" if held else ""
-
-
-def _plain(value: Any) -> str | None:
-    """Write a value that is the same in every process; None for others."""
-    if isinstance(value, tuple | list):
-        parts = [_plain(entry) for entry in value]
-        return None if None in parts else f"({', '.join(map(str, parts))})"
-    if value is None or isinstance(value, bool | int | float | str | torch.dtype):
-        return repr(value)
-    if isinstance(value, Tensor):
-        return _digest([value])[1]
-    return _name(value) if hasattr(value, "__qualname__") else None
-
-
-def _name(named: Any) -> str:
-    return f"{named.__module__}.{named.__qualname__}"
-
-
 class Objective:
     r"""The mean loss over a data set as a function of the weights.
 
@@ -173,12 +104,12 @@ class Objective:
         *,
         errors: Loss | None = wrong_classes,
     ) -> None:
-        reduction = _setting(loss, "reduction")
+        reduction = setting_of(loss, "reduction")
         if reduction not in (None, "mean", "batchmean"):
             raise UsageError(f"the loss must be a mean over the batch; its reduction is {reduction!r}")
-        self._ignored = _setting(loss, "ignore_index")
+        self._ignored = setting_of(loss, "ignore_index")
         # Those that can ignore a class divide by the weights of the batch, others by its size.
-        if self._ignored is not None and _setting(loss, "weight") is not None:
+        if self._ignored is not None and setting_of(loss, "weight") is not None:
             raise UsageError("the loss weighs classes: its mean over a batch is none over samples")
         for name, data in (("train", train), ("test", test)):
             if isinstance(data, Iterator):
@@ -188,7 +119,7 @@ class Objective:
                 )
         self.loss = loss
         self._described_as = {
-            "loss": description(loss) + _held_tensors(loss),
+            "loss": description(loss) + held_tensors(loss),
             "module": hashlib.sha256(description(model).encode()).hexdigest()[:16],
         }
         self._errors = errors
@@ -373,7 +304,7 @@ class Objective:
     def digest(self, state: State) -> str:
         """Return a short hash of the weights and buffers of a state dict."""
         buffers = [state[name] for name, _ in self._module.named_buffers() if name in state]
-        return _digest([self.vector(state), *buffers])[1]
+        return digest([self.vector(state), *buffers])[1]
 
     def _check_fixed_parameters(self, states: list[State]) -> None:
         """Refuse networks that differ in what is not trained, for a curve would not end in them."""
@@ -397,7 +328,7 @@ class Objective:
                         )
 
     def _described(self, split: str) -> dict[str, int | str]:
-        passes = [_digest(tensor for batch in self.batches(split) for tensor in batch) for _ in range(2)]
+        passes = [digest(tensor for batch in self.batches(split) for tensor in batch) for _ in range(2)]
         if passes[0] != passes[1]:
             raise DataError(
                 f"two passes over the {split} data differ: give the same samples in the same order "
@@ -415,15 +346,6 @@ class Objective:
             wrong += self._errors(outputs, targets).item() if self._errors else 0
             samples += len(targets)
         return Measured(loss / samples, wrong / samples if self._errors else None)
-
-
-def _digest(tensors: Iterable[Tensor]) -> tuple[int, str]:
-    """Count tensors and hash their shapes and bytes."""
-    total, count = hashlib.sha256(), 0
-    for count, tensor in enumerate(tensors, start=1):  # noqa: B007 - the last one is the number
-        total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return count, total.hexdigest()[:16]
 
 
 def _kind(value: Any) -> str:

@@ -14,7 +14,8 @@ from dirprune.core.threshold import tuning_function
 from dirprune.errors import DivergenceError, UsageError
 from dirprune.landscape.files import Json, Progress, Result, Store, no_progress
 from dirprune.landscape.hessian import HessianOperator
-from dirprune.landscape.objective import Data, Loss, Objective, seed_of
+from dirprune.landscape.identity import seed_of
+from dirprune.landscape.objective import Data, Loss, Objective
 from dirprune.optim import GRDA
 
 _NODES = 2000  # of the midpoint rule
