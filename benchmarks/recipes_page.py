@@ -215,8 +215,10 @@ def _trouble(run: Json) -> str:
     warnings = run.get("warnings")
     if not warnings:
         return ""
-    often = "once," if len(warnings) == 1 else f"{len(warnings)} times, first"
-    return f"warned {often} after epoch {warnings[0]['epoch']}: {warnings[0]['message']}"
+    gravest = next((each for each in warnings if each["kind"] in wording.GRAVE), warnings[0])
+    which = "first" if gravest is warnings[0] else "among others"
+    often = "once," if len(warnings) == 1 else f"{len(warnings)} times, {which}"
+    return f"warned {often} after epoch {gravest['epoch']}: {gravest['message']}"
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ class PeerError(DirpruneError):
 
 
 class LostPeerError(DirpruneError):
-    """Another process of the same run has ended without a word."""
+    """Another process of the same run exited without reporting an error."""
 
 
 class LostShadowWarning(UserWarning):
@@ -160,3 +160,20 @@ def unknown(kind: str, name: str, known: Collection[str], unlisted: Collection[s
     quoted = any(", " in each for each in known)
     names = ", ".join(repr(each) if quoted else each for each in known)
     return f"unknown {kind} {name!r}; {hint}known: {names}"
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return an exception's type and the first line of its message, to quote in a message of one line.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        A line without line breaks, at most 200 characters.
+
+    Example:
+        >>> first_line(OSError("no route\nto host"))
+        'OSError: no route'
+    """
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line}"[:200]

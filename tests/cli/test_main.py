@@ -63,6 +63,8 @@ BAD = [
     (["train", "digits", "--epochs", "3", "--snapshots", "1", "4"], 2, "within --epochs, which is 3: got 4"),
     (["train", "digits", "--ray", "local", "--jobs", "2"], 2, "leave out --jobs"),
     (["train", "digits", "--checkpoint-every", "5"], 2, "--checkpoint-every must be epochs or"),
+    (["train", "resnet50-imagenet", "--data-dir", "/typo", "--dry-run"], 2, "'/typo' does not exist"),
+    (["train", "digits", "--data-dir", ".", "--dry-run"], 2, "digits comes with scikit-learn"),
     (["train", "digits", "--validation", "0.9999", "--dry-run"], 2, "leaves nothing to train or to measure"),
     (["train", "digits", "--dataset", "digit"], 2, "did you mean"),
     (["train", "digits", "--model", "lenet", *QUICK], 2, "unknown network 'lenet'"),

@@ -653,7 +653,7 @@ def test_the_registry_names_every_method_of_the_comparison():
 
 
 def test_plans_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="total_steps must be a finite number >= 1, got 0"):
+    with pytest.raises(ValueError, match="total_steps must be a whole number >= 1, got 0"):
         TrainingPlan(total_steps=0, steps_per_epoch=1, examples=1, lr=0.1, batches=lambda: iter([]))
     with pytest.raises(ValueError, match=r"target sparsity must be in \[0, 1\), got 1"):
         plan_for("rigl", sparsity=1)

@@ -1,6 +1,7 @@
 """Damaged run folders: one clear line each, never a traceback from inside."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from dirprune.errors import RunFolderError
+from dirprune.report import summarise, write_report
 from dirprune.report.reading import read_runs
 from tests.report.conftest import CONFIG, DIVERGED, FINISHED, Experiment, epoch
 
@@ -51,10 +53,30 @@ def test_damage_is_named(experiment: Experiment, file: str, content: Any, messag
     result = None if file == "timing.jsonl" else {}
     run = experiment.add("run", {}, result)
     (run / file).write_text(json.dumps(content) + "\n")
-    with pytest.raises(RunFolderError, match=message) as caught:
-        read_runs(experiment.path)
-    assert str(run / file) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    if file == "config.json":
+        with pytest.raises(RunFolderError, match=message) as caught:
+            read_runs(experiment.path)
+        told = str(caught.value)
+    else:
+        (damaged,) = read_runs(experiment.path)
+        assert (damaged.status, damaged.outcome, damaged.last_epoch) == ("failed", None, 0)
+        told = damaged.message
+    assert re.search(message, told)
+    assert str(run / file) in told
+    assert "\n" not in told
+
+
+def test_a_damaged_run_does_not_hide_the_others(experiment: Experiment) -> None:
+    experiment.add("a", {}, {})
+    (experiment.add("b", {"seed": 1}, {}) / "result.json").write_text("{")
+    (experiment.add("c", {"seed": 2}, {}) / "config.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"left out: .*c.config\.json is not valid JSON"):
+        (summary,) = summarise(experiment.path)
+    assert summary.finished == (0,)
+    assert [(run.name, run.status) for run in summary.runs] == [("a", "finished"), ("b", "failed")]
+    with pytest.warns(UserWarning, match="left out"):
+        page = write_report(experiment.path).read_text()
+    assert "b/result.json is not valid JSON" in page
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dirprune.cli.bench_inference import bench_inference
 from dirprune.cli.train import recipe_list
 from dirprune.core.atomic import write_json
 from dirprune.data.catalogue import find_spec
-from dirprune.errors import UsageError, unknown
+from dirprune.errors import UsageError, first_line, unknown
 from dirprune.models import create_model
 from dirprune.recipes import get_recipe
 from dirprune.train import Experiment, describe_environment, shape_of
@@ -183,7 +183,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"--device {name} cannot be used: {first_line(error)}") from error
 
 
 def _split(parameters: int) -> list[tuple[int, ...]]:

@@ -1,12 +1,11 @@
 """`dirprune train RECIPE --dry-run`: what the recipe takes, in words."""
 
-from pathlib import Path
-
 import torch
 
 from dirprune.core.wording import counted
 from dirprune.data import load_dataset
 from dirprune.data.catalogue import find_spec
+from dirprune.data.loading import local_folder
 from dirprune.report import wording
 from dirprune.train import (
     Estimate,
@@ -26,23 +25,37 @@ from dirprune.train.ranks import processes
 _DAY = 24 * 3600
 
 
+def count_data(dataset: str, data_dir: str | None) -> tuple[int, int]:
+    """Return the numbers of training images and of classes.
+
+    Args:
+        dataset: Its name.
+        data_dir: A folder of large images is listed, to count them; other data sets have known numbers.
+
+    Raises:
+        DataError: The folder is not there, or holds something else.
+    """
+    spec = find_spec(dataset)
+    if local_folder(dataset, data_dir) is None or not spec.streamed:
+        return spec.counts[0], spec.num_classes
+    found = load_dataset(dataset, data_dir)
+    return len(found.train), found.num_classes
+
+
 def print_estimates(
-    experiment: Experiment, execution: Execution, data_dir: str | None, jobs: int | None
+    experiment: Experiment, execution: Execution, counts: tuple[int, int], jobs: int | None
 ) -> None:
     """Print parameters, memory, steps and time for each method of an experiment; writes nothing.
 
     Args:
         experiment: What would be run.
         execution: How the machine would be used.
-        data_dir: A folder of large images is listed, to count them; other data sets have known numbers.
+        counts: Training images and classes, from :func:`count_data`.
         jobs: Runs at once; None for as many as fit.
     """
     config = experiment.config
     spec = find_spec(config.dataset)
-    images, num_classes = spec.counts[0], spec.num_classes
-    if spec.streamed and data_dir is not None and Path(data_dir).is_dir():
-        dataset = load_dataset(config.dataset, data_dir)
-        images, num_classes = len(dataset.train), dataset.num_classes
+    images, num_classes = counts
     images -= held_back_of(images, config.validation)
     runs = experiment.runs()
     at_once = 1 if processes() > 1 else min(jobs or fitting(experiment.threads), len(runs))

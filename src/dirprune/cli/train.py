@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dirprune.cli.arguments import at_least_one, parse
 from dirprune.cli.compute import choose
-from dirprune.cli.dry_run import print_estimates
+from dirprune.cli.dry_run import count_data, print_estimates
 from dirprune.cli.terminal import Terminal
 from dirprune.data import load_dataset
 from dirprune.errors import DivergenceError, UsageError
@@ -88,10 +88,11 @@ def train(arguments: list[str]) -> int:
         return options.out / config.experiment_name(recipe.config)
 
     if options.dry_run:
+        counts = count_data(config.dataset, options.data_dir)
         experiment, notes = choose(options.experiment, folder_of, rest, execution=execution, keep=False)
         if first_process():
             print("".join(f"{note}\n" for note in notes), end="")
-        print_estimates(experiment, execution, options.data_dir, options.jobs)
+        print_estimates(experiment, execution, counts, options.jobs)
         return 0
     for name in options.tracker:
         check_tracker(name)

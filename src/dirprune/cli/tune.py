@@ -1,6 +1,5 @@
 """`dirprune tune RECIPE`: c from short runs."""
 
-import json
 import shlex
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from dirprune.cli.arguments import at_least_one, parse
 from dirprune.cli.compute import choose
 from dirprune.cli.terminal import Terminal
 from dirprune.cli.train import recipe_list
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import write_json
 from dirprune.data import load_dataset
 from dirprune.errors import UsageError
 from dirprune.recipes import get_recipe
@@ -124,8 +123,7 @@ def tune(arguments: list[str]) -> int:
     content = {**record, "train": lines, "environment": describe_environment(command)}
     leave()
     if first_process():
-        with atomic_write(path) as file:
-            file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+        write_json(path, content)
     console.print(f"result: {path}", soft_wrap=True, highlight=False, markup=False)
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

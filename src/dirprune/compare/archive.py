@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import write_json_lines
 from dirprune.errors import RunFolderError
 from dirprune.runs import RunFolder
 
@@ -71,9 +71,7 @@ def save_runs(
     head = {"format": _FORMAT, "config": shared, "environments": environments}
     if experiment is not None:
         head["experiment"] = experiment
-    with atomic_write(file) as written:
-        for line in (head, *lines):
-            written.write(json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n")
+    write_json_lines(file, [head, *lines])
     return len(lines)
 
 

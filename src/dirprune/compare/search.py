@@ -9,6 +9,7 @@ import numpy as np
 
 from dirprune.methods import METHODS, Facts, Search
 from dirprune.train import TrainConfig
+from dirprune.tune.odds import log_odds
 
 MOMENTA = (0.0, 0.9)
 """Tried by turns for every method whose optimiser has SGD's momentum."""
@@ -308,6 +309,5 @@ def _own_settings(method: str) -> set[str]:
 
 
 def _logit(sparsity: float) -> float:
-    """Return log(s / (1 - s)), kept finite."""
-    s = min(0.9995, max(0.005, sparsity))
-    return math.log(s / (1 - s))
+    """Return the log odds of a sparsity; below half a percent all count alike."""
+    return log_odds(max(sparsity, 0.005), margin=0.0005)

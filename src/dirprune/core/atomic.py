@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,6 +92,30 @@ def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None
     """
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=indent, allow_nan=False).encode() + b"\n")
+
+
+def write_json_lines(path: str | os.PathLike[str], records: Iterable[Any]) -> None:
+    """Write a line of JSON for each record, all or none.
+
+    Args:
+        path: The file to write; its folder must exist.
+        records: What JSON can hold.
+
+    Raises:
+        ValueError: A number is not finite, which JSON does not know.
+        OSError: As for `atomic_write`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json_lines(Path(folder) / "notes.jsonl", [{"epoch": 1}, {"epoch": 2}])
+        ...     print((Path(folder) / "notes.jsonl").read_text(), end="")
+        {"epoch": 1}
+        {"epoch": 2}
+    """
+    with atomic_write(path) as file:
+        for record in records:
+            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
 
 
 def _flush_folder(folder: Path) -> None:

@@ -165,6 +165,8 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
         >>> kth_smallest(torch.tensor([3.0, 1.0, 2.0]), 2)
         tensor(2.)
     """
+    if not 1 <= k <= values.numel():
+        raise UsageError(f"k must be from 1 to the number of values, {values.numel()}, got {k}")
     values = values.detach().flatten().to(wide(values.dtype))
     if values.device.type != "cpu":
         return values.kthvalue(k).values

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dirprune.data.cache import cached_images
 from dirprune.data.catalogue import DatasetSpec, Split
-from dirprune.errors import DataError, from_extra
+from dirprune.errors import DataError, first_line, from_extra
 
 MAX_ROWS = 1_000_000  # run-length coding lets a tiny file claim any number of rows
 _ROWS_AT_ONCE = 16  # and a dictionary lets it hold a large image once for all of them
@@ -67,23 +67,6 @@ class Rows:
             )
         if not 0 < self.count <= most:
             raise DataError(f"{self.origin} should have 1 to {most:,} rows; it has {self.count:,}")
-
-
-def first_line(error: BaseException) -> str:
-    r"""Return an exception's type and the first line of its message, to quote in a message of one line.
-
-    Args:
-        error: any exception.
-
-    Returns:
-        A line without line breaks, at most 200 characters.
-
-    Example:
-        >>> first_line(OSError("no route\nto host"))
-        'OSError: no route'
-    """
-    line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {line}"[:200]
 
 
 def parquet_rows(path: Path) -> Rows:

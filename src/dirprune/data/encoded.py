@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dirprune.data.decode import FORMATS, first_line
-from dirprune.errors import DataError, from_extra
+from dirprune.data.decode import FORMATS
+from dirprune.errors import DataError, first_line, from_extra
 
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of images made to exhaust the memory
 DEFAULT_SIZE = 224

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dirprune.data.catalogue import DatasetSpec
-from dirprune.data.decode import Rows, class_names, first_line, read_labels
+from dirprune.data.decode import Rows, class_names, read_labels
 from dirprune.data.encoded import (
     EncodedDataset,
     EncodedSplit,
@@ -22,7 +22,7 @@ from dirprune.data.encoded import (
     fingerprint,
     labelled,
 )
-from dirprune.errors import DataError, from_extra
+from dirprune.errors import DataError, first_line, from_extra
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 MAX_ROWS = 20_000_000  # fourteen times ImageNet; their labels are read at once

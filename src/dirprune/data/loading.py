@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from dirprune.data.catalogue import DatasetSpec, ImageDataset, Split, find_spec
-from dirprune.data.decode import class_names, decode_split, first_line, parquet_rows
+from dirprune.data.decode import class_names, decode_split, parquet_rows
 from dirprune.data.encoded import EncodedDataset
 from dirprune.data.image_folder import encoded_tables, load_image_folder, quietly, table_rows
-from dirprune.errors import DataError, from_extra
+from dirprune.errors import DataError, first_line, from_extra
 
 DIGITS_TEST = 360  # of 1,797; the rest, 1,437, are for training
 
@@ -45,17 +45,14 @@ def load_dataset(name: str, source: str | os.PathLike[str] | None = None) -> Ima
     """
     spec = find_spec(name)
     if spec.hub_name is None:
-        if source is not None:
-            raise DataError(
-                f"{name} comes with scikit-learn and takes no data folder; leave out {os.fspath(source)!r}"
-            )
+        local_folder(name, source)
         return _digits(spec)
-    folder = Path(os.path.expanduser(source)) if source is not None else None  # noqa: PTH111 - never raises
-    if folder is not None and folder.exists():
+    folder = local_folder(name, source)
+    if folder is not None:
         if spec.streamed:
             return load_image_folder(folder, spec)
         train, test = (parquet_rows(path) for path in _parquet_paths(folder, name))
-    elif source is None or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+    else:
         hub_name = spec.hub_name if source is None else str(source)
         splits = ("train", "validation" if spec.streamed else "test")
         tables = _hub_tables(spec, hub_name, splits)
@@ -64,12 +61,37 @@ def load_dataset(name: str, source: str | os.PathLike[str] | None = None) -> Ima
         )
         if spec.streamed:
             return encoded_tables(train, test, spec, tables)
-    else:
-        raise DataError(
-            f"data folder {os.fspath(source)!r} does not exist; give a folder or a hub name owner/name"
-        )
     names = class_names(train.schema, spec)
     return ImageDataset(decode_split(train, spec), decode_split(test, spec), spec.num_classes, names)
+
+
+def local_folder(name: str, source: str | os.PathLike[str] | None) -> Path | None:
+    """Return the folder that a data set is read from; None if it is embedded or comes from the hub.
+
+    Args:
+        name: a key of `DATASETS`.
+        source: as :func:`load_dataset` takes it.
+
+    Raises:
+        DataError: the name is unknown, or the source is neither a folder nor like a hub name.
+
+    Example:
+        >>> local_folder("cifar10", "uoft-cs/cifar10")
+    """
+    if source is None:
+        return None
+    if find_spec(name).hub_name is None:
+        raise DataError(
+            f"{name} comes with scikit-learn and takes no data folder; leave out {os.fspath(source)!r}"
+        )
+    folder = Path(os.path.expanduser(source))  # noqa: PTH111 - never raises
+    if folder.exists():
+        return folder
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+        return None
+    raise DataError(
+        f"data folder {os.fspath(source)!r} does not exist; give a folder or a hub name owner/name"
+    )
 
 
 def _parquet_paths(folder: Path, name: str) -> tuple[Path, Path]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dirprune.core.atomic import atomic_write
-from dirprune.errors import ExportError, from_extra
+from dirprune.errors import ExportError, first_line, from_extra
 from dirprune.export.graph import Shape
 from dirprune.export.sparse_runtime import TOLERANCE, dense_outputs, samples, small_difference
 from dirprune.export.tracing import check_parameters, exporting
@@ -116,8 +116,7 @@ def _exported(model: nn.Module, example: Tensor) -> Any:
                 verbose=False,
             )
     except Exception as error:  # whatever a stranger's forward() may raise
-        told = str(error.__cause__ or error).strip()  # torch.onnx itself only says that it failed
-        reason = told.splitlines()[0] if told else type(error).__name__
+        reason = first_line(error.__cause__ or error)  # torch.onnx itself only says that it failed
         raise ExportError(f"torch.onnx cannot export {type(model).__name__}: {reason}") from error
     assert program is not None
     proto = program.model_proto

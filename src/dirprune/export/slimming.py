@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dirprune.errors import ExportError
+from dirprune.errors import ExportError, first_line
 from dirprune.export.dead import Dead, find_dead
 from dirprune.export.graph import BatchNorm, Conv, Graph, Shape
 from dirprune.export.sparse_runtime import dense_outputs, samples, small_difference
@@ -96,8 +96,9 @@ def slim(model: nn.Module, input_shape: Shape, *, example: Tensor | None = None)
     try:
         actual = dense_outputs(smaller, example)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ExportError(f"{type(model).__name__}.forward counts on its channels: {reason}") from error
+        raise ExportError(
+            f"{type(model).__name__}.forward counts on its channels: {first_line(error)}"
+        ) from error
     difference = small_difference("the smaller network", actual, expected, TOLERANCE)
     layers = {
         layer.weight: (layer.shape[0], int(dead.keep[layer.name].sum()))

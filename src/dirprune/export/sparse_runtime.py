@@ -6,6 +6,7 @@ import threading
 import torch
 from torch import Tensor, nn
 
+from dirprune.core.modes import evaluating
 from dirprune.core.threads import check_threads
 from dirprune.errors import ExportError, UsageError
 from dirprune.export.fusion import fuse
@@ -13,7 +14,7 @@ from dirprune.export.graph import Shape
 from dirprune.export.lowering import lower
 from dirprune.export.planning import Plan
 from dirprune.export.sparse_file import load_sparse
-from dirprune.export.tracing import evaluating, read_graph
+from dirprune.export.tracing import read_graph
 
 _IMAGES = 8  # at a time: more would leave the cache between layers
 TOLERANCE = 1e-4

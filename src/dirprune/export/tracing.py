@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from dirprune.errors import ExportError
+from dirprune.core.modes import evaluating
+from dirprune.errors import ExportError, first_line
 from dirprune.export.graph import (
     Add,
     BatchNorm,
@@ -54,9 +55,8 @@ def read_graph(model: nn.Module, input_shape: Shape) -> Graph:
         with exporting(model), torch.no_grad():
             program = torch.export.export(model, (example,)).run_decompositions({})
     except Exception as error:  # whatever a stranger's forward() may raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExportError(
-            f"{type(model).__name__} cannot be traced for [n, {_text(input_shape)}]: {reason}"
+            f"{type(model).__name__} cannot be traced for [n, {_text(input_shape)}]: {first_line(error)}"
         ) from error
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -88,18 +88,6 @@ def check_parameters(model: nn.Module) -> None:
 
 
 _TENSORS = ("weight", "bias", "mean", "variance")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; then each module is in the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dirprune.errors import UsageError, from_extra
+from dirprune.errors import UsageError, first_line, from_extra
 
 with from_extra("hub", "a network for the hub"):
     from huggingface_hub import HfApi, snapshot_download
@@ -173,8 +173,9 @@ def _download(repo_id: str, options: Mapping[str, Any]) -> Path:
     try:
         return Path(snapshot_download(repo_id, allow_patterns=[CONFIG_FILE, SPARSE_FILE], **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"{repo_id!r} is no folder, and no repository that can be read: {reason}") from error
+        raise UsageError(
+            f"{repo_id!r} is no folder, and no repository that can be read: {first_line(error)}"
+        ) from error
 
 
 def _check_free(folder: Path) -> None:

@@ -3,7 +3,8 @@
 import math
 from abc import ABC
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import numpy as np
@@ -304,14 +305,19 @@ class Method(ABC, Generic[Settings]):
         )
 
 
-def require(settings: object, **ranges: tuple[float, float | None]) -> None:
-    """Raise HyperparameterError for the first setting that is no finite number in its closed range."""
+def require(settings: Any, **ranges: tuple[float, float | None]) -> None:
+    """Raise HyperparameterError for the first setting that is no finite number in its closed range.
+
+    One whose field is an int must be a whole number.
+    """
+    types = {field.name: field.type for field in fields(settings)}
     for name, (low, high) in ranges.items():
-        value = getattr(settings, name)
-        number = isinstance(value, int | float | np.number) and math.isfinite(value)
+        value, whole = getattr(settings, name), types[name] is int
+        kind, noun = (Integral, "whole") if whole else (Real, "finite")
+        number = type(value) is not bool and isinstance(value, kind) and math.isfinite(value)
         if not (number and low <= value and (high is None or value <= high)):
-            expected = f"a finite number >= {low:g}" if high is None else f"in [{low:g}, {high:g}]"
-            raise HyperparameterError(f"{name} must be {expected}, got {value!r}")
+            reach = f">= {low:g}" if high is None else f"in [{low:g}, {high:g}]"
+            raise HyperparameterError(f"{name} must be a {noun} number {reach}, got {value!r}")
 
 
 def _other_than_weights(model: nn.Module, include: Include) -> str | None:

@@ -59,7 +59,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         The path of the page.
 
     Raises:
-        RunFolderError: The folder holds no runs, or one of them is damaged.
+        RunFolderError: The folder holds no runs that can be read.
     """
     folder = Path(folder)
     page = render(summarise(folder), landscape_sections(folder), read_comparison(folder))

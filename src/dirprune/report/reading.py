@@ -1,6 +1,7 @@
 """Run folders, read and checked: past this module every field is there and of its type."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +46,22 @@ class Outcome:
     ranking: Ranking | None
 
 
+@dataclass(frozen=True)
+class Warned:
+    """What training found amiss: of which kind, in which layer ("" for none), and in a sentence."""
+
+    kind: str
+    where: str
+    message: str
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """One run.
 
     `curves` maps each name of `CURVES` to a float64 array as long as `epochs`, with NaN where a value is not
     finite. `outcome` is None unless the run finished; `message` says why it diverged or failed; `warnings`
-    are what training found amiss, in sentences.
+    are what training found amiss.
     """
 
     name: str
@@ -66,7 +76,7 @@ class Run:
     seconds: float
     initial_weights: str | None
     outcome: Outcome | None
-    warnings: tuple[str, ...]
+    warnings: tuple["Warned", ...]
 
     @property
     def last_epoch(self) -> int:
@@ -77,6 +87,9 @@ class Run:
 def read_runs(folder: str | os.PathLike[str]) -> list[Run]:
     """Read every run of an experiment folder.
 
+    A run with a damaged file counts as failed, with the damage as its message. One whose configuration cannot
+    be read belongs nowhere: it is left out with a warning.
+
     Args:
         folder: A run folder, or a folder of run folders.
 
@@ -84,13 +97,49 @@ def read_runs(folder: str | os.PathLike[str]) -> list[Run]:
         The runs, by name.
 
     Raises:
-        RunFolderError: There is no run, or a file of one lacks a field or holds one of another type.
+        RunFolderError: There is no run, or none whose configuration can be read.
     """
-    return [_read(run) for run in find_runs(folder)]
+    runs, unreadable = [], []
+    for run in find_runs(folder):
+        try:
+            config = _Record(run.config(), run.path / "config.json")
+            config.take("method", str)
+            config.take("seed", int)
+        except RunFolderError as error:
+            unreadable.append(error)
+            continue
+        try:
+            runs.append(_read(run, config))
+        except RunFolderError as error:
+            runs.append(_damaged(run, config, str(error)))
+    if not runs:
+        raise unreadable[0]
+    for reason in unreadable:
+        warnings.warn(f"left out: {reason}", stacklevel=2)
+    return runs
 
 
-def _read(folder: RunFolder) -> Run:
-    config = _Record(folder.config(), folder.path / "config.json")
+def _damaged(folder: RunFolder, config: "_Record", message: str) -> Run:
+    """Return what is known of a run one of whose files is damaged."""
+    nothing = np.array([], dtype=np.float64)
+    return Run(
+        name=folder.path.resolve().name,
+        config=config.fields,
+        environment={},
+        method=config.take("method", str),
+        seed=config.take("seed", int),
+        status="failed",
+        message=message,
+        epochs=nothing,
+        curves=dict.fromkeys(CURVES, nothing),
+        seconds=0.0,
+        initial_weights=None,
+        outcome=None,
+        warnings=(),
+    )
+
+
+def _read(folder: RunFolder, config: "_Record") -> Run:
     metrics = [_Record(line, folder.path / "metrics.jsonl") for line in folder.metrics()]
     timing = [_Record(line, folder.path / "timing.jsonl") for line in folder.timing()]
     content = folder.result()
@@ -112,9 +161,7 @@ def _read(folder: RunFolder) -> Run:
         seconds=finished.number("seconds") if finished else sum(r.number("train_seconds") for r in timing),
         initial_weights=hash_ if isinstance(hash_, str) else None,
         outcome=_outcome(finished) if finished else None,
-        warnings=tuple(
-            _Record(line, folder.path / "warnings.jsonl").take("message", str) for line in folder.warnings()
-        ),
+        warnings=tuple(_warned(_Record(line, folder.path / "warnings.jsonl")) for line in folder.warnings()),
     )
 
 
@@ -168,6 +215,10 @@ def _message(folder: RunFolder, result: _Record | None, failure: Mapping[str, An
     if failure is not None:
         return _Record(failure, folder.path / "failure.json").take("message", str)
     return result.take("message", str) if result and _status(result) == "diverged" else ""
+
+
+def _warned(line: _Record) -> Warned:
+    return Warned(line.take("kind", str), line.take("where", str), line.take("message", str))
 
 
 def _finite(values: list[float]) -> Floats:

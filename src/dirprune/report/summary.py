@@ -106,7 +106,7 @@ def summarise(folder: str | os.PathLike[str]) -> tuple[VariantSummary, ...]:
         A summary for each variant.
 
     Raises:
-        RunFolderError: The folder holds no runs, a damaged one, or the same configuration and seed twice.
+        RunFolderError: The folder holds no runs that can be read, or the same configuration and seed twice.
     """
     groups: dict[str, list[Run]] = {}
     for run in read_runs(folder):

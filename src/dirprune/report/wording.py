@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from dirprune.core.wording import counted, plain
 from dirprune.core.wording import percent as percent  # noqa: PLC0414 - handed on
 from dirprune.core.wording import size as size  # noqa: PLC0414 - handed on
-from dirprune.report.reading import Status
+from dirprune.report.reading import Status, Warned
 from dirprune.report.summary import Spread, VariantSummary
 
 CLOSE = 0.01  # a point of accuracy: up to this far below SGD, a setting counts as keeping the accuracy
 NOTHING = "\u2013"
 MINUS = "\u2212"
 _NBSP = "\u00a0"
+GRAVE = ("collapse", "outgrown", "not learning")
+"""Warnings that say that a run has come to nothing; the others say why, or what may come."""
+_NAMED = 3  # layers, beside the first, that a warning names
 _TROUBLES: tuple[Status, ...] = ("diverged", "failed", "unfinished")
 
 
@@ -99,16 +102,31 @@ def measured_on(summaries: Sequence[VariantSummary]) -> str:
 
 
 def warnings(summaries: Sequence[VariantSummary]) -> list[str]:
-    """List what training found amiss, each thing once, with the variant and the seeds it happened to."""
-    found: dict[tuple[str, str], list[int]] = {}
+    """List what training found amiss, each thing once, with the variant and the seeds it happened to.
+
+    What ends a run comes first; what happened to several layers alike is one line.
+    """
+    found: dict[tuple[str, Warned], list[int]] = {}
     for summary in summaries:
         for run in summary.runs:
-            for message in run.warnings:
-                found.setdefault((summary.label, message), []).append(run.seed)
-    return [
-        f"{label}, seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}: {plain(message)}"
-        for (label, message), seeds in found.items()
+            for warned in run.warnings:
+                found.setdefault((summary.label, warned), []).append(run.seed)
+    alike: dict[tuple[str, str, str], list[Warned]] = {}
+    for (label, warned), seeds in found.items():
+        told = f"{label}, seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+        rest = warned.message.replace(warned.where, "", 1) if warned.where else warned.message
+        alike.setdefault((told, warned.kind, rest), []).append(warned)
+    lines = [
+        (kind, f"{told}: {plain(same[0].message)}" + _likewise([each.where for each in same[1:]]))
+        for (told, kind, _), same in alike.items()
     ]
+    return [line for _, line in sorted(lines, key=lambda line: line[0] not in GRAVE)]
+
+
+def _likewise(layers: Sequence[str]) -> str:
+    """Name more layers that a warning is true of, the first few of them."""
+    more = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+    return f" (likewise {', '.join(layers[:_NAMED])}{more})" if layers else ""
 
 
 # -- findings ------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from typing import Any
 import filelock
 import torch
 
-from dirprune.core.atomic import atomic_write
+from dirprune.core.atomic import atomic_write, write_json, write_json_lines
 from dirprune.core.names import SPARSE_FILE
 from dirprune.errors import OtherRunError, RunFolderError, RunInUseError, out_of_memory
 
@@ -241,24 +241,24 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write what :meth:`config` returns, and with that declare the folder a run."""
-        self._write_json("config.json", config)
+        write_json(self.path / "config.json", config)
 
     def write_network(self, arguments: Mapping[str, Any]) -> None:
         """Write what :meth:`network` returns."""
-        self._write_json("network.json", arguments)
+        write_json(self.path / "network.json", arguments)
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Write where and how the run is made."""
-        self._write_json("environment.json", environment)
+        write_json(self.path / "environment.json", environment)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write how the run ended, and with that declare it over."""
-        self._write_json("result.json", result)
+        write_json(self.path / "result.json", result)
 
     def write_failure(self, message: str) -> None:
         """Write why an attempt failed; the run is not over, and can be tried again."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._write_json("failure.json", {"message": message, "date": now})
+        write_json(self.path / "failure.json", {"message": message, "date": now})
 
     def clear_failure(self) -> None:
         """Forget why the last attempt failed, for another one has begun."""
@@ -274,19 +274,15 @@ class RunFolder:
 
     def write_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Write the records of all epochs at once, of a run that was trained elsewhere."""
-        with atomic_write(self.path / "metrics.jsonl") as file:
-            for record in records:
-                file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        write_json_lines(self.path / "metrics.jsonl", records)
 
     def append_warning(self, warning: Mapping[str, Any]) -> None:
         """Append a warning; the file is small, and is never left with half a line."""
-        with atomic_write(self.path / "warnings.jsonl") as file:
-            for record in (*self.warnings(), warning):
-                file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        write_json_lines(self.path / "warnings.jsonl", [*self.warnings(), warning])
 
     def write_trackers(self, trackers: Mapping[str, Any]) -> None:
         """Write what :meth:`trackers` returns."""
-        self._write_json("tracking.json", trackers)
+        write_json(self.path / "tracking.json", trackers)
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Save atomically; the one before is kept until this one is whole on the disk."""
@@ -359,10 +355,6 @@ class RunFolder:
             return [json.loads(line) for line in whole.splitlines()]
         except (ValueError, RecursionError) as error:
             raise RunFolderError(f"{path} is not valid JSON lines ({error}): restore or delete it") from None
-
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        with atomic_write(self.path / name) as file:
-            file.write(json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def _read_checkpoint(path: Path) -> Json:

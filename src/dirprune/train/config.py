@@ -48,7 +48,8 @@ class TrainConfig:
     """gRDA: exponent of the threshold's growth; greater is sparser."""
     penalty: Penalty = "l1"
     """gRDA: what becomes zero: single weights (l1, the paper), single weights while the others keep their
-    size (l0), or output channels as a whole (group), which `dirprune export --to slim` removes."""
+    size (l0), single weights while each output unit keeps its norm (rescaled), or output channels as a whole
+    (group), which `dirprune export --to slim` removes."""
     sparsity: float | None = None
     """Wanted fraction of zeros among the prunable parameters, for the methods that take a target."""
     settings: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dirprune.core.modes import evaluating
 from dirprune.core.prunable import prunable_parameters
 from dirprune.core.sparsity import SparsityReport
 from dirprune.errors import HyperparameterError, UsageError
@@ -159,12 +160,12 @@ class Cost:
         kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention)
         layers = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)]
         hooks = list(starmap(count, layers))
-        training = model.training
-        model.eval()
-        model(torch.zeros(1, *shape))
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+        try:
+            with evaluating(model):
+                model(torch.zeros(1, *shape))
+        finally:
+            for hook in hooks:
+                hook.remove()
         return cls(counts)
 
     def of_epoch(
