@@ -67,9 +67,17 @@ def _memory(content: dict[str, Any]) -> str:
     head = (f"{_title(content['network'])}, batch {content['batch']}", "peak memory over SGD's, in buffers")
     more = above["gRDA"] - above[_MOMENTUM]
     compared = f"{abs(more):.3f} of one {'more' if more > 0 else 'less'} than SGD with momentum"
+    over, of_half = above["gRDA"] - 1, above["gRDA, bfloat16 accumulator"] - 0.5
+    missed = (
+        f"gRDA is {over:.3f} ({over * buffer / 1e6:.1f} MB) over it, and {of_half:.3f} over half a buffer with the "
+        "bfloat16 accumulator: what is over does not grow with the accumulator."
+        if over > 0
+        else "gRDA is not over it."
+    )
     return (
         f"{_table([head, *((name, f'{ratio:.3f}') for name, ratio in above.items())])}\n"
         f"A buffer has the size of the parameters, {buffer / 1e6:.0f} MB here; gRDA takes {compared}. "
+        f"The aim is one buffer at most. {missed} "
         f"{_link('step_memory')} (`python benchmarks/step_memory.py`).\n"
     )
 

@@ -127,12 +127,13 @@ def test_random_pruning_knows_nothing_of_the_weights():
     assert stats.ks_2samp(weight[mask].numpy(), weight[~mask].numpy()).pvalue > 0.01
 
 
-def test_snip_saliency_is_the_normalised_effect_of_removing_a_connection():
+@pytest.mark.parametrize("count", [1, 2])
+def test_snip_saliency_is_the_normalised_effect_of_removing_a_connection(count):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-    inputs, labels = torch.randn(8, 3, dtype=torch.float64), torch.randint(2, (8,))
-    method = create_method("snip")
-    method.start(model, plan_for("snip", sparsity=0.0, batches=lambda: iter([(inputs, labels)])))
+    batches = [(torch.randn(8, 3, dtype=torch.float64), torch.randint(2, (8,))) for _ in range(3)]
+    method = create_method("snip", batches=count)
+    method.start(model, plan_for("snip", sparsity=0.0, batches=lambda: iter(batches)))
     saliency = method.saliency()
     effects, h = {}, 1e-6
     for name in saliency:
@@ -142,7 +143,9 @@ def test_snip_saliency_is_the_normalised_effect_of_removing_a_connection():
             w, losses = p.data[index].item(), []
             for c in (1 + h, 1 - h):
                 p.data[index] = c * w
-                losses.append(nn.functional.cross_entropy(model(inputs), labels).item())
+                losses.append(
+                    sum(nn.functional.cross_entropy(model(x), y).item() for x, y in batches[:count])
+                )
             p.data[index] = w
             effects[name][index] = abs(losses[0] - losses[1]) / (2 * h)
     total = sum(e.sum() for e in effects.values())

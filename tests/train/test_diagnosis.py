@@ -17,7 +17,7 @@ from dirprune.core.sparsity import LayerSparsity, SparsityReport
 from dirprune.data import Batches, load_dataset
 from dirprune.methods import create_method
 from dirprune.runs import RunFolder
-from dirprune.train import Diagnosis, Run, TrainConfig, Trainer
+from dirprune.train import Diagnosis, Execution, Run, TrainConfig, Trainer
 from dirprune.train.callbacks import Position
 from dirprune.train.diagnosis import unsuitable_schedule
 
@@ -33,8 +33,11 @@ def network():
 def watch(tmp_path):
     """Return a function that starts a diagnosis of a network, thresholded unless told otherwise."""
 
-    def start(model, config=CONFIG, c=1e-3, classes=10):
+    def start(model, config=CONFIG, c=1e-3, classes=10, resumed=None):
         folder = RunFolder(tmp_path)
+        folder.write_environment(
+            {"processes": 2, "accumulation": 1} | ({"resumed": resumed} if resumed else {})
+        )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         optimizer.param_groups[0]["c"] = c
         said = []
@@ -296,6 +299,35 @@ def test_warnings_of_a_resumed_run_are_not_repeated_and_training_is_not_changed(
         checkpoint.unlink()
     Trainer(config, digits, RunFolder(tmp_path / "watched"), callbacks=[Diagnosis()]).run()
     assert kinds(RunFolder(tmp_path / "watched")) == before != []
+
+
+@pytest.mark.parametrize(
+    ("resumed", "told"),
+    [
+        ([{"processes": 1, "accumulation": 2}], None),
+        ([{"processes": 1, "accumulation": 8}], "now sees a batch in 8 parts, before the resume in 2"),
+        ([{"processes": 4, "accumulation": 1}, {"processes": 1}], "in 1 part, before the resume in 4"),
+    ],
+)
+def test_batchnorm_that_sees_other_parts_after_a_resume_is_told(watch, resumed, told):
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, affine=False))
+    _, folder, _ = watch(model, resumed=resumed)
+    messages = [warning["message"] for warning in folder.warnings()]
+    assert [told in message for message in messages] == ([True] if told else [])
+    _, folder, _ = watch(network(), resumed=resumed)
+    assert len(folder.warnings()) == len(messages)
+
+
+def test_a_resume_with_another_accumulation_is_told(tmp_path):
+    """From one process to the record and the warning, through the trainer."""
+    config = replace(CONFIG, model="wrn10x1", width=0.5, epochs=2, batch_size=512)
+    digits, folder = load_dataset("digits"), RunFolder(tmp_path)
+    Trainer(config, digits, folder).run()
+    (tmp_path / "result.json").unlink()
+    Trainer(config, digits, folder, callbacks=[Diagnosis()], execution=Execution(accumulation=2)).run()
+    assert folder.environment()["accumulation"] == 1
+    assert folder.environment()["resumed"][0]["accumulation"] == 2
+    assert "parts" in [kind for kind, _ in kinds(folder)]
 
 
 def test_the_remedy_is_one_that_the_method_has(watch):

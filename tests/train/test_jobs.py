@@ -9,6 +9,7 @@ from pathlib import Path
 
 import filelock
 import pytest
+import torch
 from rich.console import Console
 
 from dirprune.errors import (
@@ -38,6 +39,16 @@ from dirprune.train.jobs import attempt
 CONFIG = TrainConfig(
     recipe="test", dataset="digits", model="lenet-300-100", c=5e-3, mu=0.6, batch_size=256, epochs=1
 )
+
+
+class Seen(Callback):
+    """Notes the threads of a run."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_step(self, _):
+        self.seen.append(torch.get_num_threads())
 
 
 class Fail(Callback):
@@ -133,6 +144,15 @@ def test_a_failed_run_is_recorded_does_not_lose_the_others_and_is_tried_again(di
     assert runs[0].result()["status"] == "finished"
     assert [run.failure() for run in runs] == [None] * 4
     assert "epoch 1/1" in runs[0].log.read_text()
+
+
+def test_a_set_leaves_threads_and_random_numbers_as_they_were(digits, tmp_path):
+    before, state = torch.get_num_threads(), torch.get_rng_state()
+    other = before + 1
+    outcome = attempt(Job(config=CONFIG, folder=tmp_path / "run", threads=other), digits, [Seen(seen := [])])
+    assert (outcome.status, seen[0]) == ("finished", other)
+    assert torch.get_num_threads() == before
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_failed_run_keeps_no_memory(digits, tmp_path):

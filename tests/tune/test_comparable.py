@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import binom, t
 
 from dirprune.tune import non_inferiority
 
@@ -54,6 +55,21 @@ def test_seeds_that_disagree_widen_the_interval():
     widths = [non_inferiority(each, reference, margin=0.005) for each in (alike, apart)]
     assert widths[0].difference == widths[1].difference
     assert widths[1].upper - widths[1].lower > 2 * (widths[0].upper - widths[0].lower)
+
+
+def test_bounds_are_students_with_satterthwaites_degrees_of_freedom():
+    """Of three seeds, whose disagreement makes most of the variance, the degrees are little more than two."""
+    lost = np.zeros((3, 1000))
+    for seed, count in enumerate((0, 20, 70)):
+        lost[seed, :count] = 1
+    reference = torch.ones(3, 1000, dtype=torch.bool)
+    found = non_inferiority(reference & (torch.from_numpy(lost) == 0), reference, margin=0.005)
+    images, seeds = lost.mean(0).var(ddof=1) / 1000, lost.mean(1).var(ddof=1) / 3
+    degrees = (images + seeds) ** 2 / (images**2 / 999 + seeds**2 / 2)
+    assert 2 < degrees < 3
+    reach = t.ppf(0.95, degrees) * math.sqrt(images + seeds)
+    assert found.lower == pytest.approx(-lost.mean() - reach)
+    assert found.upper == pytest.approx(-lost.mean() + reach)
 
 
 def test_the_lower_bound_holds_in_at_least_95_of_100_experiments():

@@ -41,6 +41,27 @@ def test_directional_pruning_is_predicted_exactly(valley):
     assert math.log(found.upper / (1 - found.upper)) == pytest.approx(odds + 0.25)
 
 
+def test_slopes_that_fall_from_doubling_to_doubling_are_followed():
+    """Weights move by a slope of their own, which by every doubling becomes 0.7 of itself plus 0.1."""
+    draw = np.random.default_rng(0)
+    height, slope = draw.uniform(0.01, 0.06, 20000), draw.uniform(-1, 2, 20000)
+    epochs = (10, 20, 40, 80, 160)
+    at = [tuning_function(float(epoch * STEPS), lr=0.1, c=0.01, mu=0.6) for epoch in epochs]
+    accumulators, dead = [], np.zeros(20000, dtype=bool)
+    for epoch, threshold, following in zip(epochs, at, [*at[1:], math.nan], strict=True):
+        dead |= height <= threshold
+        if epoch <= 40:  # what died before the last of them may come back until then
+            dead = height <= threshold
+            accumulators.append(
+                Accumulators(torch.from_numpy(height.copy()), threshold, epoch * STEPS, len(height))
+            )
+        height = height + slope * (following - threshold)
+        slope = 0.7 * slope + 0.1
+    found = predict_sparsity(accumulators, replace(CONFIG, epochs=160), STEPS)
+    assert 0.1 < accumulators[-1].sparsity < found.sparsity - 0.2
+    assert found.sparsity == pytest.approx(dead.mean(), abs=2e-3)
+
+
 def test_what_is_never_thresholded_counts_as_dense(valley):
     accumulators = [accumulators_at(epoch, *valley) for epoch in (12, 25, 50)]
     half = [accumulators_at(epoch, *valley, hidden=20000) for epoch in (12, 25, 50)]

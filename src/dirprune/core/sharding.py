@@ -7,7 +7,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def whole(tree: Any) -> Any:
-    """Return a state with every sharded tensor gathered; all processes have to ask."""
+    """Return a state with every sharded tensor gathered; collective: call it on every rank."""
     if isinstance(tree, dict):
         return {key: whole(value) for key, value in tree.items()}
     if isinstance(tree, list):

@@ -9,7 +9,7 @@ def sparsity_metrics(model: nn.Module, *, per_layer: bool) -> dict[str, float]:
     """Name the sparsity of a network, and on demand that of every parameter.
 
     Args:
-        model: Any module; where it is sharded, all processes have to ask.
+        model: Any module; where it is sharded, call it on every rank.
         per_layer: Whether to add ``sparsity/<name>`` of every trainable parameter.
 
     Returns:

@@ -14,7 +14,7 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """State dict of a network without the wrappers of distributed training and compilation.
 
     Args:
-        model: A module, also one that is wrapped by DDP or sharded by FSDP; then all processes have to ask.
+        model: A module, also one that is wrapped by DDP or sharded by FSDP; then call it on every rank.
 
     Returns:
         Whole tensors by the names that they have in the plain module; of several processes, the first has

@@ -84,13 +84,13 @@ class GRDA(Optimizer):
             a second, by the system's C++ compiler; without one, and for tensors that it cannot take
             (subclasses, gaps in memory, with ``"rescaled"`` scattered channels), the other ways serve.
         accumulator_dtype: ``torch.bfloat16`` halves the memory of the accumulator, which is then rounded
-            up or down by chance, right on average. The chance follows from value and step: runs repeat
-            and resume to the bit.
+            stochastically: up or down by chance, unbiased. The chance follows from value and step: runs
+            repeat and resume to the bit.
         maximize: Ascend instead of descending.
         capturable: Keep ``step`` and ``threshold`` on the parameter's device and never read them on the
             host, as CUDA graphs need. Otherwise they live on the CPU, and a step waits for the device only
-            for the word of a ``GradScaler``, for a rate that is a tensor there, and, at first, to see whether
-            the weights are sparse already.
+            for a ``GradScaler``'s overflow flag, for a rate that is a tensor there, and, at first, to see
+            whether the weights are sparse already.
         differentiable: Let autograd pass through the step.
 
     State of each parameter: ``accumulator`` (shape of the parameter; float32 or wider, or as asked),
@@ -234,7 +234,7 @@ class GRDA(Optimizer):
 
         gradients = [[p.grad for p in group["params"]] for group in self.param_groups]
         _refuse_sparse(gradients)
-        unscale, skip = self._word_of_the_scaler()
+        unscale, skip = self._read_grad_scaler()
         if skip:
             return loss
         if not torch.compiler.is_compiling():
@@ -255,8 +255,8 @@ class GRDA(Optimizer):
         """Whether GradScaler shall leave gradients scaled for the step, as torch's fused optimisers want."""
         return any(group["fused"] for group in self.param_groups)
 
-    def _word_of_the_scaler(self) -> tuple[float, bool]:
-        """Return what to multiply gradients with, and whether some are not finite, by GradScaler's word."""
+    def _read_grad_scaler(self) -> tuple[float, bool]:
+        """Return what to multiply gradients with, and whether some are not finite."""
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         # Rounded as unscale_ rounds it.
         unscale = 1.0 if scale is None else scale.double().reciprocal().float().item()

@@ -57,5 +57,8 @@ def get_recipe(name: str) -> Experiment:
         experiment = RECIPES[published]()
         return replace(experiment, config=replace(experiment.config, recipe=name, model=model))
     if name not in RECIPES:
-        raise UsageError(unknown("recipe", name, RECIPES, unlisted=[known + SUFFIX for known in RECIPES]))
+        relatives = [known + SUFFIX for known in RECIPES]
+        if _WIDE_RESNET.fullmatch(model):
+            relatives += [known.replace("wrn28x10", model) for known in RECIPES if "wrn28x10" in known]
+        raise UsageError(unknown("recipe", name, RECIPES, unlisted=relatives))
     return RECIPES[name]()

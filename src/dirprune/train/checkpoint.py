@@ -13,7 +13,9 @@ from dirprune.methods import Method
 def state_of(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, method: Method[Any]
 ) -> dict[str, Any]:
-    """Gather everything that the rest of a run depends on, except its position; all processes have to ask.
+    """Gather everything that the rest of a run depends on, except its position.
+
+    Collective: call it on every rank.
 
     Args:
         accelerator: Holds the scaler of mixed precision, if there is one.

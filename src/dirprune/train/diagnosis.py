@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from dirprune.core.sparsity import SparsityReport
+from dirprune.core.wording import counted
 from dirprune.train.callbacks import Callback, Run
 from dirprune.train.config import TrainConfig
 
@@ -31,11 +32,11 @@ _SUITABLE = ("constant", "drop", "half-linear")  # of our schedules, by what the
 class Diagnosis(Callback):
     """Warns once of each thing that is amiss, says it aloud, and keeps it in the run's folder.
 
-    It looks for a learning-rate schedule or thresholded normalisation that do not suit gRDA, layers whose
-    weights are all zero, layers whose outputs are zero on every evaluated image (of the first process, where
-    there are several), a network that has not begun to learn while it became sparse, a threshold that has
-    outgrown the weights (sparsity above 99.9 %, or accuracy fallen below half of its best), and input that
-    the training waits for.
+    It looks for a learning-rate schedule or thresholded normalisation that do not suit gRDA, batches that
+    BatchNorm sees in other parts after a resume, layers whose weights are all zero, layers whose outputs are
+    zero on every evaluated image (of the first process, where there are several), a network that has not
+    begun to learn while it became sparse, a threshold that has outgrown the weights (sparsity above 99.9 %,
+    or accuracy fallen below half of its best), and input that the training waits for.
 
     Args:
         say: Where a warning goes beside ``warnings.jsonl``; by default nowhere.
@@ -71,6 +72,7 @@ class Diagnosis(Callback):
         self._begun = False
         self._silent: set[str] = set()
         self._watch(run.model)
+        self._look_at_the_parts()
         if not self._thresholds:
             return
         if complaint := unsuitable_schedule(run.config):
@@ -119,6 +121,22 @@ class Diagnosis(Callback):
         self._best = max(self._best, accuracy)
         self._look_at_the_beginning(sparsity.sparsity)
         self._look_at_the_clock()
+
+    def _look_at_the_parts(self) -> None:
+        """Compare how the batches are divided with how they were before a resume."""
+        norms = [module for module in self._run.model.modules() if isinstance(module, _NormBase)]
+        if not norms or "resumed" not in self._run.folder.environment():
+            return
+        begun = self._run.folder.environment()
+        starts = [begun, *begun.get("resumed", [])]
+        before, now = (each.get("processes", 1) * each.get("accumulation", 1) for each in starts[-2:])
+        if now != before:
+            self._warn(
+                "parts",
+                "",
+                f"BatchNorm now sees a batch in {counted(now, 'part')}, before the resume in {before}: the "
+                "result will be of neither; resume with the same processes and `accumulation`, or train anew",
+            )
 
     def _look_at_the_beginning(self, sparsity: float) -> None:
         if self._begun:

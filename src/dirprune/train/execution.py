@@ -1,4 +1,4 @@
-"""How a run is computed, as far as its result does not depend on it."""
+"""How a run is computed, which its result does not depend on but for BatchNorm."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Parallel = Literal["ddp", "fsdp2"]
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a run uses the machine; a run may be resumed with other values.
+    """How a run uses the machine; it may be resumed with other values, but see ``accumulation``.
 
     Raises:
         UsageError: A value is outside its range.

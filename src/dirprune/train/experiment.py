@@ -59,8 +59,8 @@ class Experiment:
         for method in self.methods:
             if method in METHODS and (penalty := penalty_of_form(method)):
                 raise UsageError(
-                    f"`methods` must name grda with `penalty` {penalty}, `c` and `mu` for {method}, "
-                    "which is a name for comparisons"
+                    f"`methods` must name grda with `penalty` {penalty}, `c` and `mu`: {method} is known to "
+                    "comparisons alone"
                 )
         object.__setattr__(self, "c", self.c or (self.config.c,))
         object.__setattr__(self, "mu", self.mu or (self.config.mu,))

@@ -4,7 +4,8 @@ import datetime
 import os
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -163,26 +164,25 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
         LostPeerError: Another process of the run has ended.
         Exception: It failed in this one of several processes, for which the others may wait.
     """
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
     keep_freed_memory()
     run = RunFolder(job.folder)
     try:
-        result = Trainer(
-            job.config,
-            dataset,
-            run,
-            callbacks=[
-                _Record(),
-                SnapshotSaver(job.snapshots),
-                KeepAccumulators(job.accumulators),
-                Tracking(job.trackers),
-                *callbacks,
-            ],
-            checkpoint_every=job.checkpoint_every,
-            command=job.command,
-            execution=job.execution,
-        ).run()
+        with _settings_of_the_process(job.threads):
+            result = Trainer(
+                job.config,
+                dataset,
+                run,
+                callbacks=[
+                    _Record(),
+                    SnapshotSaver(job.snapshots),
+                    KeepAccumulators(job.accumulators),
+                    Tracking(job.trackers),
+                    *callbacks,
+                ],
+                checkpoint_every=job.checkpoint_every,
+                command=job.command,
+                execution=job.execution,
+            ).run()
     except RunInUseError as error:
         return Outcome(job.name, "busy", str(error))
     except Exception as error:
@@ -200,6 +200,20 @@ def attempt(job: Job, dataset: ImageDataset | EncodedDataset, callbacks: Sequenc
         _forget_frames(error)
         return Outcome(job.name, "failed", message, error)
     return Outcome(job.name, result["status"], result.get("message", ""))
+
+
+@contextmanager
+def _settings_of_the_process(threads: int | None) -> Iterator[None]:
+    """Use this many threads; in the end threads and torch's random numbers are the caller's again."""
+    before = torch.get_num_threads()
+    # Of every GPU by its number: asked for all of many, torch warns.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def load_and_attempt(

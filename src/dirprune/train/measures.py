@@ -69,15 +69,15 @@ def evaluate(
 
 
 def all_finite(tensors: Iterable[Tensor], ranks: Ranks) -> bool:
-    """Whether every element of some tensors is finite, in all processes; all have to ask."""
+    """Whether every element of some tensors is finite in all processes. Collective: call it on every rank."""
     return not ranks.any(not all(torch.isfinite(local(tensor)).all() for tensor in tensors))
 
 
 def first_non_finite(model: nn.Module) -> str:
     """Say which parameter, in the model's order, is the first with a NaN or an infinity.
 
-    Where none is, the one with the greatest magnitude is named, for it is on its way. Every process of a
-    sharded model has to ask.
+    Where none is, the one with the greatest magnitude is named, for it is on its way. Collective
+    where the model is sharded: call it on every rank.
     """
     largest = {}
     found = None

@@ -155,7 +155,7 @@ class _Worker:
                     file.close()
 
     def _lost(self, job: Job, code: int) -> Outcome:
-        """Record that the process ended without a word."""
+        """Record that the process exited without reporting an error."""
         if code < 0:
             message = f"its process was killed by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL:

@@ -51,7 +51,7 @@ class Ranks:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all have to ask."""
+        """Whether the flag is set in any process. Collective: call it on every rank."""
         if self.count == 1:
             return flag
         flags = torch.tensor([int(flag)])
@@ -75,7 +75,7 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run a block that says nothing to the others; if it fails in one process, it fails in all.
+        """Run a block without collective calls; an error in one process is raised in all.
 
         Raises:
             PeerError: It failed in another process.

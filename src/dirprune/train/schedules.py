@@ -138,6 +138,8 @@ def _torch_scheduler(
         )
     if name not in known:
         raise UsageError(unknown("schedule", name, [*SCHEDULES, *sorted(known)]))
+    if bare := [argument for argument in arguments if "=" not in argument]:
+        raise UsageError(f"`schedule_args` must be name=value each, got {bare[0]}")
     try:
         pairs = [argument.split("=", 1) for argument in arguments]
         keywords: dict[str, Any] = {key: ast.literal_eval(value) for key, value in pairs}

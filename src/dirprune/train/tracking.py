@@ -105,7 +105,7 @@ def known_trackers() -> list[str]:
 
 
 def check_tracker(name: str) -> None:
-    """Say at once what would fail later.
+    """Check that a tracker exists and that what it needs is installed.
 
     Raises:
         UsageError: There is no such tracker.

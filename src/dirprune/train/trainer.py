@@ -85,6 +85,7 @@ class Trainer:
         self._config = config
         self._folder = folder
         self._command = command
+        self._accumulation = execution.accumulation
         self._accelerator = make_accelerator(config)
         self._ranks = Ranks(self._accelerator.num_processes, self._accelerator.process_index)
         self._callbacks = callbacks if self._ranks.main else ()
@@ -338,6 +339,7 @@ class Trainer:
         here = {
             **describe_environment(self._command, self._accelerator.device),
             "processes": self._ranks.count,
+            "accumulation": self._accumulation,
         }
         if checkpoint is None:
             self._folder.write_environment(here)
