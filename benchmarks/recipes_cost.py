@@ -69,8 +69,8 @@ def _memory(content: dict[str, Any]) -> str:
     compared = f"{abs(more):.3f} of one {'more' if more > 0 else 'less'} than SGD with momentum"
     over, of_half = above["gRDA"] - 1, above["gRDA, bfloat16 accumulator"] - 0.5
     missed = (
-        f"gRDA is {over:.3f} ({over * buffer / 1e6:.1f} MB) over it, and {of_half:.3f} over half a buffer with the "
-        "bfloat16 accumulator: what is over does not grow with the accumulator."
+        f"gRDA is {over:.3f} ({over * buffer / 1e6:.1f} MB) over it, and {of_half:.3f} over half a buffer with "
+        "the bfloat16 accumulator: what is over does not grow with the accumulator."
         if over > 0
         else "gRDA is not over it."
     )
