@@ -74,26 +74,19 @@ def one(dataset, tmp_path):
     return train
 
 
-def assert_same_run(a, b, *, rtol=1e-4, atol=2e-6, statistics=True):
-    """Same order of the data to the bit; weights, zeros and measurements up to float32's rounding.
-
-    Without ``statistics``, neither BatchNorm's running ones nor what evaluation measures with them.
-    """
-    measured = ("train", "test") if statistics else ("train",)
+def assert_same_run(a, b, *, rtol=1e-4, atol=2e-6):
+    """Same order of the data to the bit; weights, zeros and measurements up to float32's rounding."""
     for x, y in zip(a.metrics(), b.metrics(), strict=True):
         assert (x["data_order"], x["step"], x["lr"]) == (y["data_order"], y["step"], y["lr"])
         assert x["threshold"] == pytest.approx(y["threshold"], rel=1e-12)
-        for where in measured:
+        for where in ("train", "test"):
             assert x[f"{where}_loss"] == pytest.approx(y[f"{where}_loss"], rel=1e-5)
             assert x[f"{where}_accuracy"] == pytest.approx(y[f"{where}_accuracy"], abs=1e-9)
-        if statistics:
-            assert x["test_top5"] == pytest.approx(y["test_top5"], abs=1e-9)
+        assert x["test_top5"] == pytest.approx(y["test_top5"], abs=1e-9)
         assert x["sparsity"] == pytest.approx(y["sparsity"], abs=1e-3)
     weights, others = load_sparse(a.sparse_file), load_sparse(b.sparse_file)
     assert list(weights) == list(others)
     for name, tensor in weights.items():
-        if not statistics and name.endswith(("running_mean", "running_var", "num_batches_tracked")):
-            continue
         torch.testing.assert_close(
             tensor, others[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
         )
@@ -133,14 +126,13 @@ def test_resnet50_equals_one_process_that_takes_the_same_parts(two, one):
 
     BatchNorm sees each process's part, and in one process the parts of an accumulation. In the last stage
     such a part has so few pixels that rounding of any other kind would grow to a different gradient, so that
-    no tolerance would tell it from a mistake. The running statistics are of process 0's parts, or of all.
+    no tolerance would tell it from a mistake.
     """
     alone = one(RESNET, Execution(accumulation=2, workers=0))
     ddp, fsdp2 = (RunFolder(two / f"resnet50-{parallel}") for parallel in ("ddp", "fsdp2"))
     for together in (ddp, fsdp2):
         assert alone.result()["initial_weights"] == together.result()["initial_weights"]
-        assert_same_run(alone, together, rtol=0, atol=0, statistics=False)
-    assert_same_run(ddp, fsdp2, rtol=0, atol=0)
+        assert_same_run(alone, together, rtol=0, atol=0)
 
 
 def test_resnet50_end_to_end(two):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin, is_bf16_available
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, is_bf16_available
 from torch import nn
 
 from dirprune.errors import UsageError
@@ -40,6 +40,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         # Said here, or Accelerate takes them from the environment, of which the run's folder knows nothing.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",
+        # The statistics of all processes count, not those of process 0: see running_statistics.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if config.precision == "fp16" and accelerator.device.type == "cpu":
         raise UsageError("`precision` fp16 needs a GPU; on a CPU use bf16, or no for float32")

@@ -11,6 +11,7 @@ from dirprune.data.batches import seeded
 from dirprune.train.config import TrainConfig
 from dirprune.train.execution import Execution
 from dirprune.train.ranks import Ranks, without_exchange
+from dirprune.train.running_statistics import RunningStatistics
 
 
 class BatchGradient:
@@ -74,6 +75,10 @@ class BatchGradient:
             torch.manual_seed(seeded("dropout", *where).initial_seed())
         parts = self._execution.micro_batches(of, ranks.count)
         sums = torch.zeros(2, dtype=dtype, device=labels.device)
+        statistics = None
+        if parts * ranks.count > 1:
+            statistics = RunningStatistics(self._model, ranks, dtype)
+            statistics.begin()
         for part in range(parts):
             mine = slice(len(labels) * part // parts, len(labels) * (part + 1) // parts)
             count = mine.stop - mine.start
@@ -83,7 +88,11 @@ class BatchGradient:
                 objective = loss * (count * ranks.count / of)
                 added = penalty() if last else None
                 self._accelerator.backward(objective if added is None else objective + added)
+            if statistics is not None:
+                statistics.add(count)
             sums += torch.stack([loss.detach().to(dtype) * count, correct.to(dtype)])
+        if statistics is not None:
+            statistics.finish(of)
         return ranks.total(sums)
 
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,6 +64,12 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def greatest(self, tensor: Tensor) -> Tensor:
+        """Return the greatest of each element over the processes."""
+        if self.count > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
     def total_of(self, numbers: list[float]) -> list[float]:
         """Return the sums of some numbers over the processes, in double precision."""
         if self.count == 1:
@@ -116,12 +122,6 @@ class Ranks:
             dist.broadcast_object_list(results, src=0, group=_control())
         result: T = results[0]
         return result
-
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the buffers of process 0, such as BatchNorm's running statistics."""
-        if self.count > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
 
 
 def first_process() -> bool:

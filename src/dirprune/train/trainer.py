@@ -234,7 +234,6 @@ class Trainer:
         """Measure, record, and go to the next epoch."""
         self._check_state()
         started = time.perf_counter()
-        self._ranks.share_buffers(self._bare)
         batches = self._inputs.evaluation(self._ranks.rank, self._ranks.count)
         test = evaluate(self._bare, batches, ranks=self._ranks, autocast=self._accelerator.autocast)
         self._progress.count_time("evaluation", started)
@@ -300,7 +299,6 @@ class Trainer:
     def _save(self) -> None:
         """Save everything that the rest of the run depends on."""
         self._check_state()  # the last good checkpoint must not be replaced by a bad one
-        self._ranks.share_buffers(self._bare)
         state = {
             **state_of(self._accelerator, self._bare, self._optimizer, self._method),
             **self._progress.state_dict(),
