@@ -76,7 +76,16 @@ class RunFolder:
     """Reads and writes the files of one run.
 
     Args:
-        path: The folder. :meth:`prepare` makes it; the readers expect it to exist.
+        path: The folder. :meth:`locked` makes it; the readers expect it to exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = RunFolder(folder)
+        ...     with run.locked():
+        ...         run.prepare({"method": "sgd", "seed": 0})
+        ...     run.config()["method"], run.result()  # which is None until the run is over
+        ('sgd', None)
     """
 
     path: Path
@@ -378,7 +387,14 @@ def _of_the_file(error: Exception) -> bool:
 
 
 def is_of_a_run(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is one that a run is made of."""
+    """Whether a file is one that a run is made of, which nothing else may overwrite.
+
+    Args:
+        path: Of the file, which need not exist.
+
+    Returns:
+        Whether it lies in a run's folder under one of the names that runs use.
+    """
     path = Path(path)
     if path.parent.name in _OWN_FOLDERS:
         return _is_run(path.parent.parent)
@@ -393,8 +409,24 @@ def _is_run(folder: Path) -> bool:
 def find_runs(folder: str | os.PathLike[str]) -> list[RunFolder]:
     """Return the runs in a folder, by name: the folder itself if it is one, else those directly in it.
 
+    Args:
+        folder: Of a run, or of an experiment.
+
+    Returns:
+        The runs, unread.
+
     Raises:
         RunFolderError: There is no such folder, or no run in it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("sgd-seed0", "grda-c0.01-mu0.6-seed0"):
+        ...         run = RunFolder(Path(folder) / name)
+        ...         with run.locked():
+        ...             run.prepare({"seed": 0})
+        ...     [run.path.name for run in find_runs(folder)]
+        ['grda-c0.01-mu0.6-seed0', 'sgd-seed0']
     """
     folder = Path(folder)
     if (folder / "config.json").is_file():
