@@ -89,7 +89,7 @@ paper: $(STAMP)
 	$(BIN)/dirprune train vgg16-cifar10 --epochs 2 --precision no --channels-last --threads 1 --data-dir $(DATA_DIR) --out runs/paper/vgg16 --mu 0.4 0.51 0.6 0.7
 	$(COLLECT) runs/paper/vgg16/* --merge --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-cifar10.json
 	$(QUARTER) --seeds 2 --c 0.001 --mu 0.4 0.51 0.6 0.7
-	$(QUARTER) --precision no --seed 2 --c 0.001 --mu 0.4 0.51 0.6 0.7
+	$(QUARTER) --precision no --seed 2 --c 0.001 --mu 0.4 0.51 0.6 0.7 0.75
 	$(QUARTER) --methods grda --c 0.002 --mu 0.6
 	$(QUARTER) --methods grda --c 0.004 --mu 0.6 0.7
 	$(COLLECT) runs/paper/quarter/* --merge --any-precision --fit --data-dir $(DATA_DIR) --output $(PAPER)/vgg16-width0.25-cifar10.json

@@ -139,10 +139,12 @@ def test_table_of_the_papers_networks_agrees_with_the_results():
 
 
 def told_of_vgg16(summary):
-    """SGD, the sparsest of the settings with several seeds, and the sparsest that has learnt anything."""
+    """SGD; the sparsest with several seeds, of those that fit their images, and that has learnt anything."""
     several = [variant for variant in summary if len(variant["finished"]) > 1]
+    fitted = [variant for variant in summary if variant["fit_accuracy"]["mean"] > 0.99]
     learnt = [variant for variant in summary if variant["test_accuracy"]["mean"] > 0.11]
-    return [summary[0], *(max(found, key=lambda v: v["sparsity"]["mean"]) for found in (several, learnt))]
+    found = (several, fitted, learnt)
+    return [summary[0], *(max(variants, key=lambda v: v["sparsity"]["mean"]) for variants in found)]
 
 
 def test_words_on_the_papers_networks_are_of_their_runs():
@@ -165,6 +167,8 @@ def test_words_on_the_papers_networks_are_of_their_runs():
     level = [v for v in small.values() if len(v["finished"]) > 1 and v is not small["SGD"]]
     for variant in level:
         assert abs(variant["difference_to_sgd"]["mean"]) < small["SGD"]["test_accuracy"]["sd"]
+    behind = small["gRDA c=1e-3 mu=0.75"]
+    assert len(behind["finished"]) == 1
     collapsed = [v for v in small.values() if v["sparsity"]["mean"] > 0.9]
     assert [v["label"] for v in collapsed] == ["gRDA c=4e-3 mu=0.6", "gRDA c=4e-3 mu=0.7"]
     assert all(v["fit_accuracy"]["mean"] < 0.4 for v in collapsed)
@@ -175,7 +179,9 @@ def test_words_on_the_papers_networks_are_of_their_runs():
         passage("| 87.04 | 1 |", "<!-- --8<-- [end:paper]"),
         [
             "VGG16 is within SGD's standard deviation up to "
-            f"{100 * max(v['sparsity']['mean'] for v in level):.2f} % zeros.",
+            f"{100 * max(v['sparsity']['mean'] for v in level):.2f} % zeros;",
+            f"at {100 * behind['sparsity']['mean']:.2f} % it is "
+            f"{-100 * behind['difference_to_sgd']['mean']:.2f} points behind, in one seed.",
             f"Between {100 * zeros[-3]:.2f} and {100 * zeros[-2]:.2f} % nothing was run,",
             f"at {100 * collapsed[0]['sparsity']['mean']:.2f} % it has not learnt its training images;",
             "the paper's 90 % took 600 epochs",
