@@ -125,10 +125,10 @@ class Diagnosis(Callback):
     def _look_at_the_parts(self) -> None:
         """Compare how the batches are divided with how they were before a resume."""
         norms = [module for module in self._run.model.modules() if isinstance(module, _NormBase)]
-        if not norms or "resumed" not in self._run.folder.environment():
-            return
         begun = self._run.folder.environment()
         starts = [begun, *begun.get("resumed", [])]
+        if not norms or len(starts) == 1:
+            return
         before, now = (each.get("processes", 1) * each.get("accumulation", 1) for each in starts[-2:])
         if now != before:
             self._warn(
