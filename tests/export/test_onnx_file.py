@@ -85,7 +85,7 @@ def test_refusals(tmp_path):
         export_onnx(Branch(), tmp_path / "file.onnx", (3,))
     with pytest.raises(ExportError, match="expected one tensor out of Pair, got tuple"):
         export_onnx(Pair(), tmp_path / "file.onnx", (3,))
-    with pytest.raises(ExportError, match=r"cannot export OfTwo: missing a required argument: 'y'"):
+    with pytest.raises(ExportError, match=r"cannot export OfTwo: .*missing a required argument: 'y'"):
         export_onnx(OfTwo(), tmp_path / "file.onnx", (3,))
     with pytest.raises(ExportError, match="OfTwoImages takes batches of one size only"):
         export_onnx(OfTwoImages(), tmp_path / "file.onnx", (3,))

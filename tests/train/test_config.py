@@ -76,7 +76,7 @@ def test_experiments_of_nothing_are_refused():
 @pytest.mark.parametrize("penalty", ["l0", "rescaled"])
 def test_a_form_of_grda_is_run_by_its_penalty_to_which_c_and_mu_belong(penalty):
     with pytest.raises(
-        UsageError, match=f"must name grda with `penalty` {penalty}, `c` and `mu` for grda-{penalty}"
+        UsageError, match=f"must name grda with `penalty` {penalty}, `c` and `mu`: grda-{penalty} is known"
     ):
         Experiment(config=BASE, methods=("sgd", f"grda-{penalty}"), c=(1e-3, 2e-3))
 

@@ -77,7 +77,8 @@ class GRDA(Optimizer):
         eps: epsilon, > 0, of ``beta2``.
         weight_decay: lambda, the l2 penalty, >= 0.
         foreach: Update lists of tensors at once (needs temporaries of the size of the parameters), or, if
-            ``False``, one by one. ``None`` chooses: lists on accelerators, else one by one.
+            ``False``, one by one. ``None`` chooses: lists on accelerators, else one by one. With an
+            ``accumulator_dtype`` always one by one, for each tensor is rounded by chances of its own.
         fused: Update all tensors in one pass over the memory, without temporaries; with ``True`` a
             ``GradScaler`` leaves its unscaling to that pass, as with torch's fused optimisers. ``None``
             chooses: a kernel where there is one, unless ``foreach`` is given. The CPU's is compiled once, in

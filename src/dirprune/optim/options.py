@@ -55,8 +55,6 @@ def check_options(options: dict[str, Any], rules: Mapping[str, ThresholdRule]) -
         raise HyperparameterError(
             f"accumulator_dtype must be None or torch.bfloat16, got {options['accumulator_dtype']}"
         )
-    if options["accumulator_dtype"] is not None and options["foreach"]:
-        raise HyperparameterError("foreach needs an accumulator that is not rounded: pass foreach=None")
     if options["accumulator_dtype"] is not None and options["differentiable"]:
         raise HyperparameterError(
             "differentiable needs an accumulator that is not rounded: accumulator_dtype=None"
