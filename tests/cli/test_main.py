@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import dirprune
 from dirprune.cli import COMMANDS, main
+from dirprune.core.threshold import RULES
 from dirprune.runs import RunFolder, find_runs
 
 QUICK = ["--seeds", "1", "--epochs", "2", "--threads", "1", "--jobs", "1"]
@@ -64,6 +65,7 @@ BAD = [
     (["train", "digits", "--ray", "local", "--jobs", "2"], 2, "leave out --jobs"),
     (["train", "digits", "--checkpoint-every", "5"], 2, "--checkpoint-every must be epochs or"),
     (["train", "resnet50-imagenet", "--data-dir", "/typo", "--dry-run"], 2, "'/typo' does not exist"),
+    (["train", "wrn16x4-cifar10o"], 2, "did you mean 'wrn16x4-cifar10'?"),
     (["train", "digits", "--data-dir", ".", "--dry-run"], 2, "digits comes with scikit-learn"),
     (["train", "digits", "--validation", "0.9999", "--dry-run"], 2, "leaves nothing to train or to measure"),
     (["train", "digits", "--dataset", "digit"], 2, "did you mean"),
@@ -194,7 +196,10 @@ def test_help_and_version(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["train", "digits", "--help"])
     assert ended.value.code == 0
-    assert "--mu" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--mu" in told
+    explained = told.partition("what becomes zero:")[2].partition("--sparsity")[0]
+    assert all(re.search(rf"\({penalty}\b", explained) for penalty in RULES), explained
 
 
 def test_train_report_and_resume(tmp_path, capsys):

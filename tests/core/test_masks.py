@@ -96,6 +96,14 @@ def test_ties_do_not_change_the_number(dtype):
     assert [keep_largest(scores, keep).kept for keep in (0, 1, 33, 65)] == [0, 1, 33, 65]
 
 
+def test_there_is_a_kth_smallest_from_1_to_their_number_only():
+    values = torch.tensor([3.0, 1.0, 2.0])
+    assert kth_smallest(values, 3) == 3
+    for k, of in ((0, values), (4, values), (1, values[:0])):
+        with pytest.raises(UsageError, match=f"from 1 to the number of values, {len(of)}, got {k}"):
+            kth_smallest(of, k)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_the_kth_smallest_is_torchs(dtype):
     values = torch.randn(7, 11, generator=torch.Generator().manual_seed(0)).to(dtype)

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.utils import prune
 
 from dirprune.core.masks import Masks
-from dirprune.errors import UsageError
+from dirprune.errors import HyperparameterError, UsageError
 from dirprune.methods import METHODS, TrainingPlan, create_method
 from dirprune.methods.acdc import AcdcSettings
 from dirprune.methods.bregman import AdaBregOptimizer, LinBregOptimizer
@@ -662,6 +662,16 @@ def test_plans_out_of_range_are_refused():
         plan_for("rigl", sparsity=1)
     with pytest.raises(ValueError, match="nesterov=True does not go with beta2"):
         plan_for("sgd", nesterov=True, beta2=0.999)
+
+
+@pytest.mark.parametrize("value", [1.5, 2.0, True, math.nan, 0])
+def test_a_whole_number_is_asked_for_where_one_is_counted(value):
+    for method, setting in (("snip", "batches"), ("rigl", "every"), ("directional", "sharp")):
+        with pytest.raises(HyperparameterError, match=f"{setting} must be a whole number >= 1, got {value}"):
+            create_method(method, **{setting: value})
+    assert create_method("snip", batches=np.int64(2)).settings.batches == 2
+    with pytest.raises(HyperparameterError, match=r"drop must be a finite number in \[0, 1\], got True"):
+        create_method("set", drop=True)
 
 
 def test_names_and_settings_that_are_unknown_are_refused():

@@ -204,6 +204,15 @@ def test_cost_counts_products():
     assert cost.forward == {"0.weight": 2 * 9 * 4 * 36, "2.weight": 144 * 5}
 
 
+def test_the_cost_leaves_a_network_as_it_was_even_if_it_fails():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2).eval(), nn.Flatten(), nn.Linear(8, 2))
+    Cost.of(model, (1, 4, 4))
+    with pytest.raises(RuntimeError):
+        Cost.of(model, (1, 9, 9))
+    assert [module.training for module in model] == [True, False, True, True]
+    assert not any(module._forward_hooks for module in model)
+
+
 def test_cost_of_training(digits, tmp_path):
     forward = 64 * 300 + 300 * 100 + 100 * 10
     images, epochs = len(digits.train), CONFIG.epochs

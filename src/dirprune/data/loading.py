@@ -44,10 +44,9 @@ def load_dataset(name: str, source: str | os.PathLike[str] | None = None) -> Ima
         (torch.Size([1437, 1, 8, 8]), 360)
     """
     spec = find_spec(name)
-    if spec.hub_name is None:
-        local_folder(name, source)
-        return _digits(spec)
     folder = local_folder(name, source)
+    if spec.hub_name is None:
+        return _digits(spec)
     if folder is not None:
         if spec.streamed:
             return load_image_folder(folder, spec)

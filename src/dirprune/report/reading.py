@@ -76,7 +76,7 @@ class Run:
     seconds: float
     initial_weights: str | None
     outcome: Outcome | None
-    warnings: tuple["Warned", ...]
+    warnings: tuple[Warned, ...]
 
     @property
     def last_epoch(self) -> int:
